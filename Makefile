@@ -1,0 +1,49 @@
+# Two commands do everything: `make book` and `make test`. Either only does what is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install book demo test test-slow lint format serve clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp is newer than what it was made from exactly when the environment is up to date.
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "make: this needs Python 3.11 or 3.12, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
+	@began=$$(date +%s); \
+	$(PYTHON) -m venv .venv && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
+	touch $@ && echo "environment installed in $$(( $$(date +%s) - began )) s"
+
+install: .venv/installed ## create .venv with the pinned dependencies
+
+demo: .venv/installed ## run the demo experiment (minutes, no network)
+	@$(BIN)/collapse run demo
+
+book: demo ## run the demo and build the book
+	@$(BIN)/collapse book
+	@echo "read it: make serve, or open book/_build/html/index.html"
+
+test: .venv/installed ## run the tests
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: .venv/installed ## run the tests that take longer than a minute each
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: .venv/installed ## check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: .venv/installed ## apply style
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+serve: ## serve the built book on localhost
+	@echo "http://localhost:$(PORT)  (Ctrl-C stops)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT)
+
+clean: ## remove the built book and the environment; runs stay
+	rm -rf .venv book/_build book/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis

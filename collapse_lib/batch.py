@@ -1,0 +1,166 @@
+"""Papermill over a run: every missing step, in order, each to its own executed notebook.
+
+Papermill's own record cannot be trusted after a kill, so a notebook is executed under a temporary name and renamed only when every
+code cell completed. The work itself is made safe in ``steps``: whatever is killed here, the next call goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from collapse_lib.errors import UserError
+from collapse_lib.paths import project_root, runs_root
+from collapse_lib.progress import PROGRESS_VARIABLE, read_progress
+from collapse_lib.run import Run, Step
+
+STEP_NOTEBOOKS = {
+    "corpus": "initial_corpus.ipynb",
+    "train": "train.ipynb",
+    "sample": "sample.ipynb",
+    "perplexity": "perplexity.ipynb",
+    "free_text": "free_text.ipynb",
+}
+MODEL_STEPS = ("train", "sample", "perplexity")  # those that use a GPU if there is one
+
+
+class NotebookFailed(Exception):
+    """A notebook stopped on an error that is not the user's to mend; ``saved`` is where it can be read."""
+
+    def __init__(self, message: str, saved: Path):
+        super().__init__(message)
+        self.saved = saved
+
+
+def advance(run: Run, device: str = "auto") -> list[Step]:
+    """Execute every unfinished step of a run and return those that were executed.
+
+    Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
+    """
+    executed = []
+    with run.exclusive():
+        for step in run.steps():
+            if step.is_finished():
+                continue
+            began = time.perf_counter()
+            label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
+            with _watched(run.progress_file, label):
+                execute(project_root() / "notebooks" / "steps" / STEP_NOTEBOOKS[step.name], step.notebook, _parameters(step, device))
+            print(f"{label} {time.perf_counter() - began:7.1f} s{_headline(step)}", flush=True)
+            executed.append(step)
+    return executed
+
+
+def _parameters(step: Step, device: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"run": step.run.name}
+    if step.generation:
+        parameters["generation"] = step.generation
+    if step.name in MODEL_STEPS:
+        parameters["device"] = device
+    return parameters
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Execute a notebook with papermill; ``target`` appears only if every cell ran without error.
+
+    The kernel works in the folder of ``source``. Raises ``UserError`` for a parameter that the notebook does not have and for a
+    ``UserError`` inside it, else ``NotebookFailed``.
+    """
+    import logging
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    known = papermill.inspect_notebook(str(source))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise UserError(f"Notebook {source.name} has no parameter '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.stem}.tmp.ipynb")
+    os.environ["COLLAPSE_RUNS"] = str(runs_root())  # the kernel works elsewhere, but on the same runs
+    try:
+        papermill.execute_notebook(
+            str(source), str(beside), parameters, kernel_name="python3", progress_bar=False, cwd=str(source.parent), start_timeout=120, coalesce_streams=True
+        )
+    except PapermillExecutionError as error:
+        if error.ename == "UserError":
+            beside.unlink(missing_ok=True)
+            raise UserError(error.evalue) from None
+        raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue}", beside) from None
+    except DeadKernelError:
+        raise NotebookFailed(f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside) from None
+    _tidy(beside, source.name)
+    beside.replace(target)
+
+
+def _tidy(executed: Path, name: str) -> None:
+    """Refuse an incomplete execution; keep only the last state of each progress bar; drop paths of this machine."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
+            raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+    for path in ("input_path", "output_path"):
+        notebook.metadata.papermill[path] = Path(notebook.metadata.papermill[path] or "").name.replace(".tmp", "")
+    nbformat.write(notebook, executed)
+
+
+@contextmanager
+def _watched(progress_file: Path, label: str) -> Iterator[None]:
+    """Show the kernel's progress bar in this terminal while the block runs."""
+    from tqdm import tqdm
+
+    os.environ[PROGRESS_VARIABLE] = str(progress_file)
+    stop = threading.Event()
+    bar = tqdm(desc=label, leave=False, unit_scale=True, dynamic_ncols=True, mininterval=0.2, disable=None)
+
+    def watch() -> None:
+        while not stop.wait(0.3):
+            if state := read_progress(progress_file):
+                if state["total"] != bar.total or state["n"] < bar.n:
+                    bar.unit = state["unit"]
+                    bar.initial = state["n"]
+                    bar.reset(total=state["total"])
+                    bar.set_description_str(f"{label}  {state['prefix'].rstrip(': ')}", refresh=False)
+                bar.n = state["n"]
+                bar.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if not bar.disable:
+        watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if watcher.ident:
+            watcher.join()
+        bar.close()
+        progress_file.unlink(missing_ok=True)
+
+
+_HEADLINES = {
+    "corpus": ("{train_stories:,} stories, {train_tokens:,} tokens", ("train_stories", "train_tokens")),
+    "train": ("loss {loss:.3f} after {epochs} epochs, {tokens_per_second:,.0f} tokens/s", ("loss", "epochs", "tokens_per_second")),
+    "sample": ("{tokens:,} tokens, {tokens_per_second:,.0f} tokens/s", ("tokens", "tokens_per_second")),
+    "perplexity": ("perplexity {perplexity:.3f}", ("perplexity",)),
+    "free_text": ("entropy {entropy:.3f} nats, {oov_lexicon_occurrences:,} non-words", ("entropy", "oov_lexicon_occurrences")),
+}
+
+
+def _headline(step: Step) -> str:
+    text, names = _HEADLINES[step.name]
+    metrics = step.results()["metrics"]
+    return "   " + text.format(**{name: metrics[name]["value"] for name in names})

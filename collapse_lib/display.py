@@ -1,0 +1,54 @@
+"""What a step's notebook shows of its results, as Markdown that Jupyter, papermill and the book render alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+
+def metrics_table(results: dict[str, Any]) -> Markdown:
+    """A step's metrics as a table of value, unit and definition."""
+    from IPython.display import Markdown
+
+    rows = [
+        f"| {name.replace('_', ' ')} | {number(metric['value'])}{_error(metric)} | {'' if metric['unit'] == '1' else metric['unit']} | {metric['definition']} |"
+        for name, metric in results["metrics"].items()
+    ]
+    return Markdown("\n".join(["| measure | value | unit | what it is |", "|:--|--:|:--|:--|", *rows]))
+
+
+def excerpts(texts: list[str]) -> Markdown:
+    """Generated text as a numbered list; nothing in it is taken for markup."""
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"{index}. {literal(text)}" for index, text in enumerate(texts, 1)))
+
+
+def word_list(counts: list[list[Any]]) -> Markdown:
+    """Words with their counts in one line; nothing in them is taken for markup."""
+    from IPython.display import Markdown
+
+    return Markdown(", ".join(f"{literal(word)} ({count:,})" for word, count in counts) or "*none*")
+
+
+def literal(text: str) -> str:
+    """Text as inline HTML code, so that whatever a collapsed model writes, a page shows it and is not shaped by it."""
+    from html import escape
+
+    escaped = escape(text.replace("\n", " ⏎ ").strip()) or "(nothing)"
+    for sign in "\\`*_{}[]$|~^#":
+        escaped = escaped.replace(sign, f"&#{ord(sign)};")
+    return f'<span class="sample">{escaped}</span>'
+
+
+def number(value: float | int) -> str:
+    """A number as a table shows it: integers grouped, others to five significant digits."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
+
+
+def _error(metric: dict[str, Any]) -> str:
+    return f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""

@@ -1,0 +1,96 @@
+"""Files that are either whole or not there, and locks that die with their holder."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from collapse_lib.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: beside its place, then renamed into it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented so that a committed run has readable differences."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The JSON in a file, or None if there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UserError(f"{path} is not valid JSON; delete it to have it made again.") from None
+
+
+def replace_folder(beside: Path, place: Path) -> None:
+    """Move a finished folder into its place; one that an interrupted attempt left there goes first."""
+    if place.exists():
+        shutil.rmtree(place)
+    os.replace(beside, place)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs.
+
+    The operating system drops the lock when its holder dies, however it dies. ``patience`` is how many seconds to wait for
+    another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.") from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file now."""
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except FileNotFoundError:
+        return False

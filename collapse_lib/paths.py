@@ -1,0 +1,55 @@
+"""Where runs live, so that the command line, papermill and a notebook opened by hand all find the same folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from collapse_lib.errors import UserError
+
+RUNS_FOLDER = "papermill_runs"
+
+
+def runs_root() -> Path:
+    """The folder that holds all runs.
+
+    ``COLLAPSE_RUNS`` if set; else the ``papermill_runs`` folder of the working directory or of the nearest folder above it;
+    else the one beside the installed library.
+    """
+    if chosen := os.environ.get("COLLAPSE_RUNS"):
+        return Path(chosen).expanduser().resolve()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / RUNS_FOLDER).is_dir():
+            return folder / RUNS_FOLDER
+    return project_root() / RUNS_FOLDER
+
+
+def project_root() -> Path:
+    """The checkout this library was installed from: the folder with ``notebooks`` and ``book``."""
+    return Path(__file__).resolve().parent.parent
+
+
+def run_names() -> list[str]:
+    """Names of all runs, the most recently advanced one first."""
+    protocols = list(runs_root().glob("*/protocol.yaml"))
+    return [path.parent.name for path in sorted(protocols, key=lambda path: (-_last_advance(path.parent), path.parent.name))]
+
+
+def run_folder(name: str = "newest") -> Path:
+    """The folder of a run that exists; ``newest`` is the run that advanced last.
+
+    Raises ``UserError`` naming the runs there are.
+    """
+    names = run_names()
+    if name == "newest":
+        if not names:
+            raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+        return runs_root() / names[0]
+    if name not in names:
+        raise UserError(f"There is no run '{name}' in {runs_root()}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
+    return runs_root() / name
+
+
+def _last_advance(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("generation-*/manifests/*.json")), default=(folder / "protocol.yaml").stat().st_mtime)

@@ -1,0 +1,61 @@
+"""One progress bar for every long loop: in a terminal, in a notebook, and in the terminal of whoever started the notebook.
+
+A step runs in a notebook's kernel, whose output nobody watches. So a bar also writes its state to the small file that
+``COLLAPSE_PROGRESS`` names; ``collapse run`` shows it as a bar of its own, and ``collapse status`` reads it from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PROGRESS_VARIABLE = "COLLAPSE_PROGRESS"
+
+
+def progress(total: int | None, unit: str, description: str, initial: int = 0) -> Any:
+    """A ``tqdm`` bar with rate and time left; use it as a context manager and call ``update(n)``.
+
+    ``unit`` is a singular noun; ``initial`` is what an interrupted run had already done.
+    """
+    from tqdm import tqdm
+
+    class PublishedBar(tqdm):
+        def display(self, *args: Any, **kwargs: Any) -> Any:
+            publish(self)
+            return super().display(*args, **kwargs)
+
+    terminal = sys.stderr.isatty()
+    return PublishedBar(
+        total=total,
+        initial=initial,
+        unit=f" {unit}",
+        desc=description,
+        unit_scale=True,
+        dynamic_ncols=terminal,
+        ncols=None if terminal else 100,
+        file=sys.stderr if terminal else sys.stdout,
+        mininterval=0.2 if terminal else 1.0,
+    )
+
+
+def publish(bar: Any) -> None:
+    """Write a bar's state to the progress file, if one is asked for."""
+    if target := os.environ.get(PROGRESS_VARIABLE):
+        state = {name: bar.format_dict[name] for name in ("prefix", "n", "total", "unit", "elapsed", "initial")}
+        beside = Path(f"{target}.{os.getpid()}.tmp")
+        try:
+            beside.write_text(json.dumps(state), encoding="utf-8")
+            beside.replace(target)
+        except OSError:  # the watcher has gone and taken its folder along; the work matters more than its display
+            pass
+
+
+def read_progress(path: Path) -> dict[str, Any] | None:
+    """The state last published to ``path``, or None."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,257 @@
+"""Every knob of a run, validated, with the presets that name the interesting combinations.
+
+Where the paper's text and its released code disagree, the point is a field here and the presets ``paper-*`` and ``released-*``
+take the two sides (the table is in the book, "Paper against released code").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from collapse_lib.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen group of fields that refuses names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class CorpusSettings(Section):
+    """Generation 0: the text that the first model learns."""
+
+    source: str = Field("grammar", description="'grammar' (the embedded one), a .txt, .jsonl[.gz] or .parquet file, a folder, or a hub name")
+    grammar: Literal["standard", "twin"] = Field("standard", description="parameter set of the embedded story grammar")
+    stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
+    validation_source: str | None = Field(None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source")
+    validation_stories: Count | None = Field(None, description="stories on which perplexity is computed; null takes all of the validation source")
+    text_field: str = Field("text", description="column or key that holds the story in JSONL, Parquet and hub data")
+
+
+class TokenizerSettings(Section):
+    """How text becomes tokens; the same for every generation of a run."""
+
+    source: str = Field("learn", description="'learn' (byte-level BPE from the initial corpus), a folder or tokenizer.json, or a hub name")
+    vocabulary: Count = Field(2048, description="tokens in a learned vocabulary, '<|endoftext|>' included")
+
+
+class ModelSettings(Section):
+    """GPT-Neo's shape, under the names of its published configuration."""
+
+    num_layers: Count = 2
+    hidden_size: Count = 64
+    num_heads: Count = 4
+    attention_pattern: tuple[Literal["global", "local"], ...] = Field(("global", "local"), min_length=1, description="kinds of attention, repeated over the layers")
+    window_size: Count = Field(256, description="keys a local layer sees, the token itself included")
+    max_position_embeddings: Count = 2048
+    initializer_range: Positive = 0.02
+
+    @model_validator(mode="after")
+    def _heads_divide_hidden(self) -> ModelSettings:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"model.hidden_size is {self.hidden_size}, which model.num_heads = {self.num_heads} does not divide; choose a multiple")
+        return self
+
+
+class TrainingSettings(Section):
+    """One generation's pre-training (section 5.1.2)."""
+
+    layout: Literal["contiguous", "story_per_row"] = Field("contiguous", description="one stream cut into blocks, or one padded story a row")
+    block_size: Count = Field(512, description="tokens of context a training sequence holds")
+    batch_size: Count = Field(320, description="effective batch, in sequences, exact over all devices and accumulation steps")
+    micro_batch_size: Count | None = Field(None, description="sequences a forward pass takes on one device; null: the largest divisor that fits comfortably")
+    epochs: Count | Literal["early_stopping"] = Field("early_stopping", description="passes over the corpus, or found on the hold-out in generation 1")
+    max_epochs: Count = Field(10, description="most epochs that early stopping tries")
+    holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
+    learning_rate: Positive = 5e-4
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Positive = 1e-8
+    weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
+    max_grad_norm: Positive | None = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    eos_is_target: bool = Field(True, description="false: every '<|endoftext|>' label is ignored, as in the released code")
+    data_order: Literal["derived", "repeated"] = Field("derived", description="a fresh shuffle each generation, or the same one every time as in the released code")
+    checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
+
+
+class SamplingSettings(Section):
+    """How a generation writes the corpus of the next (section 5.1.2)."""
+
+    sequences: Count = 1_000_000
+    length: Count = Field(600, description="sampled tokens a sequence")
+    batch_size: Count = Field(200, description="sequences decoded at once; the sample does not depend on it")
+    temperature: Positive = 1.0
+    top_k: Count | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    start: Literal["endoftext", "masked_zero"] = Field("endoftext", description="start token kept in the sequence, or the released code's masked token 0")
+    after_eos: Literal["continue", "pad"] = Field("continue", description="go on with the next story, or pad the rest of the sequence")
+    max_context: Count = Field(512, description="previous tokens the model may see")
+    overflow: Literal["slide", "hop", "extend"] = Field(
+        "hop", description="past max_context: re-encode a sliding window each token, re-encode half a window each half window, or let positions run on"
+    )
+    shard_sequences: Count = Field(1024, description="sequences a shard file holds; an interrupted run resumes at the last shard")
+
+
+class EvaluationSettings(Section):
+    """What is measured on every generation."""
+
+    perplexity: Literal["paper", "released"] = Field("paper", description="section 5.2, or what the released script computes")
+    max_context: Count = Field(512, description="previous tokens a scored token may see")
+
+
+# Fields that say how the work is done and how far, never what comes out: a run may go on with others.
+FREE_FIELDS = ("description", "generations", "sampling.batch_size", "training.checkpoint_every")
+
+
+class Protocol(Section):
+    """Everything that decides what a run computes."""
+
+    description: str = ""
+    generations: Count = 40
+    seed: int = Field(1, ge=0, lt=2**32)
+    corpus: CorpusSettings = CorpusSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Protocol:
+        positions = self.model.max_position_embeddings
+        longest = {"training.block_size": self.training.block_size, "sampling.max_context": self.sampling.max_context}
+        if self.sampling.overflow == "extend":
+            longest["sampling.length (with sampling.overflow = extend)"] = self.sampling.length
+        longest["evaluation.max_context"] = self.evaluation.max_context
+        for name, tokens in longest.items():
+            if tokens > positions:
+                raise ValueError(f"{name} is {tokens}, more than model.max_position_embeddings = {positions}")
+        if self.corpus.source == "grammar" and self.corpus.stories is None:
+            raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
+        if self.training.micro_batch_size and self.training.batch_size % self.training.micro_batch_size:
+            raise ValueError(f"training.batch_size = {self.training.batch_size} is not a multiple of training.micro_batch_size = {self.training.micro_batch_size}")
+        return self
+
+    def hash(self) -> str:
+        """SHA-256 (16 hex digits) over every field that decides the results; ``FREE_FIELDS`` are left out."""
+        fields = {name: value for name, value in self.flat().items() if name not in FREE_FIELDS}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+    def flat(self) -> dict[str, Any]:
+        """Every field under its dotted name, as plain JSON values."""
+        flat: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json").items():
+            if isinstance(value, dict):
+                flat.update({f"{name}.{field}": inner for field, inner in value.items()})
+            else:
+                flat[name] = value
+        return flat
+
+    def differences(self, other: Protocol) -> list[str]:
+        """Dotted names of the result-deciding fields in which two protocols differ."""
+        mine, theirs = self.flat(), other.flat()
+        return [name for name in mine if name not in FREE_FIELDS and mine[name] != theirs[name]]
+
+    def to_yaml(self) -> str:
+        """The protocol as YAML text that ``from_yaml`` reads back to an equal protocol."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "the protocol") -> Protocol:
+        """Read and validate YAML; anything wrong is a ``UserError`` of one sentence."""
+        try:
+            fields = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+        if not isinstance(fields, dict):
+            raise UserError(f"{where} holds {type(fields).__name__}, not fields by name.")
+        return cls.from_fields(fields, where)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any], where: str = "the protocol") -> Protocol:
+        """Validate nested fields; anything wrong is a ``UserError`` of one sentence."""
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise UserError(f"{where}: {_one_sentence(error)}") from None
+
+    def with_changes(self, changes: dict[str, str]) -> Protocol:
+        """The protocol with some dotted fields set from text, as ``--set field=value`` gives them.
+
+        Values are read as YAML, so ``null``, ``1e-3``, ``true`` and ``[global, local]`` mean what they say.
+        """
+        fields = self.model_dump(mode="json")
+        known = self.flat()
+        for name, text in changes.items():
+            if name not in known:
+                raise UserError(f"There is no field '{name}'; {_nearest(name, known)}.")
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError:
+                raise UserError(f"The value '{text}' for field '{name}' is not a plain value.") from None
+            if isinstance(value, str):
+                value = _number_or_text(value)
+            section, _, field = name.rpartition(".")
+            (fields[section] if section else fields)[field or name] = value
+        return type(self).from_fields(fields, "The changed protocol")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets shipped with the library, smallest first."""
+    order = ["smoke", "demo", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    found = {Path(str(entry)).stem for entry in _preset_folder().iterdir() if str(entry).endswith(".yaml")}
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def load_preset(name: str) -> Protocol:
+    """A preset by name, or a protocol from a ``.yaml`` file of the user's."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no protocol file '{name}'.")
+        return Protocol.from_yaml(path.read_text(encoding="utf-8"), f"Protocol file '{name}'")
+    if name not in preset_names():
+        raise UserError(f"There is no preset '{name}'; there are {', '.join(preset_names())}, or give a .yaml file.")
+    return Protocol.from_yaml((_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"Preset '{name}'")
+
+
+def _preset_folder():
+    return resources.files("collapse_lib") / "presets"
+
+
+def _number_or_text(text: str) -> float | str:
+    # YAML 1.1 reads '5e-4' as text; a person means a number.
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _nearest(name: str, known: dict[str, Any]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3) or [field for field in known if field.endswith(f".{name}")]
+    return f"did you mean {' or '.join(near)}" if near else "`collapse presets --fields` lists them all"
+
+
+def _one_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and "[" not in part and "-" not in part)
+    if first["type"] == "value_error":  # raised by a validator above: already a sentence
+        return f"{first['ctx']['error']}."
+    if first["type"] == "extra_forbidden":
+        return f"there is no field '{name}'; `collapse presets --fields` lists them all."
+    others = sorted({e["msg"] for e in error.errors() if e["loc"][:2] == first["loc"][:2]})
+    allowed = " or ".join(message[0].lower() + message[1:] for message in others)
+    return f"field '{name}' is {first['input']!r}, which is not allowed: {allowed}."

@@ -1,0 +1,275 @@
+"""A run folder: what exists, what is missing, what was made from what.
+
+    papermill_runs/<run>/protocol.yaml
+                         tokenizer/
+                         generation-00/corpus.ipynb
+                         generation-03/{train,sample,perplexity,free_text}.ipynb
+                                       {model,corpus}/              large, not committed
+                                       metrics/<step>.json          what was measured
+                                       manifests/<step>.json        from what, by what, when
+
+A step is finished when its manifest is there: it is written last. A manifest names the content hash of every output and of every
+output it was made from, so a step whose parent has changed since is noticed and refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from collapse_lib.errors import UserError
+from collapse_lib.files import exclusive, is_locked, read_json, write_json, write_text
+from collapse_lib.paths import run_folder, runs_root
+from collapse_lib.protocol import Protocol
+
+# What each step of a generation makes, and from which steps' outputs: the data flow of the whole experiment in six lines.
+# A parent is (step, generations back); "initial" stands for generation 0's corpus step, wherever we are.
+STEPS: dict[str, tuple[str, ...]] = {
+    "corpus": (),
+    "train": ("previous corpus",),
+    "sample": ("train",),
+    "perplexity": ("train", "initial corpus"),
+    "free_text": ("sample", "initial corpus"),
+}
+GENERATION_STEPS = tuple(step for step in STEPS if step != "corpus")
+
+ORPHAN_PATIENCE = 30.0  # seconds that a kernel whose parent was killed may take to notice and let go of its step
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment in its folder."""
+
+    folder: Path
+    protocol: Protocol
+
+    @classmethod
+    def open(cls, name: str = "newest") -> Run:
+        """Open a run by name; ``newest`` is the one that advanced last."""
+        folder = run_folder(name)
+        protocol = Protocol.from_yaml((folder / "protocol.yaml").read_text(encoding="utf-8"), f"{folder / 'protocol.yaml'}")
+        return cls(folder, protocol)
+
+    @classmethod
+    def create(cls, name: str, protocol: Protocol) -> Run:
+        """Make a run, or open the one of that name if its protocol decides the same results.
+
+        Free fields (number of generations, batch size of sampling) may differ and are taken over.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "newest":
+            raise UserError(f"A run cannot be called '{name}'; use letters, digits, '.', '_' and '-' (and not the word 'newest').")
+        folder = runs_root() / name
+        if (folder / "protocol.yaml").is_file():
+            existing = cls.open(name).protocol
+            if changed := existing.differences(protocol):
+                field = changed[0]
+                more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+                raise UserError(
+                    f"Run '{name}' exists with {field} = {existing.flat()[field]}, not {protocol.flat()[field]}{more}; "
+                    "give another --name, or delete the run's folder."
+                )
+            if existing == protocol:
+                return cls(folder, existing)
+        write_text(folder / "protocol.yaml", protocol.to_yaml())
+        return cls(folder, protocol)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.folder / "tokenizer"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "run.lock"
+
+    @property
+    def progress_file(self) -> Path:
+        return self.folder / "progress.tmp.json"
+
+    @cached_property
+    def hash(self) -> str:
+        return self.protocol.hash()
+
+    def exclusive(self):
+        """Hold the whole run: two drivers on one folder would undo each other's work."""
+        return exclusive(self.lock_file, f"Run '{self.name}'", patience=1.0)
+
+    def is_driven(self) -> bool:
+        """Whether a ``collapse run`` works on this folder now."""
+        return is_locked(self.lock_file)
+
+    def generation_folder(self, generation: int) -> Path:
+        return self.folder / f"generation-{generation:02d}"
+
+    def step(self, generation: int, name: str) -> Step:
+        """One step of one generation; raises ``UserError`` for a step or generation that cannot be."""
+        if name not in STEPS:
+            raise UserError(f"There is no step '{name}'; there are {', '.join(STEPS)}.")
+        if (name == "corpus") != (generation == 0) or generation < 0:
+            raise UserError(f"There is no step '{name}' in generation {generation}: generation 0 has 'corpus' alone, later ones {', '.join(GENERATION_STEPS)}.")
+        return Step(self, generation, name)
+
+    def steps(self) -> Iterator[Step]:
+        """Every step of the run in the order of execution."""
+        yield self.step(0, "corpus")
+        for generation in range(1, self.protocol.generations + 1):
+            for name in GENERATION_STEPS:
+                yield self.step(generation, name)
+
+    def seed(self, generation: int, purpose: str) -> int:
+        """A 63-bit seed that depends on the run's seed, the generation and the purpose, and on nothing else."""
+        text = f"{self.protocol.seed}/{generation}/{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One notebook's worth of work."""
+
+    run: Run
+    generation: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of generation {self.generation} in run '{self.run.name}'"
+
+    @property
+    def folder(self) -> Path:
+        return self.run.generation_folder(self.generation)
+
+    @property
+    def notebook(self) -> Path:
+        return self.folder / f"{self.name}.ipynb"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.folder / "metrics" / f"{self.name}.json"
+
+    @property
+    def manifest_file(self) -> Path:
+        return self.folder / "manifests" / f"{self.name}.json"
+
+    def exclusive(self):
+        """Hold this step: a notebook opened by hand and a batch run may meet."""
+        return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
+
+    def parents(self) -> dict[str, Step]:
+        """The steps whose outputs this one reads."""
+        before = self.generation - 1
+        resolve = {
+            "previous corpus": lambda: self.run.step(before, "sample" if before else "corpus"),
+            "initial corpus": lambda: self.run.step(0, "corpus"),
+            "train": lambda: self.run.step(self.generation, "train"),
+            "sample": lambda: self.run.step(self.generation, "sample"),
+        }
+        return {parent: resolve[parent]() for parent in STEPS[self.name]}
+
+    def manifest(self) -> dict[str, Any] | None:
+        return read_json(self.manifest_file)
+
+    def results(self) -> dict[str, Any] | None:
+        """What this step measured, or None while it is unfinished.
+
+        Raises ``UserError`` when it was made under another protocol or from parents that have changed since.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            return None
+        if manifest["protocol_hash"] != self.run.hash:
+            raise UserError(f"Step {self} was made under another protocol ({manifest['protocol_hash']}, the run now has {self.run.hash}); use another --name.")
+        for parent, step in self.parents().items():
+            current = step.manifest()
+            if current is not None and current["outputs"] != manifest["parents"][parent]:
+                raise UserError(f"Step {self} was made from another {parent} than there is now; delete {self.folder} and the later generations to remake them.")
+        return read_json(self.metrics_file)
+
+    def is_finished(self) -> bool:
+        """Whether its work and its executed notebook are both there."""
+        return self.notebook.is_file() and self.results() is not None
+
+    def output_hashes(self) -> dict[str, str]:
+        """Content hashes of what this step made; ``UserError`` when it has not been done."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise UserError(f"Step {self} has not been done yet; `collapse run {self.run.name}` does every step in order.")
+        return manifest["outputs"]
+
+    @contextmanager
+    def recording(self, device: str) -> Iterator[Record]:
+        """Time the block and, when it ends well, write metrics and then the manifest that makes the step finished."""
+        parents = {parent: step.output_hashes() for parent, step in self.parents().items()}
+        started = datetime.now(UTC)
+        record = Record({}, {}, {}, {})
+        yield record
+        finished = datetime.now(UTC)
+        seconds = round((finished - started).total_seconds(), 3)
+        head = {"step": self.name, "generation": self.generation}
+        write_json(self.metrics_file, head | {"metrics": record.metrics, "series": record.series, "examples": record.examples, "seconds": seconds})
+        write_json(
+            self.manifest_file,
+            head
+            | {
+                "protocol_hash": self.run.hash,
+                "parents": parents,
+                "outputs": record.outputs,
+                "seed": self.run.seed(self.generation, self.name),
+                "seconds": seconds,
+                "device": device_name(device),
+                "started": started.isoformat(timespec="seconds"),
+                "finished": finished.isoformat(timespec="seconds"),
+                "versions": versions(),
+            },
+        )
+
+
+@dataclass
+class Record:
+    """What a step hands over: ``metrics`` (value, unit, definition each), ``series``, ``examples`` and ``outputs`` (content hashes)."""
+
+    metrics: dict[str, dict[str, Any]]
+    series: dict[str, list]
+    examples: dict[str, Any]
+    outputs: dict[str, str]
+
+    def measure(self, name: str, value: float | int, unit: str, definition: str, **more: Any) -> None:
+        """Add one metric; ``more`` holds ``counts`` or ``standard_error`` where there are any."""
+        self.metrics[name] = {"value": value, "unit": unit, "definition": definition} | more
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("collapse-lib", "torch", "numpy", "accelerate", "tokenizers", "spacy", "wordfreq"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: str) -> str:
+    """A device as a reader knows it: the GPU's product name, or the processor's with its threads."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        model = None
+    import os
+
+    return f"{model.group(1) if model else platform.processor() or platform.machine()}, {os.cpu_count()} threads"

@@ -1,0 +1,255 @@
+"""The steps of a generation, as the notebooks call them: open what the step reads, do the work, record what came out.
+
+Each function returns what the step measured, in the form of its metrics file. A finished step is not done again: its function
+then only reads. An unfinished one goes on from its last checkpoint or shard. Figures and prose are the notebooks' business.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from collapse_lib.errors import UserError
+from collapse_lib.files import replace_folder, sha256
+from collapse_lib.run import Run, Step
+
+if TYPE_CHECKING:
+    from collapse_lib.corpus import TokenCorpus
+    from collapse_lib.model import GPTNeo
+    from collapse_lib.tokenization import Tokenizer
+
+Results = dict[str, Any]
+
+EXCERPTS = 6  # samples that a run shows of each generation
+EXCERPT_TOKENS = 80  # and how much of each
+
+
+def _step(name: str) -> Callable[[Callable[..., None]], Callable[..., Results]]:
+    """Wrap a step's work: one worker at a time, and none at all when the step is finished."""
+
+    def decorate(work: Callable[..., None]) -> Callable[..., Results]:
+        @wraps(work)
+        def run_step(run: Run, generation: int = 0, device: str = "auto") -> Results:
+            step = run.step(generation, name)
+            with step.exclusive():
+                if step.results() is None:
+                    work(step, choose_device(device))
+                return step.results()
+
+        return run_step
+
+    return decorate
+
+
+@_step("corpus")
+def initial_corpus(step: Step, device: str) -> None:
+    """Generation 0: read or write the stories, learn or load the tokeniser, store train, hold-out and validation tokens."""
+    from collapse_lib import tokenization
+    from collapse_lib.corpus import build_initial_corpus
+    from collapse_lib.sources import read_stories
+
+    run, protocol = step.run, step.run.protocol
+    with step.recording("cpu") as record:
+        seed = run.seed(0, "corpus")
+        if protocol.tokenizer.source == "learn":
+            tokenizer = tokenization.learn(read_stories(protocol.corpus, "train", seed), protocol.tokenizer.vocabulary)
+        else:
+            tokenizer = tokenization.load(protocol.tokenizer.source)
+        _publish(run.tokenizer_folder, tokenizer.save)
+        build_initial_corpus(protocol, tokenizer, step.folder / "corpus", seed)
+        parts = {part: initial_part(run, part) for part in ("train", "holdout", "validation")}
+        for part, corpus in parts.items():
+            record.measure(f"{part}_stories", corpus.rows, "stories", f"stories of the initial corpus used for {part}")
+            record.measure(f"{part}_tokens", corpus.real_tokens, "tokens", f"tokens in them, one '<|endoftext|>' a story included ({part})")
+            record.outputs[part] = corpus.hash
+        record.measure("vocabulary", tokenizer.vocabulary, "tokens", "tokens the model can write")
+        record.outputs["tokenizer"] = tokenizer.hash
+        record.examples["samples"] = _excerpts(parts["train"], tokenizer)
+
+
+@_step("train")
+def train(step: Step, device: str) -> None:
+    """Section 5.1.2: a model with fresh weights learns from its predecessor's text alone."""
+    from collapse_lib import training
+    from collapse_lib.model import GPTNeo, GPTNeoConfig
+
+    run, generation = step.run, step.generation
+    settings = run.protocol.training
+    corpus = initial_part(run, "train") if generation == 1 else sampled_corpus(run, generation - 1)
+    with step.recording(device) as record:
+        model = fresh_model(run, generation)
+        first = generation == 1 and settings.epochs == "early_stopping"
+        result = training.train(
+            model,
+            corpus,
+            settings,
+            seed=run.seed(generation, "train"),
+            checkpoint_folder=step.folder / "checkpoint",
+            device=device,
+            holdout=initial_part(run, "holdout") if first else None,
+            epochs=None if first else _epochs(run),
+        )
+        _publish(step.folder / "model", model.save_pretrained)
+        record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
+        record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
+        record.measure("steps", result.steps, "steps", "optimizer steps taken")
+        record.measure("tokens", result.tokens_seen, "tokens", "training targets seen, repetitions included")
+        record.measure("parameters", model.num_parameters(), "parameters", "trained parameters, the tied embedding counted once")
+        record.measure("tokens_per_second", round(result.tokens_per_second, 1), "tokens/s", "training targets a second, evaluation left out")
+        record.series["loss_curve"] = result.loss_curve
+        record.series["holdout_losses"] = result.holdout_losses
+        record.outputs["model"] = sha256(step.folder / "model" / "model.safetensors")
+    shutil.rmtree(step.folder / "checkpoint", ignore_errors=True)
+
+
+@_step("sample")
+def sample(step: Step, device: str) -> None:
+    """Sections 3.1.1 and 5.1.2: the model writes the next generation's corpus, sampling its own distribution from an empty context."""
+    from collapse_lib.corpus import CorpusWriter
+    from collapse_lib.sampling import sample_corpus
+
+    run, settings = step.run, step.run.protocol.sampling
+    with step.recording(device) as record:
+        tokenizer = load_tokenizer(run)
+        model = load_model(run, step.generation).to(device)
+        writer = CorpusWriter(
+            step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
+        )
+        with writer:
+            began = time.perf_counter()
+            statistics = sample_corpus(model, settings, run.seed(step.generation, "sample"), writer)
+            seconds = time.perf_counter() - began
+        corpus = sampled_corpus(run, step.generation, recorded=False)
+        record.measure("sequences", corpus.rows, "sequences", "independent sequences sampled")
+        record.measure("tokens", corpus.real_tokens, "tokens", "tokens sampled, given start tokens not counted")
+        record.measure("stories", int(corpus.token_counts()[tokenizer.eos_id]), "stories", "stories that the model brought to an end")
+        record.measure("tokens_per_second", round(statistics["tokens"] / seconds, 1), "tokens/s", "tokens sampled a second by the last process that worked on it")
+        record.outputs["corpus"] = corpus.hash
+        record.examples["samples"] = _excerpts(corpus, tokenizer)
+
+
+@_step("perplexity")
+def perplexity(step: Step, device: str) -> None:
+    """Section 5.2: how well the model predicts real stories that no generation was trained on."""
+    from collapse_lib.metrics.perplexity import perplexity as measure
+
+    run, settings = step.run, step.run.protocol.evaluation
+    with step.recording(device) as record:
+        stories = initial_part(run, "validation")
+        model = load_model(run, step.generation).to(device)
+        found = measure(model, stories, settings.max_context, settings.perplexity)
+        counts = {"tokens": found["tokens"], "stories": found["stories"]}
+        text = load_tokenizer(run)
+        size = sum(len(text.decode(row[1:]).encode()) for row in stories.iter_rows())
+        error = found["loss_standard_error"]
+        definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"
+        record.measure("perplexity", found["perplexity"], "1", definition, counts=counts, standard_error=found["perplexity"] * error)
+        record.measure("loss", found["loss_nats"], "nats/token", "mean token loss on the validation stories", counts=counts, standard_error=error)
+        bits = found["loss_nats"] * found["tokens"] / (0.6931471805599453 * size)
+        record.measure("bits_per_byte", bits, "bits/byte", "the same loss spread over the stories' UTF-8 bytes: comparable across tokenisers", counts={"bytes": size})
+
+
+@_step("free_text")
+def free_text(step: Step, device: str) -> None:
+    """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote."""
+    from collapse_lib.metrics.free_text import free_text as measure
+    from collapse_lib.metrics.free_text import word_types
+
+    run = step.run
+    with step.recording("cpu") as record:
+        tokenizer = load_tokenizer(run)
+        train = initial_part(run, "train")
+        known = word_types(tokenizer.decode(row[1:]) for row in train.iter_rows())
+        record.metrics, record.examples = measure(sampled_corpus(run, step.generation), tokenizer, known)
+
+
+STEP_FUNCTIONS = {"corpus": initial_corpus, "train": train, "sample": sample, "perplexity": perplexity, "free_text": free_text}
+
+
+def choose_device(device: str = "auto") -> str:
+    """``auto`` takes a GPU if there is one; raises ``UserError`` for a device that is not here."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"There is no device '{device}'; choose auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("Device 'cuda' was asked for, but torch finds no GPU here; use --device cpu or auto.")
+    return device
+
+
+def fresh_model(run: Run, generation: int) -> GPTNeo:
+    """The randomly initialised model that a generation starts from; generation 0 gives the untrained baseline."""
+    from collapse_lib.model import GPTNeo, GPTNeoConfig
+
+    tokenizer = load_tokenizer(run)
+    config = GPTNeoConfig.from_settings(run.protocol.model, tokenizer.vocabulary, tokenizer.eos_id)
+    return GPTNeo(config, seed=run.seed(generation, "weights"))
+
+
+def load_model(run: Run, generation: int) -> GPTNeo:
+    """The trained model of a generation; ``UserError`` when it is missing or is not the one that the manifest names."""
+    from collapse_lib.model import GPTNeo
+
+    step = run.step(generation, "train")
+    expected = step.output_hashes()["model"]
+    weights = step.folder / "model" / "model.safetensors"
+    if not weights.is_file():
+        raise UserError(f"The model of generation {generation} of run '{run.name}' is not here (models are not committed); run the preset under another --name.")
+    if sha256(weights) != expected:
+        raise UserError(f"{weights} is not the model that step {step} made; delete {step.folder} and the later generations to remake them.")
+    return GPTNeo.from_pretrained(step.folder / "model")
+
+
+def load_tokenizer(run: Run) -> Tokenizer:
+    """The run's tokeniser; ``UserError`` when generation 0 has not been done."""
+    from collapse_lib import tokenization
+
+    run.step(0, "corpus").output_hashes()
+    return tokenization.load(run.tokenizer_folder)
+
+
+def initial_part(run: Run, part: str) -> TokenCorpus:
+    """The ``train``, ``holdout`` or ``validation`` stories of the initial corpus."""
+    from collapse_lib.corpus import TokenCorpus
+
+    return TokenCorpus.open(run.generation_folder(0) / "corpus" / part)
+
+
+def sampled_corpus(run: Run, generation: int, recorded: bool = True) -> TokenCorpus:
+    """The corpus that a generation wrote; ``recorded=False`` opens it before its step is finished."""
+    from collapse_lib.corpus import TokenCorpus
+
+    step = run.step(generation, "sample")
+    corpus = TokenCorpus.open(step.folder / "corpus")
+    if recorded and corpus.hash != step.output_hashes()["corpus"]:
+        raise UserError(f"{step.folder / 'corpus'} is not the corpus that step {step} made; delete {step.folder} and the later generations to remake them.")
+    return corpus
+
+
+def _epochs(run: Run) -> int:
+    """The fixed number of epochs, or the one that early stopping found in generation 1."""
+    if run.protocol.training.epochs != "early_stopping":
+        return run.protocol.training.epochs
+    found = run.step(1, "train").results()
+    if found is None:
+        raise UserError(f"Generation 1 of run '{run.name}' has not been trained yet, and it decides the number of epochs.")
+    return found["metrics"]["epochs"]["value"]
+
+
+def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:
+    start = 1 if corpus.has_start else 0
+    rows = (corpus.row(index)[start : start + EXCERPT_TOKENS] for index in range(min(EXCERPTS, corpus.rows)))
+    return [tokenizer.decode(row) for row in rows]
+
+
+def _publish(place, save: Callable) -> None:
+    """Save into a folder beside its place, then move it there."""
+    beside = place.with_name(f"{place.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    save(beside)
+    replace_folder(beside, place)

@@ -1,0 +1,137 @@
+"""The whole pipeline at its smallest, through the command line and through papermill alone."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from .conftest import ROOT, collapse
+
+
+def measured(folder):
+    """Every metrics file of a run without the seconds that the machine took."""
+    found = {}
+    for path in sorted(folder.glob("generation-*/metrics/*.json")):
+        content = json.loads(path.read_text())
+        content.pop("seconds")
+        content["metrics"].pop("tokens_per_second", None)
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def test_every_step_left_its_notebook_metrics_and_manifest(finished_runs):
+    run = finished_runs / "smoke"
+    expected = {("generation-00", "corpus")} | {(f"generation-0{n}", step) for n in (1, 2) for step in ("train", "sample", "perplexity", "free_text")}
+    for kind, ending in (("", "ipynb"), ("metrics", "json"), ("manifests", "json")):
+        pattern = f"generation-*/{kind}/*.{ending}" if kind else f"generation-*/*.{ending}"
+        assert {(path.relative_to(run).parts[0], path.stem) for path in run.glob(pattern)} == expected
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name or path.name == "checkpoint"]
+
+
+def test_executed_notebooks_are_complete_and_name_no_path_of_this_machine(finished_runs):
+    for path in (finished_runs / "smoke").glob("generation-*/*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+        text = path.read_text()
+        assert str(finished_runs) not in text and str(ROOT) not in text, path
+
+
+def test_the_numbers_are_possible(finished_runs):
+    found = measured(finished_runs / "smoke")
+    vocabulary = found["generation-00/metrics/corpus.json"]["metrics"]["vocabulary"]["value"]
+    for generation in (1, 2):
+        metrics = {}
+        for step in ("train", "sample", "perplexity", "free_text"):
+            metrics |= found[f"generation-0{generation}/metrics/{step}.json"]["metrics"]
+        assert 1 < metrics["perplexity"]["value"] < vocabulary
+        assert math.isclose(math.log(metrics["perplexity"]["value"]), found[f"generation-0{generation}/metrics/perplexity.json"]["metrics"]["loss"]["value"])
+        assert 0 < metrics["entropy"]["value"] < math.log(vocabulary)
+        assert math.isclose(metrics["entropy_bits"]["value"] * math.log(2), metrics["entropy"]["value"], rel_tol=1e-9)
+        assert metrics["sequences"]["value"] == 256 and metrics["tokens"]["value"] > 0
+
+
+def test_a_finished_run_is_left_alone(finished_runs):
+    before = {path: path.stat().st_mtime_ns for path in (finished_runs / "smoke").rglob("*") if path.is_file() and path.suffix != ".lock"}
+    again = collapse("run", "smoke", runs=finished_runs)
+    assert again.returncode == 0 and "0 steps" in again.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_status_and_results_tell_what_there_is(finished_runs):
+    status = collapse("status", "smoke", runs=finished_runs)
+    assert "9 of 9 steps finished" in status.stdout and "no process works on it" in status.stdout
+    rows = list(csv.DictReader(io.StringIO(collapse("results", "smoke", "--format", "csv", runs=finished_runs).stdout)))
+    values = json.loads(collapse("results", "smoke", "--format", "json", runs=finished_runs).stdout)
+    assert len(rows) == len(values) > 40
+    assert {row["metric"] for row in rows} >= {"perplexity", "entropy", "oov_lexicon_occurrences", "loss"}
+    assert "perplexity" in collapse("results", "smoke", runs=finished_runs).stdout
+
+
+def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    steps = [("initial_corpus", 0, ["-p", "preset", "smoke"]), *((name, 1, ["-p", "generation", "1"]) for name in ("train", "sample", "perplexity", "free_text"))]
+    for notebook, generation, more in steps:
+        folder = tmp_path / "smoke" / f"generation-{generation:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{'corpus' if generation == 0 else notebook}.ipynb"
+        command = [sys.executable, "-m", "papermill", f"notebooks/steps/{notebook}.ipynb", str(target), "-p", "run", "smoke", *more, "-k", "python3"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    reference = {name: value for name, value in measured(finished_runs / "smoke").items() if not name.startswith("generation-02")}
+    assert measured(tmp_path / "smoke") == reference
+
+
+def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
+    before = measured(tmp_path / "smoke")
+    done = collapse("run", "smoke", "--generations", "3", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    after = measured(tmp_path / "smoke")
+    assert after.keys() - before.keys() == {f"generation-03/metrics/{step}.json" for step in ("train", "sample", "perplexity", "free_text")}
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "huge"], "no preset 'huge'"),
+        (["run", "smoke", "--set", "seed=2"], "exists with seed = 1, not 2"),
+        (["run", "smoke", "--set", "seed"], "FIELD=VALUE"),
+        (["run", "smoke", "--name", "a/b"], "cannot be called 'a/b'"),
+        (["run", "smoke", "--name", "b", "--generations", "0"], "generations"),
+        (["run", "smoke", "--name", "nowhere", "--set", "corpus.source=/does/not/exist.txt"], "/does/not/exist.txt"),
+        (["status", "absent"], "no run 'absent'"),
+        (["results", "absent"], "no run 'absent'"),
+        (["book", "absent"], "no run 'absent'"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_status_2(finished_runs, arguments, said):
+    done = collapse(*arguments, runs=finished_runs)
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_damaged_model_is_noticed(finished_runs, tmp_path):
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
+    weights = tmp_path / "smoke" / "generation-02" / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (tmp_path / "smoke" / "generation-02" / "manifests" / "perplexity.json").unlink()
+    done = collapse("run", "smoke", runs=tmp_path)
+    assert done.returncode == 2 and "is not the model that step" in done.stderr
+
+
+def test_the_corpora_open_with_datasets(finished_runs):
+    from datasets import load_dataset
+
+    files = sorted(str(path) for path in (finished_runs / "smoke" / "generation-01" / "corpus").glob("*.arrow"))
+    opened = load_dataset("arrow", data_files=files, split="train", cache_dir=str(finished_runs / "cache"))
+    assert len(opened) == 256 and opened.features["input_ids"].feature.dtype == "uint16"

@@ -1,0 +1,119 @@
+"""A run folder knows what is finished, what was made from what, and refuses what no longer fits."""
+
+import pytest
+
+from collapse_lib.errors import UserError
+from collapse_lib.files import read_json, write_json
+from collapse_lib.protocol import load_preset
+from collapse_lib.run import Run
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    return Run.create("one", load_preset("smoke"))
+
+
+def record(step, **outputs):
+    with step.recording("cpu") as done:
+        done.measure("size", 3, "things", "how many")
+        done.outputs.update(outputs)
+
+
+def test_a_run_opens_as_it_was_created(run):
+    assert Run.open("one") == run == Run.open("newest")
+
+
+def test_free_fields_may_change_and_others_may_not(run):
+    longer = Run.create("one", run.protocol.with_changes({"generations": "5"}))
+    assert Run.open("one").protocol.generations == longer.protocol.generations == 5
+    with pytest.raises(UserError, match="exists with seed = 1, not 2"):
+        Run.create("one", run.protocol.with_changes({"seed": "2"}))
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "newest", ".hidden", "two words"])
+def test_names_that_are_no_folder_names_are_refused(run, name):
+    with pytest.raises(UserError, match="cannot be called"):
+        Run.create(name, run.protocol)
+
+
+def test_missing_runs_are_named_with_those_there_are(run):
+    with pytest.raises(UserError, match=r"no run 'two' .* there are one"):
+        Run.open("two")
+
+
+def test_steps_come_in_the_order_of_the_data(run):
+    names = [(step.generation, step.name) for step in run.steps()]
+    assert names[:5] == [(0, "corpus"), (1, "train"), (1, "sample"), (1, "perplexity"), (1, "free_text")]
+    seen = set()
+    for step in run.steps():
+        assert {(parent.generation, parent.name) for parent in step.parents().values()} <= seen
+        seen.add((step.generation, step.name))
+
+
+@pytest.mark.parametrize(("generation", "name"), [(0, "train"), (1, "corpus"), (-1, "corpus"), (1, "dance")])
+def test_impossible_steps_are_refused(run, generation, name):
+    with pytest.raises(UserError, match="no step"):
+        run.step(generation, name)
+
+
+def test_a_step_is_finished_when_its_manifest_and_notebook_are_there(run):
+    step = run.step(0, "corpus")
+    assert step.results() is None
+    with pytest.raises(UserError, match="has not been done yet"):
+        step.output_hashes()
+    record(step, train="abc")
+    assert step.results()["metrics"]["size"] == {"value": 3, "unit": "things", "definition": "how many"}
+    assert step.output_hashes() == {"train": "abc"}
+    assert not step.is_finished()
+    step.notebook.write_text("{}")
+    assert step.is_finished()
+
+
+def test_a_step_that_fails_is_not_finished(run):
+    step = run.step(0, "corpus")
+    with pytest.raises(RuntimeError), step.recording("cpu"):
+        raise RuntimeError
+    assert step.results() is None and not step.metrics_file.exists()
+
+
+def test_a_step_whose_parent_changed_is_refused(run):
+    corpus, train = run.step(0, "corpus"), run.step(1, "train")
+    record(corpus, train="abc")
+    record(train, model="def")
+    assert train.results() is not None
+    record(corpus, train="changed")
+    with pytest.raises(UserError, match="made from another previous corpus"):
+        train.results()
+
+
+def test_a_step_of_another_protocol_is_refused(run):
+    step = run.step(0, "corpus")
+    record(step)
+    write_json(step.manifest_file, read_json(step.manifest_file) | {"protocol_hash": "0" * 16})
+    with pytest.raises(UserError, match="another protocol"):
+        step.results()
+
+
+def test_a_manifest_says_from_what_by_what_and_when(run):
+    record(run.step(0, "corpus"), train="abc")
+    record(run.step(1, "train"), model="def")
+    manifest = run.step(1, "train").manifest()
+    assert manifest["parents"] == {"previous corpus": {"train": "abc"}}
+    assert manifest["protocol_hash"] == run.hash
+    assert {"torch", "numpy", "python"} <= set(manifest["versions"])
+    assert manifest["seconds"] >= 0 and manifest["device"] and manifest["started"] <= manifest["finished"]
+
+
+def test_seeds_differ_by_generation_and_purpose_and_repeat(run):
+    seeds = [run.seed(generation, purpose) for generation in range(20) for purpose in ("weights", "train", "sample")]
+    assert len(set(seeds)) == len(seeds) and all(0 <= seed < 2**63 for seed in seeds)
+    assert run.seed(3, "sample") == Run.open("one").seed(3, "sample")
+
+
+def test_two_drivers_are_refused(run):
+    with run.exclusive():
+        assert run.is_driven()
+        with pytest.raises(UserError, match="Run 'one' is in use"), run.exclusive():
+            pass
+    assert not run.is_driven()
