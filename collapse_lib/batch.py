@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
 from collapse_lib.paths import project_root, runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE, read_progress
 from collapse_lib.run import Run, Step
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
 
 STEP_NOTEBOOKS = {
     "corpus": "initial_corpus.ipynb",
@@ -43,15 +46,17 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
+    from collapse_lib.kernel import warm_kernel
+
     executed = []
-    with run.exclusive():
+    with run.exclusive(), warm_kernel() as kernel:
         for step in run.steps():
             if step.is_finished():
                 continue
             began = time.perf_counter()
             label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
             with _watched(run.progress_file, label):
-                execute(project_root() / "notebooks" / "steps" / STEP_NOTEBOOKS[step.name], step.notebook, _parameters(step, device))
+                execute(project_root() / "notebooks" / "steps" / STEP_NOTEBOOKS[step.name], step.notebook, _parameters(step, device), kernel)
             print(f"{label} {time.perf_counter() - began:7.1f} s{_headline(step)}", flush=True)
             executed.append(step)
     return executed
@@ -66,10 +71,10 @@ def _parameters(step: Step, device: str) -> dict[str, Any]:
     return parameters
 
 
-def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: AsyncKernelManager) -> None:
     """Execute a notebook with papermill; ``target`` appears only if every cell ran without error.
 
-    The kernel works in the folder of ``source``. Raises ``UserError`` for a parameter that the notebook does not have and for a
+    ``kernel`` comes from ``kernel.warm_kernel``. Raises ``UserError`` for a parameter that the notebook does not have and for a
     ``UserError`` inside it, else ``NotebookFailed``.
     """
     import logging
@@ -77,6 +82,8 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    from collapse_lib.kernel import ENGINE
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     known = papermill.inspect_notebook(str(source))
@@ -87,7 +94,16 @@ def execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
     os.environ["COLLAPSE_RUNS"] = str(runs_root())  # the kernel works elsewhere, but on the same runs
     try:
         papermill.execute_notebook(
-            str(source), str(beside), parameters, kernel_name="python3", progress_bar=False, cwd=str(source.parent), start_timeout=120, coalesce_streams=True
+            str(source),
+            str(beside),
+            parameters,
+            engine_name=ENGINE,
+            km=kernel,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=str(source.parent),
+            start_timeout=120,
+            extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
         )
     except PapermillExecutionError as error:
         if error.ename == "UserError":

@@ -1,0 +1,57 @@
+"""One warm Jupyter kernel for many notebooks.
+
+Starting a kernel and importing torch takes longer than most steps of a small run. So papermill here executes notebook after notebook in
+the same kernel, each in an emptied namespace with its count at one: what a cell can see is what its own notebook defined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+ENGINE = "warm-kernel"
+
+
+@contextmanager
+def warm_kernel() -> Iterator[AsyncKernelManager]:
+    """A kernel for ``execute_notebook(engine_name=ENGINE, km=...)``; it starts with the first notebook and ends with the block."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    try:
+        yield manager
+    finally:
+        if manager.has_kernel:
+            run_sync(manager.shutdown_kernel)(now=True)
+
+
+class WarmKernelEngine(NBClientEngine):
+    """Papermill's engine on a kernel that is already there."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, km: AsyncKernelManager, start_timeout: int = 60, **options: Any) -> Any:
+        if km.has_kernel:
+            run_sync(_empty)(km)
+        client = PapermillNotebookClient(nb_man, km=km, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, **options)
+        try:
+            return client.execute()
+        finally:
+            if client.kc:  # the kernel stays, this notebook's connection to it does not
+                client.kc.stop_channels()
+
+
+async def _empty(manager: AsyncKernelManager) -> None:
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60)
+        await client.execute("%reset -f", silent=True, store_history=False, reply=True, timeout=60)
+    finally:
+        client.stop_channels()
+
+
+papermill_engines.register(ENGINE, WarmKernelEngine)
