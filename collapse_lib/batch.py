@@ -101,7 +101,6 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
             km=kernel,
             kernel_name="python3",
             progress_bar=False,
-            cwd=str(source.parent),
             start_timeout=120,
             extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
         )

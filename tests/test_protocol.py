@@ -9,7 +9,7 @@ from collapse_lib.protocol import FREE_FIELDS, Protocol, load_preset, preset_nam
 
 
 def test_the_presets_that_the_documentation_names_are_there():
-    assert preset_names() == ["smoke", "demo", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    assert preset_names() == ["smoke", "demo", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
 
 
 @pytest.mark.parametrize("name", preset_names())

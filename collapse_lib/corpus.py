@@ -1,0 +1,304 @@
+"""Token corpora on disk: what one generation writes and the next one reads.
+
+A corpus is a folder of Arrow stream files ``shard-00000.arrow`` ..., each one record batch with one column
+``input_ids: list<uint16>``, uncompressed so that the tokens can be memory-mapped, and ``corpus.json``, which is written last:
+a folder without it is not a finished corpus. ``datasets.load_dataset("arrow", data_files=...)`` opens the shards as they are.
+
+Two kinds of rows:
+
+- *complete* rows are whole stories, ``<|endoftext|>`` and then the story. Read end to end they are one stream in which each
+  row's first token also ends the story before it.
+- *incomplete* rows are sampled sequences, cut off at their length. Their first token, ``<|endoftext|>``, was given to the model
+  and not sampled, so it is context only: neither a training target nor counted in the text's statistics.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_lib.errors import UserError
+from collapse_lib.files import read_json, sha256, write_json
+from collapse_lib.progress import progress
+from collapse_lib.protocol import Protocol
+from collapse_lib.sources import held_out, read_stories
+from collapse_lib.tokenization import LARGEST_VOCABULARY, Tokenizer
+
+SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
+STORIES_AT_ONCE = 1024  # encoded in parallel
+
+
+class _Shard(NamedTuple):
+    offsets: np.ndarray  # int32[rows + 1], where each row starts in values
+    values: np.ndarray  # uint16[tokens], memory-mapped and read-only
+
+
+class TokenCorpus:
+    """A finished corpus, memory-mapped: opening it reads ``corpus.json`` alone, and no tokens are held in memory.
+
+    Attributes: ``folder``; ``rows`` and ``tokens`` stored; ``eos_id``; ``vocabulary``; ``rows_are_complete``; ``has_start``
+    (every row begins with ``eos_id``); ``hash`` (SHA-256 over the shards' hashes and these attributes).
+    """
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder = folder
+        self.rows: int = record["rows"]
+        self.tokens: int = record["tokens"]
+        self.eos_id: int = record["eos_id"]
+        self.vocabulary: int = record["vocabulary"]
+        self.rows_are_complete: bool = record["rows_are_complete"]
+        self.has_start: bool = record["has_start"]
+        self.hash: str = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        self._files = [shard["file"] for shard in record["shards"]]
+        self._first_row = [0, *accumulate(shard["rows"] for shard in record["shards"])]
+        self._first_token = [0, *accumulate(shard["tokens"] for shard in record["shards"])]
+        self._opened: list[_Shard | None] = [None] * len(self._files)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TokenCorpus:
+        """Open a finished corpus folder. Raises ``UserError`` if there is none."""
+        folder = Path(folder)
+        record = read_json(folder / "corpus.json")
+        if record is None:
+            raise UserError(f"There is no finished corpus in '{folder}' (it has no corpus.json).")
+        return cls(folder, record)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that a model or an author wrote: all but the start tokens that incomplete rows were given."""
+        return self.tokens - self._given
+
+    def row(self, index: int) -> np.ndarray:
+        """uint16[tokens of the row], a view; its first token is the start token if ``has_start``."""
+        if not 0 <= index < self.rows:
+            raise IndexError(f"row {index} of a corpus of {self.rows}")
+        number = bisect_right(self._first_row, index) - 1
+        offsets, values = self._shard(number)
+        local = index - self._first_row[number]
+        return values[offsets[local] : offsets[local + 1]]
+
+    def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Rows ``start`` to ``stop`` in order, as ``row`` gives them."""
+        return map(self.row, range(start, self.rows if stop is None else min(stop, self.rows)))
+
+    def shard_values(self) -> Iterator[np.ndarray]:
+        """Each shard's rows end to end, uint16[tokens of the shard], without a copy."""
+        for number in range(len(self._files)):
+            yield self._shard(number).values
+
+    def stream(self, start: int, stop: int) -> np.ndarray:
+        """Tokens ``start`` to ``stop`` of all rows end to end, uint16[stop - start]; a view where they lie in one shard."""
+        pieces = [self._shard(number).values[low:high] for number, low, high in self._pieces(start, stop)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint16), *pieces])
+
+    def given_starts(self, start: int, stop: int) -> np.ndarray:
+        """bool[stop - start]: True where the stream has a start token that a row was given; all False if rows are complete."""
+        mask = np.zeros(stop - start, bool)
+        if self._given:
+            for number, low, high in self._pieces(start, stop):
+                row_starts = self._shard(number).offsets[:-1]
+                first, last = np.searchsorted(row_starts, (low, high))
+                mask[row_starts[first:last] + (self._first_token[number] - start)] = True
+        return mask
+
+    def token_counts(self, chunk: int = 1 << 20) -> np.ndarray:
+        """int64[vocabulary]: how often each token occurs among the real tokens, counted ``chunk`` tokens at a time."""
+        counts = np.zeros(self.vocabulary, np.int64)
+        for values in self.shard_values():
+            for start in range(0, len(values), chunk):
+                counts += np.bincount(values[start : start + chunk], minlength=self.vocabulary)
+        counts[self.eos_id] -= self._given
+        return counts
+
+    @property
+    def _given(self) -> int:
+        return self.rows if self.has_start and not self.rows_are_complete else 0
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first, last) positions inside the shards that make up a slice of the stream."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise IndexError(f"tokens {start} to {stop} of a corpus of {self.tokens}")
+        number = bisect_right(self._first_token, start) - 1
+        while start < stop:
+            origin, end = self._first_token[number], self._first_token[number + 1]
+            yield number, start - origin, min(stop, end) - origin
+            start, number = min(stop, end), number + 1
+
+    def _shard(self, number: int) -> _Shard:
+        shard = self._opened[number]
+        if shard is None:
+            path = self.folder / self._files[number]
+            shard = _read_shard(path)
+            expected = (self._first_row[number + 1] - self._first_row[number], self._first_token[number + 1] - self._first_token[number])
+            if shard is None or (len(shard.offsets) - 1, len(shard.values)) != expected:
+                raise UserError(f"'{path}' is missing or damaged; delete the folder '{self.folder}' to have the corpus made again.")
+            self._opened[number] = shard
+        return shard
+
+
+class CorpusWriter:
+    """Writes a corpus shard by shard; each shard appears under its name only when it is whole, ``corpus.json`` only at ``finish``.
+
+    Shards that an interrupted writer left in the folder are kept: ``has_shard`` tells which, so that the work can go on from
+    there. Several processes may write different shards; one of them, when all are done, calls ``finish``.
+    """
+
+    def __init__(self, folder: str | Path, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True) -> None:
+        if vocabulary > LARGEST_VOCABULARY:
+            raise UserError(f"A vocabulary of {vocabulary} does not fit 16 bits; {LARGEST_VOCABULARY} tokens are the most.")
+        self.folder = Path(folder)
+        self.eos_id, self.vocabulary = eos_id, vocabulary
+        self.rows_are_complete, self.has_start = rows_are_complete, has_start
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "corpus.json").unlink(missing_ok=True)  # while shards change, nothing may pass for finished
+
+    def __enter__(self) -> CorpusWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for leftover in self.folder.glob(f".*.{os.getpid()}.tmp"):
+            leftover.unlink()
+
+    def has_shard(self, index: int) -> bool:
+        """Whether shard ``index`` is there, whole and readable."""
+        return _read_shard(self.folder / _shard_name(index)) is not None
+
+    def write_shard(self, index: int, rows: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Write rows as shard ``index``: an integer array [rows, tokens], or one integer array a row.
+
+        Rows include their start token if ``has_start``. Raises ``ValueError`` for no rows, an empty row, a row without its start
+        token or a token id outside the vocabulary.
+        """
+        import pyarrow as pa
+
+        if len(rows) == 0:
+            raise ValueError(f"shard {index} has no rows")
+        if isinstance(rows, np.ndarray) and rows.ndim == 2:
+            lengths, values = np.full(rows.shape[0], rows.shape[1]), rows.reshape(-1)
+        else:
+            lengths, values = np.fromiter(map(len, rows), np.int64, len(rows)), np.concatenate(rows)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        if offsets[-1] >= 2**31:
+            raise ValueError(f"shard {index} has {offsets[-1]} tokens; a shard holds fewer than 2^31")
+        if not lengths.all():
+            raise ValueError(f"shard {index} has an empty row")
+        if values.min() < 0 or values.max() >= self.vocabulary:
+            raise ValueError(f"shard {index} has token ids {values.min()} to {values.max()}, outside a vocabulary of {self.vocabulary}")
+        if self.has_start and (values[offsets[:-1]] != self.eos_id).any():
+            raise ValueError(f"shard {index} has a row that does not begin with token {self.eos_id}")
+        column = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values.astype(np.uint16, copy=False)))
+        batch = pa.record_batch([column], names=["input_ids"])
+        path = self.folder / _shard_name(index)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with beside.open("wb") as file:
+            with pa.ipc.new_stream(file, batch.schema) as stream:
+                stream.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+    def finish(self, shards: int) -> TokenCorpus:
+        """Record shards ``0 .. shards - 1`` as the whole corpus and open it; other shards in the folder are deleted.
+
+        Raises ``FileNotFoundError`` if one of them is missing or damaged.
+        """
+        names = [_shard_name(index) for index in range(shards)]
+        for leftover in {*self.folder.glob("shard-*.arrow"), *self.folder.glob(".shard-*.tmp")} - {self.folder / name for name in names}:
+            leftover.unlink()
+        found = []
+        for name in names:
+            shard = _read_shard(self.folder / name)
+            if shard is None:
+                raise FileNotFoundError(f"{self.folder / name} is missing or damaged")
+            found.append({"file": name, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": sha256(self.folder / name)})
+        record = {
+            "rows": sum(shard["rows"] for shard in found),
+            "tokens": sum(shard["tokens"] for shard in found),
+            "eos_id": self.eos_id,
+            "vocabulary": self.vocabulary,
+            "rows_are_complete": self.rows_are_complete,
+            "has_start": self.has_start,
+            "shards": found,
+        }
+        write_json(self.folder / "corpus.json", record)
+        return TokenCorpus.open(self.folder)
+
+
+def build_initial_corpus(protocol: Protocol, tokenizer: Tokenizer, folder: str | Path, seed: int) -> dict[str, TokenCorpus]:
+    """Generation 0: tokenise the stories into the corpora ``folder/train``, ``folder/holdout`` and ``folder/validation``.
+
+    The hold-out is a share ``training.holdout`` of the train stories, chosen by ``seed``, on which generation 1 finds the number of
+    epochs (section 5.1.2). Stories stream through: memory does not grow with the corpus. Raises ``UserError`` as
+    ``read_stories`` does, and when there are too few stories to hold one out.
+    """
+    folder, settings = Path(folder), protocol.corpus
+    parts = {part: _StoryShards(folder / part, tokenizer) for part in ("train", "holdout", "validation")}
+    for index, row in enumerate(_tokenised(read_stories(settings, "train", seed), tokenizer, settings.stories, "Training stories")):
+        parts["holdout" if held_out(seed, "holdout", index, protocol.training.holdout) else "train"].add(row)
+    if not parts["holdout"].rows:
+        raise UserError(f"'{settings.source}' gives one training story only; two are the fewest, one of them to hold out.")
+    for row in _tokenised(read_stories(settings, "validation", seed), tokenizer, settings.validation_stories, "Validation stories"):
+        parts["validation"].add(row)
+    return {part: shards.finish() for part, shards in parts.items()}
+
+
+class _StoryShards:
+    """Collects the rows of an initial corpus until they fill a shard."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        self.rows = 0
+        self._writer = CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=True)
+        self._shards = self._waiting_tokens = 0
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, row: np.ndarray) -> None:
+        self.rows += 1
+        self._waiting.append(row)
+        self._waiting_tokens += len(row)
+        if self._waiting_tokens >= SHARD_TOKENS:
+            self._write()
+
+    def finish(self) -> TokenCorpus:
+        if self._waiting:
+            self._write()
+        return self._writer.finish(self._shards)
+
+    def _write(self) -> None:
+        with self._writer as writer:
+            writer.write_shard(self._shards, self._waiting)
+        self._shards += 1
+        self._waiting, self._waiting_tokens = [], 0
+
+
+def _tokenised(stories: Iterator[str], tokenizer: Tokenizer, total: int | None, description: str) -> Iterator[np.ndarray]:
+    """Rows uint16[1 + tokens of the story], each with its start token."""
+    with progress(total, "story", description) as bar:
+        while batch := list(islice(stories, STORIES_AT_ONCE)):
+            for ids in tokenizer.encode_batch(batch):
+                yield np.array([tokenizer.eos_id, *ids], np.uint16)
+            bar.update(len(batch))
+
+
+def _shard_name(index: int) -> str:
+    return f"shard-{index:05d}.arrow"
+
+
+def _read_shard(path: Path) -> _Shard | None:
+    """A shard's arrays, backed by the file; None if it is missing or not whole."""
+    import pyarrow as pa
+
+    try:
+        # The mapping outlives the file object that is closed here, so that a thousand shards do not hold a thousand descriptors.
+        with pa.memory_map(str(path)) as file:
+            column = pa.ipc.open_stream(file).read_next_batch().column("input_ids")
+    except (OSError, pa.ArrowInvalid, StopIteration, KeyError):
+        return None
+    return _Shard(column.offsets.to_numpy(), column.values.to_numpy())
