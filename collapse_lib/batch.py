@@ -48,6 +48,8 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
     """
     from collapse_lib.kernel import warm_kernel
 
+    # Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse; the kernel inherits this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     executed = []
     with run.exclusive(), warm_kernel() as kernel:
         for step in run.steps():

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
+MARKUP = {ord(sign): f"&#{ord(sign)};" for sign in "\\`*_{}[]$|~^"}  # what Markdown, mathematics and tables would take for theirs
+
 
 def metrics_table(results: dict[str, Any]) -> Markdown:
     """A step's metrics as a table of value, unit and definition."""
@@ -37,9 +39,7 @@ def literal(text: str) -> str:
     """Text as inline HTML code, so that whatever a collapsed model writes, a page shows it and is not shaped by it."""
     from html import escape
 
-    escaped = escape(text.replace("\n", " ⏎ ").strip()) or "(nothing)"
-    for sign in "\\`*_{}[]$|~^#":
-        escaped = escaped.replace(sign, f"&#{ord(sign)};")
+    escaped = escape(text.replace("\n", " ⏎ ").strip()).translate(MARKUP) or "(nothing)"
     return f'<span class="sample">{escaped}</span>'
 
 

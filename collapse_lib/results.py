@@ -115,7 +115,9 @@ def save(table: DataFrame, path: Path) -> None:
 def _manifests(run: str) -> Iterator[dict[str, Any]]:
     """Manifests of a run's finished steps in the order of execution."""
     found = [read_json(path) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
-    yield from sorted((manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"]))
+    yield from sorted(
+        (manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"])
+    )
 
 
 def _finished(run: str) -> Iterator[dict[str, Any]]:

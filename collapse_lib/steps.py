@@ -155,14 +155,13 @@ def perplexity(step: Step, device: str) -> None:
 @_step("free_text")
 def free_text(step: Step, device: str) -> None:
     """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote."""
+    from collapse_lib.metrics.free_text import corpus_word_types
     from collapse_lib.metrics.free_text import free_text as measure
-    from collapse_lib.metrics.free_text import word_types
 
     run = step.run
     with step.recording("cpu") as record:
         tokenizer = load_tokenizer(run)
-        train = initial_part(run, "train")
-        known = word_types(tokenizer.decode(row[1:]) for row in train.iter_rows())
+        known = corpus_word_types(initial_part(run, "train"), tokenizer)
         record.metrics, record.examples = measure(sampled_corpus(run, step.generation), tokenizer, known)
 
 

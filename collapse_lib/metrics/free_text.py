@@ -1,0 +1,310 @@
+"""What a generation's free text looks like: entropy (section 5.3.1), non-words (section 5.3.2), repetition (Finding 2).
+
+**What counts as a word.** spaCy's rules for English cut the text into pieces. A piece is a *word* if nothing but letters is left of it
+after apostrophes, hyphens and full stops are taken away ("dog", "Mr.", "n't", "o'clock"); words are compared case-folded. Numbers,
+punctuation and white space are no words; pieces that mix letters with other signs ("3rd", a broken character) are counted apart and
+not judged.
+
+**What counts as out of vocabulary (OOV).** The paper: "when two or more consecutive tokens fail to form a word in the lexicon". Taken
+to the letter this leaves out a wrong word that is one token of the model, yet the paper names the single tokens "e" and "z" as the
+OOV words that grow in number (section 3.2.2). So we read it as: whatever the tokens *form* in the decoded text, many or one, is OOV
+if it is a word by the rule above and not in the lexicon. The paper does not name its lexicon; two are used here:
+
+* ``lexicon``: wordfreq's large English list, and spaCy's pieces of contractions and its abbreviations. Of single letters only a, i
+  and o are words. The list comes from the web and knows some misspellings: it is lenient.
+* ``initial``: the words of the initial corpus. Strict: a real word that the corpus lacks is OOV.
+
+Levels depend on the lexicon, trends hardly do.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from spacy.tokenizer import Tokenizer as SpacyTokenizer
+
+    from collapse_lib.corpus import TokenCorpus
+    from collapse_lib.tokenization import Tokenizer
+
+BLOCK_TOKENS = 1 << 20  # tokens looked at together: large enough for numpy, small enough for any memory
+NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount of text, so every generation gives the same amount
+PACKED = 4  # 16-bit token ids that fit into a 64-bit number
+FREQUENT = 20  # OOV words shown as examples
+
+Metric = dict[str, Any]
+
+
+def free_text(corpus: TokenCorpus, tokenizer: Tokenizer, initial_word_types: set[str]) -> tuple[dict[str, Metric], dict[str, Any]]:
+    """Measure a corpus; memory grows with its different words and not with its length.
+
+    ``initial_word_types`` is what ``corpus_word_types`` or ``word_types`` says of the initial corpus. Returns ``(metrics, examples)`` as a
+    step's metrics file holds them: ``metrics[name]`` has ``value``, ``unit``, ``definition`` and, where it is a ratio, its ``counts``; a
+    ratio of nothing is 0.
+    """
+    repeats = Repeats()
+    for tokens, first in _blocks(corpus):
+        repeats.add(tokens, first)
+    words, mixed = _corpus_words(corpus, tokenizer)
+    lexicon_metrics, lexicon_frequent = _oov("lexicon", "wordfreq's large English list", words, lexicon())
+    initial_metrics, initial_frequent = _oov("initial", "the words of the initial corpus", words, initial_word_types)
+    metrics = {
+        **_entropy_metrics(corpus.token_counts()),
+        "words": _metric(words.total(), "words", "words of the decoded text; the last, possibly cut word of a cut-off row is left out"),
+        "word_types": _metric(len(words), "types", "different words, case-folded"),
+        "mixed": _metric(mixed, "pieces", "pieces of letters and other signs together, counted neither as words nor as OOV"),
+        **lexicon_metrics,
+        **initial_metrics,
+        **_distinct_metrics(corpus),
+        "repeated": _ratio(repeats.repeated, repeats.followers, "1", "share of tokens that equal the token before them in their row", "tokens"),
+        "longest_repeat": _metric(repeats.longest, "tokens", "longest run of one token"),
+    }
+    examples = {"frequent_oov": lexicon_frequent, "frequent_oov_initial": initial_frequent}
+    if repeats.longest > 1:
+        examples["longest_repeat_token"] = tokenizer.decode([repeats.token])
+    return metrics, examples
+
+
+def word_types(texts: Iterable[str]) -> set[str]:
+    """The different words of some texts, case-folded; streams over the texts."""
+    chunks: Counter[str] = Counter()
+    for text in texts:
+        chunks.update(text.split())
+    return set(count_words(chunks)[0])
+
+
+def corpus_word_types(corpus: TokenCorpus, tokenizer: Tokenizer) -> set[str]:
+    """The same of a corpus, without decoding it row by row."""
+    return set(_corpus_words(corpus, tokenizer)[0])
+
+
+# Entropy
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Plug-in entropy in nats of the relative frequencies of ``counts`` (integers, any shape); 0 for no tokens (section 5.3.1)."""
+    seen = counts[counts > 0].astype(np.float64)
+    if not seen.size:
+        return 0.0
+    shares = seen / seen.sum()
+    return max(0.0, float(-(shares * np.log(shares)).sum()))  # one type alone would give -0.0
+
+
+def _entropy_metrics(counts: np.ndarray) -> dict[str, Metric]:
+    tokens, types = int(counts.sum()), int((counts > 0).sum())
+    nats = entropy(counts)
+    # The plug-in estimate is too low by about (types - 1) / 2N; nothing at 6e8 tokens, visible in a small run.
+    corrected = nats + (types - 1) / (2 * tokens) if tokens else 0.0
+    seen = {"tokens": tokens, "types": types}
+    return {
+        "entropy": _metric(nats, "nats", "-sum p ln p over the relative frequencies p of the tokens (plug-in estimate)", counts=seen),
+        "entropy_bits": _metric(nats / float(np.log(2)), "bits", "the same entropy with base-2 logarithms", counts=seen),
+        "entropy_miller_madow": _metric(
+            corrected, "nats", "plug-in entropy + (token types - 1) / (2 tokens), Miller and Madow's correction", counts=seen
+        ),
+        "token_types": _metric(types, "types", "different tokens that occur"),
+    }
+
+
+# Words
+
+
+def _corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str], int]:
+    """Words of a corpus and the number of mixed pieces; see ``count_words``."""
+    segments: Counter[bytes] = Counter()
+    starts_word = _starts_word(tokenizer)
+    for tokens, first in _blocks(corpus):
+        _count_segments(segments, tokens, first, starts_word, corpus.eos_id, cut_off=not corpus.rows_are_complete)
+    return count_words(_chunks(segments, tokenizer))
+
+
+def _starts_word(tokenizer: Tokenizer) -> np.ndarray:
+    """``[vocabulary]`` bool: whether a token's text begins with white space."""
+    return np.array([tokenizer.decode([token])[:1].isspace() for token in range(tokenizer.vocabulary)])
+
+
+def _count_segments(segments: Counter[bytes], tokens: np.ndarray, first: np.ndarray, starts_word: np.ndarray, eos_id: int, cut_off: bool) -> None:
+    """Count the runs of token ids between one beginning of a word and the next, as their bytes.
+
+    Decoding 6e8 tokens takes many minutes; the distinct runs are few, and the text of a row is theirs end to end. ``tokens`` and
+    ``first`` are a block of ``_blocks``. A row ends the run, and so does EOS, which belongs to none. With ``cut_off`` the last run
+    of a row is dropped unless EOS follows it: sampling stopped there, perhaps inside a word.
+    """
+    is_eos = tokens == eos_id
+    begins = starts_word[tokens] | first | is_eos
+    begins[1:] |= is_eos[:-1]
+    starts = np.flatnonzero(begins)
+    stops = np.append(starts[1:], len(tokens))
+    keep = ~is_eos[starts]
+    if cut_off:
+        row_ends = np.append(first[1:], True)
+        keep &= ~row_ends[stops - 1]
+    starts, lengths = starts[keep], (stops - starts)[keep]
+    for length in range(1, PACKED + 1):  # nearly all words
+        keys, counts = np.unique(_packed(tokens, starts[lengths == length], length), return_counts=True)
+        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
+            segments[key.to_bytes(2 * length, "little")] += count
+    long = lengths > PACKED
+    raw = tokens.astype("<u2").tobytes()
+    segments.update(raw[2 * start : 2 * (start + length)] for start, length in zip(starts[long].tolist(), lengths[long].tolist(), strict=True))
+
+
+def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """uint64: the ``length`` <= 4 tokens from each start on, 16 bits each and the first lowest. They fit exactly: nothing collides."""
+    keys = np.zeros(len(starts), dtype=np.uint64)
+    for offset in range(length):
+        keys |= tokens[starts + offset].astype(np.uint64) << np.uint64(16 * offset)
+    return keys
+
+
+def _chunks(segments: Counter[bytes], tokenizer: Tokenizer) -> Counter[str]:
+    """White-space separated chunks of text and how often each occurs."""
+    chunks: Counter[str] = Counter()
+    for segment, count in segments.items():
+        for chunk in tokenizer.decode(np.frombuffer(segment, "<u2").tolist()).split():
+            chunks[chunk] += count
+    return chunks
+
+
+def count_words(chunks: Counter[str]) -> tuple[Counter[str], int]:
+    """Words (case-folded) in chunks that occur so often each, and the number of pieces that mix letters with other signs.
+
+    spaCy's tokeniser cuts at white space first and treats each chunk by itself, so that one look at every distinct chunk counts what
+    running it over all the text would. (Its matcher for contractions alone looks across white space, and then splits ``' 's`` wrongly.)
+    """
+    pieces, words, mixed = _pieces_of_english(), Counter(), 0
+    for chunk, count in chunks.items():
+        for piece in pieces(chunk):
+            if word := as_word(piece.text):
+                words[word] += count
+            elif any(map(str.isalpha, piece.text)):
+                mixed += count
+    return words, mixed
+
+
+def as_word(piece: str) -> str | None:
+    """The form under which a piece is looked up, or None if it is no word.
+
+    Case-folded, with straight apostrophes, without full stops and outer hyphens: "Mr." and "spot-" are "mr" and "spot".
+    """
+    word = unicodedata.normalize("NFC", piece).casefold().translate(_PLAIN).strip("-")
+    return word if word.replace("'", "").replace("-", "").isalpha() else None
+
+
+_PLAIN = str.maketrans({"’": "'", "‘": "'", ".": None})
+
+
+@lru_cache(maxsize=1)
+def _pieces_of_english() -> SpacyTokenizer:
+    from spacy.lang.en import English
+
+    return English().tokenizer
+
+
+@lru_cache(maxsize=1)
+def lexicon() -> frozenset[str]:
+    """English words: wordfreq's large list, spaCy's pieces of contractions and abbreviations; of single letters only a, i and o."""
+    import wordfreq
+    from spacy.symbols import ORTH
+
+    special = (as_word(piece[ORTH]) for pieces in _pieces_of_english().rules.values() for piece in pieces)
+    words = {*wordfreq.get_frequency_dict("en", wordlist="large"), *filter(None, special)}
+    return frozenset(word for word in words if len(word) > 1 or word in "aio")
+
+
+def _oov(kind: str, source: str, words: Counter[str], known: set[str] | frozenset[str]) -> tuple[dict[str, Metric], list[list]]:
+    unknown = {word: count for word, count in words.items() if word not in known}
+    occurrences = sum(unknown.values())
+    rate = _ratio(occurrences, words.total(), "per 1000 words", f"OOV occurrences per 1000 words ({source})", "words", scale=1000)
+    metrics = {
+        f"oov_{kind}_occurrences": _metric(occurrences, "words", f"words that are not in {source}"),
+        f"oov_{kind}_rate": rate,
+        f"oov_{kind}_types": _metric(len(unknown), "types", f"different words that are not in {source}"),
+    }
+    frequent = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
+    return metrics, [list(item) for item in frequent]
+
+
+# Repetition
+
+
+class Repeats:
+    """Immediate repetition, added up over blocks of whole rows."""
+
+    repeated = 0  # tokens equal to the one before them in their row
+    followers = 0  # tokens that have one before them in their row
+    longest = 0  # tokens in the longest run of one token
+    token = -1  # which token that was
+
+    def add(self, tokens: np.ndarray, first: np.ndarray) -> None:
+        """Take in a block: ``tokens`` [n], and ``first`` [n] marking where rows begin."""
+        follows = ~first[1:]
+        same = (tokens[1:] == tokens[:-1]) & follows
+        self.followers += int(follows.sum())
+        self.repeated += int(same.sum())
+        changes = np.flatnonzero(np.concatenate(([True], ~same, [True])))  # where runs begin, and the end
+        lengths = np.diff(changes)
+        place = int(lengths.argmax())
+        if lengths[place] > self.longest:
+            self.longest, self.token = int(lengths[place]), int(tokens[changes[place]])
+
+
+def distinct_ngrams(tokens: np.ndarray, first: np.ndarray, n: int) -> tuple[int, int]:
+    """Numbers of different and of all n-grams (n <= 4) inside the rows of a block of ``_blocks``."""
+    starts = np.arange(max(len(tokens) - n + 1, 0))
+    for offset in range(1, n):
+        starts = starts[~first[starts + offset]]
+    keys = np.sort(_packed(tokens, starts, n))  # np.unique without counts may hash, which is slower
+    return int((keys[1:] != keys[:-1]).sum()) + bool(len(keys)), len(keys)
+
+
+def _distinct_metrics(corpus: TokenCorpus) -> dict[str, Metric]:
+    tokens, first = next(_blocks(corpus, NGRAM_TOKENS), (np.empty(0, np.uint16), np.empty(0, bool)))
+    sample = f"the first {NGRAM_TOKENS:,} tokens in whole rows" if len(tokens) < corpus.real_tokens else "all rows"
+    metrics = {}
+    for n in range(1, 5):
+        different, total = distinct_ngrams(tokens, first, n)
+        metrics[f"distinct_{n}"] = _ratio(different, total, "1", f"share of different {n}-grams among the {n}-grams inside rows ({sample})", "ngrams")
+    return metrics
+
+
+# Reading
+
+
+def _blocks(corpus: TokenCorpus, size: int = BLOCK_TOKENS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Whole rows end to end, about ``size`` tokens at a time: tokens [n] uint16, and whether each is the first of its row [n] bool.
+
+    The start token that a sampled row was given is left out.
+    """
+    given = int(corpus.has_start and not corpus.rows_are_complete)
+    rows: list[np.ndarray] = []
+    held = 0
+    for row in corpus.iter_rows():
+        rows.append(row[given:])
+        held += len(rows[-1])
+        if held >= size:
+            yield _joined(rows)
+            rows, held = [], 0
+    if held:
+        yield _joined(rows)
+
+
+def _joined(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    rows = [row for row in rows if len(row)]
+    first = np.zeros(sum(map(len, rows)), dtype=bool)
+    first[np.cumsum([0, *map(len, rows[:-1])])] = True
+    return np.concatenate(rows), first
+
+
+def _metric(value: float | int, unit: str, definition: str, **more: Any) -> Metric:
+    return {"value": value, "unit": unit, "definition": definition} | more
+
+
+def _ratio(part: int, whole: int, unit: str, definition: str, of: str, scale: int = 1) -> Metric:
+    return _metric(scale * part / max(whole, 1), unit, definition, counts={"counted": part, of: whole})

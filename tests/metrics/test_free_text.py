@@ -1,0 +1,234 @@
+"""Free-text metrics against slow and obvious ways of counting the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import random
+from collections import Counter
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collapse_lib import tokenization
+from collapse_lib.corpus import CorpusWriter, TokenCorpus
+from collapse_lib.metrics import free_text as module
+from collapse_lib.metrics.free_text import Repeats, as_word, corpus_word_types, count_words, distinct_ngrams, entropy, free_text, lexicon, word_types
+
+STORIES = [
+    "Once upon a time there was a little dog. The dog didn't like Mr. Brown's cat.\n\n“No!” said the dog. “It’s mine,” he'll say.",
+    "Lily and Tom went to the park at 5 o'clock. They couldn't see the sun-lit well-known tree... so they went home!\tThe end.",
+    "A naïve café owner said:\u00a0hello\u2003there. \u201cHi,\u201d she cried — and the 3rd bird sang tweet-tweet.  ",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> tokenization.Tokenizer:
+    return tokenization.learn(iter(STORIES * 20), 400)
+
+
+def write(folder: Path, tokenizer: tokenization.Tokenizer, rows: list[list[int]], complete: bool = False, has_start: bool = True) -> TokenCorpus:
+    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=complete, has_start=has_start) as writer:
+        half = (len(rows) + 1) // 2
+        writer.write_shard(0, [np.array(row, np.uint16) for row in rows[:half]])
+        writer.write_shard(1, [np.array(row, np.uint16) for row in rows[half:]])
+        return writer.finish(2)
+
+
+def values(metrics: dict) -> dict[str, float]:
+    return {name: metric["value"] for name, metric in metrics.items()}
+
+
+def words_of(texts: list[str]) -> Counter[str]:
+    """What the metric should find: spaCy run over every whole text."""
+    return Counter(word for text in texts for piece in whole_text_pieces()(text) if (word := as_word(piece.text)))
+
+
+@lru_cache
+def whole_text_pieces():
+    import spacy
+
+    return spacy.blank("en").tokenizer
+
+
+def test_entropy_of_known_distributions():
+    assert entropy(np.full(8, 5)) == pytest.approx(math.log(8), abs=1e-12)
+    assert entropy(np.array([3, 1, 0])) == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4), abs=1e-12)
+    assert entropy(np.array([0, 7, 0])) == 0.0 and math.copysign(1, entropy(np.array([0, 7, 0]))) == 1
+    assert entropy(np.zeros(3, int)) == 0.0
+
+
+def test_miller_madow_removes_most_of_the_bias():
+    random_counts = np.random.default_rng(0).multinomial(2000, np.full(300, 1 / 300), size=50)
+    plain = np.mean([module._entropy_metrics(counts)["entropy"]["value"] for counts in random_counts])
+    corrected = np.mean([module._entropy_metrics(counts)["entropy_miller_madow"]["value"] for counts in random_counts])
+    assert math.log(300) - plain > 0.05
+    assert abs(math.log(300) - corrected) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("piece", "word"),
+    [("Dog", "dog"), ("n’t", "n't"), ("Mr.", "mr"), ("U.S.", "us"), ("spot-", "spot"), ("o'clock", "o'clock"), ("cafe\u0301", "café"), ("z", "z")],
+)
+def test_what_is_a_word(piece, word):
+    assert as_word(piece) == word
+
+
+@pytest.mark.parametrize("piece", ["5", "3rd", "...", "-", "'", "", " ", "\n", "caf�", 'said,"No', "_"])
+def test_what_is_no_word(piece):
+    assert as_word(piece) is None
+
+
+def test_lexicon_knows_contractions_names_and_few_single_letters():
+    assert {"dog", "n't", "'s", "'ll", "o'clock", "mr", "mrs", "dr", "lily", "a", "i", "o"} <= lexicon()
+    assert not {"e", "z", "s", "zipzopp", "", "squ-"} & lexicon()
+    assert len(lexicon()) > 300_000
+
+
+def test_words_of_chunks_are_the_words_of_whole_texts():
+    chunks = Counter(chunk for text in STORIES for chunk in text.split())
+    words, mixed = count_words(chunks)
+    assert words == words_of(STORIES)
+    assert words["n't"] == 2 and words["'s"] == 2 and words["café"] == 1 and mixed == 1  # "3rd"
+
+
+# Anything with letters, quotes, signs and exotic white space. The quote before an "s" is left out: there spaCy looks across white space.
+TEXTS = st.text(
+    st.sampled_from('aAeEoxztT.,!?-…—“”"()/:;59 \n\t\u00a0\u2003\x1c\u200b\u0301é�') | st.characters(codec="utf-8", exclude_characters="'’‘"),
+    max_size=60,
+)
+
+
+@given(st.lists(TEXTS, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_words_of_chunks_equal_spacy_on_any_text(texts):
+    assert count_words(Counter(chunk for text in texts for chunk in text.split()))[0] == words_of(texts)
+
+
+@given(st.lists(TEXTS, max_size=3), st.data())
+@settings(max_examples=100, deadline=None)
+def test_segments_of_tokens_are_the_text(tokenizer, texts, data):
+    """Counting token runs and decoding each once gives the chunks of the decoded rows; sampled tokens need not be valid UTF-8."""
+    rows = [tokenizer.encode(text) for text in texts]
+    rows.append(data.draw(st.lists(st.integers(0, tokenizer.vocabulary - 1), max_size=40)))
+    rows = [row for row in rows if row]
+    if not rows:
+        return
+    segments: Counter[bytes] = Counter()
+    tokens, first = module._joined([np.array(row, np.uint16) for row in rows])
+    module._count_segments(segments, tokens, first, module._starts_word(tokenizer), tokenizer.eos_id, cut_off=False)
+    expected = Counter(chunk for row in rows for story in split_at(row, tokenizer.eos_id) for chunk in tokenizer.decode(story).split())
+    assert module._chunks(segments, tokenizer) == expected
+
+
+def split_at(row: list[int], eos_id: int) -> list[list[int]]:
+    stories: list[list[int]] = [[]]
+    for token in row:
+        if token == eos_id:
+            stories.append([])
+        else:
+            stories[-1].append(token)
+    return stories
+
+
+def test_complete_rows_count_every_word(tmp_path, tokenizer):
+    corpus = write(tmp_path, tokenizer, [[tokenizer.eos_id, *tokenizer.encode(story)] for story in STORIES], complete=True)
+    metrics, examples = free_text(corpus, tokenizer, word_types(STORIES))
+    expected = words_of(STORIES)
+    found = values(metrics)
+    assert (found["words"], found["word_types"], found["mixed"]) == (expected.total(), len(expected), 1)
+    assert found["oov_initial_occurrences"] == found["oov_initial_types"] == found["oov_initial_rate"] == 0
+    unknown = {word: count for word, count in expected.items() if word not in lexicon()}
+    assert found["oov_lexicon_occurrences"] == sum(unknown.values())
+    assert dict(examples["frequent_oov"]) == unknown
+    counts = np.bincount(np.concatenate([corpus.row(row) for row in range(corpus.rows)]))
+    assert found["entropy"] == pytest.approx(entropy(counts), abs=1e-12)
+    assert found["entropy_bits"] == pytest.approx(found["entropy"] / math.log(2))
+
+
+def test_cut_off_rows_lose_their_last_word_and_stories_inside_are_apart(tmp_path, tokenizer):
+    eos = tokenizer.eos_id
+    rows = [
+        [eos, *tokenizer.encode("the dog blarf"), eos, *tokenizer.encode("went home. A littl")],  # cut inside "little"
+        [eos, *tokenizer.encode("the cat"), eos],  # ended just in time: nothing is cut
+        [eos, *tokenizer.encode("e z z z z z")],  # the last z may be the beginning of something
+    ]
+    metrics, examples = free_text(write(tmp_path, tokenizer, rows), tokenizer, {"the", "dog", "went", "home", "z"})
+    found = values(metrics)
+    # the dog blarf | went home A || the cat || e z z z z ; a word does not run on from "blarf" into the next story
+    assert found["words"] == 3 + 3 + 2 + 5
+    assert found["oov_lexicon_occurrences"] == 1 + 5 and found["oov_lexicon_types"] == 3
+    assert examples["frequent_oov"] == [["z", 4], ["blarf", 1], ["e", 1]]
+    assert examples["frequent_oov_initial"] == [["a", 1], ["blarf", 1], ["cat", 1], ["e", 1]]
+    assert found["oov_initial_rate"] == pytest.approx(1000 * 4 / 13)
+    assert metrics["oov_initial_rate"]["counts"] == {"counted": 4, "words": 13}
+    assert metrics["entropy"]["counts"]["tokens"] == sum(map(len, rows)) - 3  # the given start tokens are not counted
+
+
+def test_rows_without_a_start_token_keep_their_first_word(tmp_path, tokenizer):
+    rows = [[*tokenizer.encode("the dog barked loudl")], [*tokenizer.encode("cats"), tokenizer.eos_id]]
+    metrics, _ = free_text(write(tmp_path, tokenizer, rows, has_start=False), tokenizer, set())
+    assert metrics["words"]["value"] == 4
+    assert metrics["entropy"]["counts"]["tokens"] == sum(map(len, rows))
+
+
+def test_a_corpus_with_no_words_gives_zeros(tmp_path, tokenizer):
+    rows = [[tokenizer.eos_id, tokenizer.eos_id, tokenizer.eos_id]] * 2
+    metrics, examples = free_text(write(tmp_path, tokenizer, rows), tokenizer, set())
+    found = values(metrics)
+    assert found["words"] == found["oov_lexicon_rate"] == found["entropy"] == 0
+    assert found["repeated"] == 1 and found["longest_repeat"] == 2 and examples["frequent_oov"] == []
+    json.dumps([metrics, examples], allow_nan=False)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=5))
+def test_repetition_equals_counting_by_hand(rows):
+    tokens, first = module._joined([np.array(row, np.uint16) for row in rows])
+    for n in range(1, 5):
+        grams = [tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)]
+        assert distinct_ngrams(tokens, first, n) == (len(set(grams)), len(grams))
+    repeats = Repeats()
+    repeats.add(tokens, first)
+    pairs = [(a, b) for row in rows for a, b in pairwise(row)]
+    assert (repeats.repeated, repeats.followers) == (sum(a == b for a, b in pairs), len(pairs))
+    longest = max(len(run) for row in rows for symbol in range(4) for run in "".join("x" if t == symbol else " " for t in row).split() or [""])
+    assert repeats.longest == longest
+
+
+def test_ngrams_of_the_largest_ids_do_not_collide():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(65_500, 65_536, 5000).astype(np.uint16)
+    first = np.zeros(5000, bool)
+    first[0] = True
+    grams = {tuple(tokens[i : i + 4].tolist()) for i in range(4997)}
+    assert distinct_ngrams(tokens, first, 4) == (len(grams), 4997)
+
+
+def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):
+    rng = random.Random(0)
+    rows = [[tokenizer.eos_id, *(rng.randrange(tokenizer.vocabulary) for _ in range(30))] for _ in range(40)]
+    corpus = write(tmp_path, tokenizer, rows)
+    whole = free_text(corpus, tokenizer, {"dog"})
+    blocks = module._blocks
+    monkeypatch.setattr(module, "_blocks", lambda corpus, size=64: blocks(corpus, size))
+    assert free_text(corpus, tokenizer, {"dog"}) == whole
+
+
+def test_real_stories(tmp_path, real_data):
+    """On real text: the same words as spaCy over whole stories, and hardly any of them unknown."""
+    with gzip.open(real_data / "tinystories" / "validation.jsonl.gz", "rt", encoding="utf-8") as file:
+        stories = [json.loads(line)["text"] for line in file][:300]
+    tokenizer = tokenization.load(real_data / "tokenizer")
+    corpus = write(tmp_path, tokenizer, [[tokenizer.eos_id, *tokenizer.encode(story)] for story in stories], complete=True)
+    metrics, _ = free_text(corpus, tokenizer, word_types(stories))
+    found, expected = values(metrics), words_of(stories)
+    assert found["words"] == expected.total() and found["word_types"] == len(expected)
+    assert found["oov_initial_occurrences"] == 0 and corpus_word_types(corpus, tokenizer) == word_types(stories)
+    assert found["oov_lexicon_rate"] < 0.5  # most are names and slips of the pen
+    assert 5 < found["entropy"] < 6.5
