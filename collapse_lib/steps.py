@@ -144,10 +144,9 @@ def perplexity(step: Step, device: str) -> None:
         counts = {"tokens": found["tokens"], "stories": found["stories"]}
         text = load_tokenizer(run)
         size = sum(len(text.decode(row[1:]).encode()) for row in stories.iter_rows())
-        error = found["loss_standard_error"]
         definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"
-        record.measure("perplexity", found["perplexity"], "1", definition, counts=counts, standard_error=found["perplexity"] * error)
-        record.measure("loss", found["loss_nats"], "nats/token", "mean token loss on the validation stories", counts=counts, standard_error=error)
+        record.measure("perplexity", found["perplexity"], "1", definition, counts=counts, standard_error=found["perplexity_standard_error"])
+        record.measure("loss", found["loss_nats"], "nats/token", "mean token loss on the validation stories", counts=counts, standard_error=found["loss_standard_error"])
         bits = found["loss_nats"] * found["tokens"] / (0.6931471805599453 * size)
         record.measure("bits_per_byte", bits, "bits/byte", "the same loss spread over the stories' UTF-8 bytes: comparable across tokenisers", counts={"bytes": size})
 

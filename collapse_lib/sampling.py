@@ -1,0 +1,348 @@
+"""Sampling from a model: the corpus of the next generation (section 5.1.2), and continuations of prompts (section 5.3).
+
+Every (row, token) has one uniform number, drawn from a Philox generator keyed by (seed, row), and the token is the inverse of the
+model's cumulative distribution at it. So a row is the same whichever rows are sampled beside it, in whichever batch, shard or process.
+
+That holds bit for bit only if the arithmetic of a row does not depend on its batch either. Measured for torch's fp32 matrix products on
+CPU (MKL, AVX2; inner sizes 64 to 3072, 1 to 600 rows): a row's result is the same in every batch as soon as each thread gets at least 4 rows;
+1 to 3 rows take another kernel. Softmax, LayerNorm, GELU and sums along a row never differed; fused attention of a single query does with
+more than one thread. Hence the three rules below: batches are padded to a multiple of ``GRANULE`` rows, each batch runs on one thread
+(several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products.
+On a GPU the kernels change with the batch size, so there batches are always padded to the full size, and the sample is the same, bit for bit, for
+one batch size; for another it differs where rounding moves a cumulative probability across a uniform.
+
+Shapes in the comments: B sequences, H hidden, N heads, D = H / N, V vocabulary (padded to whole tiles where it says Vp).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from collapse_lib.corpus import CorpusWriter
+from collapse_lib.errors import UserError
+from collapse_lib.model import GPTNeo
+from collapse_lib.progress import progress as progress_bar
+from collapse_lib.protocol import SamplingSettings
+
+GRANULE = 16  # rows; 4 are enough where it was measured, and the padding costs little
+TILE = 64  # ids summed together in the inverse CDF: about the square root of the vocabularies in use
+LOOK_EVERY = 32  # steps between looks at whether every row has ended, and between updates of the progress bar: a look makes the host wait
+
+
+def sample_rows(model: GPTNeo, settings: SamplingSettings, rows: range, seed: int, batch_size: int | None = None, progress: Any = None) -> np.ndarray:
+    """Sample the rows of a corpus freely, from its start.
+
+    Args:
+        model: the weights, on the device to sample on.
+        settings: length, temperature, truncation, start, behaviour behind '<|endoftext|>', context and overflow.
+        rows: which rows of the corpus; row r depends on (model, settings, seed, r) alone.
+        seed: of this generation's sampling.
+        batch_size: rows decoded at once; ``settings.batch_size`` when not given.
+        progress: anything with ``update(tokens)``.
+
+    Returns:
+        [len(rows), length] uint16, sampled tokens only; behind the first '<|endoftext|>' they are '<|endoftext|>' if ``after_eos`` is "pad".
+    """
+    device = model.head.device
+    eos = model.config.eos_token_id
+
+    def decode(batch: tuple[range, int]) -> np.ndarray:
+        rows, width = batch
+        uniforms = np.zeros((settings.length, width))
+        uniforms[:, : len(rows)] = _uniforms(seed, rows, settings.length).T
+        given = torch.full((1 if settings.start == "endoftext" else 0, width), eos, device=device)  # [given tokens, B]
+        lengths = torch.full((width,), len(given), device=device)
+        tokens = _decode(model, settings, given, lengths, torch.from_numpy(uniforms).to(device), settings.after_eos == "pad", progress, len(rows))
+        return tokens[len(given) :, : len(rows)].T.to("cpu", torch.int32).numpy().astype(np.uint16)
+
+    with _side_by_side(device) as (workers, run):
+        parts = list(run(decode, _batches(rows, batch_size or settings.batch_size, workers, device)))
+    return np.concatenate([np.empty((0, settings.length), np.uint16), *parts])
+
+
+def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: CorpusWriter) -> dict[str, float]:
+    """Write a generation's corpus, shard by shard; shards that the writer already has are not sampled again.
+
+    Returns:
+        "sequences", "tokens" and "stories" ('<|endoftext|>' tokens) of the whole corpus, and of what was sampled by this call "seconds"
+        and "tokens_per_second" (0 if every shard was there).
+    """
+    eos = model.config.eos_token_id
+    every = range(settings.sequences)
+    shards = [every[first : first + settings.shard_sequences] for first in every[:: settings.shard_sequences]]
+    missing = [index for index in range(len(shards)) if not writer.has_shard(index)]
+    tokens = settings.sequences * settings.length
+    tokens_to_sample = sum(len(shards[index]) for index in missing) * settings.length
+    started = time.perf_counter()
+    with progress_bar(tokens, "token", "sampling", initial=tokens - tokens_to_sample) as bar:
+        for index in missing:
+            writer.write_shard(index, _stored_rows(sample_rows(model, settings, shards[index], seed, progress=bar), settings, eos))
+    seconds = time.perf_counter() - started
+    corpus = writer.finish(len(shards))
+    return {
+        "sequences": corpus.rows,
+        "tokens": corpus.real_tokens,
+        "stories": int(corpus.token_counts()[eos]),
+        "seconds": seconds,
+        "tokens_per_second": tokens_to_sample / seconds if missing else 0.0,
+    }
+
+
+def complete(
+    model: GPTNeo,
+    prompts: Sequence[np.ndarray],
+    settings: SamplingSettings,
+    max_new_tokens: int,
+    samples_per_prompt: int,
+    seed: int,
+    stop_at_eos: bool = True,
+) -> list[list[np.ndarray]]:
+    """Sample continuations of prompts, of any lengths.
+
+    Args:
+        prompts: token ids, each at least one, taken as they are: a prompt meant as a story's beginning starts with '<|endoftext|>'.
+        settings: temperature, truncation, context, overflow and batch size; start, length and what follows '<|endoftext|>' do not matter here.
+        max_new_tokens: most tokens to sample for a prompt.
+        samples_per_prompt: continuations of each prompt; sample s of prompt i has the randomness of row i * samples_per_prompt + s.
+        stop_at_eos: end a continuation at '<|endoftext|>', which is then left out.
+
+    Returns:
+        For each prompt its continuations, uint16 arrays of at most ``max_new_tokens`` tokens.
+    """
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UserError("A prompt has no token; give each at least one, '<|endoftext|>' for an empty beginning.")
+    device, eos = model.head.device, model.config.eos_token_id
+    # Rows of like length together, so that few steps of a batch go by with some rows still reading and others already done.
+    order = sorted(range(len(prompts) * samples_per_prompt), key=lambda row: (len(prompts[row // samples_per_prompt]), row))
+    found: dict[int, np.ndarray] = {}
+
+    def decode(batch: tuple[Sequence[int], int]) -> None:
+        rows, width = batch
+        texts = [prompts[row // samples_per_prompt] for row in rows]
+        lengths = np.full(width, len(texts[0]))
+        lengths[: len(rows)] = [len(text) for text in texts]
+        given = np.full((lengths.max(), width), eos)
+        uniforms = np.zeros((lengths.max() + max_new_tokens - lengths.min(), width))
+        own = _uniforms(seed, rows, max_new_tokens)
+        for column, (text, uniform) in enumerate(zip(texts, own, strict=True)):
+            given[: len(text), column] = text
+            first = len(text) - lengths.min()
+            uniforms[first : first + max_new_tokens, column] = uniform
+        place = [torch.from_numpy(array).to(device) for array in (given, lengths, uniforms)]
+        tokens = _decode(model, settings, *place, stop_at_eos, None, len(rows)).cpu().numpy()
+        for column, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            new = tokens[len(text) : len(text) + max_new_tokens, column].astype(np.uint16)
+            ends = np.flatnonzero(new == eos) if stop_at_eos else ()
+            found[row] = new[: ends[0]] if len(ends) else new
+
+    with _side_by_side(device) as (workers, run):
+        list(run(decode, _batches(order, settings.batch_size, workers, device)))
+    return [[found[prompt * samples_per_prompt + sample] for sample in range(samples_per_prompt)] for prompt in range(len(prompts))]
+
+
+# --- the decoding loop ---------------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def _decode(
+    model: GPTNeo, settings: SamplingSettings, given: Tensor, lengths: Tensor, uniforms: Tensor, stop_at_eos: bool, progress: Any, rows: int
+) -> Tensor:
+    """Sample behind the given tokens until the uniforms are used up (or, with ``stop_at_eos``, every row has met its '<|endoftext|>').
+
+    Args:
+        given: [T, B] int64, of which the first lengths[b] are given to row b. No given token at all: the released code's masked start.
+        lengths: [B] int64.
+        uniforms: [steps, B] float64; the first belongs to the position behind the shortest row.
+        rows: of the B, the ones that are no padding (for the progress bar).
+
+    Returns:
+        [shortest + steps, B] int64, the given tokens included, '<|endoftext|>' behind a row's end.
+    """
+    width, eos = given.shape[1], model.config.eos_token_id
+    shortest = int(lengths.min())
+    total = shortest + len(uniforms)
+    ragged = shortest < len(given)
+    tokens = torch.full((total, width), eos, device=given.device)  # time first: a step reads and writes whole rows
+    tokens[: len(given)] = given
+    ended = torch.zeros(width, dtype=torch.bool, device=given.device)
+    cache = _Cache(model, settings, width, total)
+    head = F.pad(model.head, (0, 0, 0, -model.config.vocab_size % TILE))  # [Vp, H]
+    for position in range(total):
+        # The hidden state behind position - 1 predicts the token at position.
+        hidden = cache.advance(tokens, position - 1) if position else _masked_zero(model, width)  # [B, H]
+        if position < shortest:
+            continue
+        logits = F.linear(hidden, head)  # [B, Vp], fp32
+        logits[:, model.config.vocab_size :] = -math.inf  # the rows that fill the last tile are no tokens
+        new = inverse_cdf(restrict(logits, settings.temperature, settings.top_k, settings.top_p), uniforms[position - shortest])  # [B]
+        if ragged and position < len(given):
+            new = torch.where(position < lengths, given[position], new)
+        if stop_at_eos:
+            new = torch.where(ended, eos, new)
+            ended |= (new == eos) & (position >= lengths)
+        tokens[position] = new
+        steps = position - shortest + 1
+        if steps % LOOK_EVERY == 0 or position == total - 1:
+            if progress is not None:
+                progress.update(((steps - 1) % LOOK_EVERY + 1) * rows)
+            if stop_at_eos and ended.all():
+                break
+    return tokens
+
+
+def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Logits [B, V] of the distribution to sample from: tempered, then only the ``top_k`` likeliest ids, then the likeliest that reach ``top_p``."""
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+    if top_p is not None and top_p < 1:
+        ordered, ids = logits.sort(descending=True, stable=True)
+        p = ordered.softmax(-1, dtype=torch.float64)
+        beyond = p.cumsum(-1) - p >= top_p  # the likelier ids already reach top_p; never true of the likeliest
+        logits = logits.masked_fill(beyond.scatter(-1, ids, beyond), -math.inf)
+    return logits
+
+
+def inverse_cdf(logits: Tensor, uniform: Tensor) -> Tensor:
+    """The id at which the cumulative distribution passes ``uniform``: an exact sample of softmax(logits), never an id of probability zero.
+
+    Args:
+        logits: [B, Vp] fp32, Vp a multiple of ``TILE``.
+        uniform: [B] float64 in [0, 1).
+
+    Returns:
+        [B] int64.
+
+    A running sum in fp32 cannot tell apart values closer than 6e-8 near its end, where an id of a 50,257-token vocabulary often has less. So the
+    sum runs over tiles in fp64, and then inside the one tile that is hit, where what rounding took from the tile's mass is spread over its ids.
+    """
+    p = torch.softmax(logits, -1).view(len(logits), -1, TILE)  # [B, tiles, TILE]
+    mass = p.sum(-1)  # [B, tiles]
+    edges = mass.cumsum(-1, dtype=torch.float64)  # [B, tiles]
+    target = uniform[:, None] * edges[:, -1:]  # [B, 1]; below the last edge even when rounded, as uniform <= 1 - 2^-53
+    tile = torch.searchsorted(edges, target, right=True)  # first edge above the target, hence a tile with mass
+    mass = mass.gather(-1, tile).double()  # [B, 1]
+    inside = p.gather(1, tile[:, :, None].expand(-1, -1, TILE))[:, 0].cumsum(-1, dtype=torch.float64)  # [B, TILE]
+    share = (target - (edges.gather(-1, tile) - mass)) / mass  # [B, 1], where inside the tile: in [0, 1) up to rounding
+    found = torch.searchsorted(inside, inside[:, -1:] * share.clamp(0, 1 - 2**-53), right=True)
+    return (tile * TILE + found)[:, 0]
+
+
+class _Cache:
+    """Keys and values of a batch whose rows are all equally long, and the rules for when they no longer fit.
+
+    Keys lie transposed, [B, N, D, slots], and values [B, N, slots, D], the order in which a step's two products read them without a copy. A local
+    layer has only ``window_size`` slots, used in turn: attention does not care in which order it meets its keys.
+    """
+
+    def __init__(self, model: GPTNeo, settings: SamplingSettings, width: int, total: int):
+        config = model.config
+        self.model, self.overflow, self.filled = model, settings.overflow, 0
+        self.capacity = total if settings.overflow == "extend" else min(settings.max_context, total)  # tokens in view
+        if self.capacity > config.max_position_embeddings:
+            limit = config.max_position_embeddings
+            raise UserError(f"Sampling needs {self.capacity} positions, more than the model's max_position_embeddings = {limit}.")
+        self.split = (width, 3, config.num_heads, config.head_dim)
+        slots = config.keys_seen(self.capacity)
+        new = model.head.new_empty
+        self.keys = [new(width, config.num_heads, config.head_dim, slots[i]) for i in range(config.num_layers)]
+        self.values = [new(width, config.num_heads, slots[i], config.head_dim) for i in range(config.num_layers)]
+        attentions = [block.attn.attention for block in model.transformer.h]
+        self.qkv = [torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]) for a in attentions]  # [3H, H]: one product instead of three
+
+    def advance(self, tokens: Tensor, position: int) -> Tensor:
+        """Take in tokens[position] (of [T, B]) and return its final hidden state [B, H]."""
+        if self.filled < self.capacity:
+            return self._step(tokens[position])
+        if self.overflow == "slide":  # every token in view has moved by one position, so all of them are new
+            return self.model(tokens[position + 1 - self.capacity : position + 1].T)[:, -1]
+        return self._encode(tokens[position + 1 - max(1, self.capacity // 2) : position + 1].T)
+
+    def _step(self, tokens: Tensor) -> Tensor:
+        transformer = self.model.transformer
+        x = transformer.wte(tokens) + transformer.wpe.weight[self.filled]  # [B, H]
+        for block, qkv, keys, values in zip(transformer.h, self.qkv, self.keys, self.values, strict=True):
+            slots = values.shape[2]
+            slot, seen = self.filled % slots, min(self.filled + 1, slots)
+            q, k, v = F.linear(block.ln_1(x), qkv).view(self.split).unbind(1)  # [B, N, D] each
+            keys[..., slot] = k
+            values[:, :, slot] = v
+            scores = q[:, :, None] @ keys[..., :seen]  # [B, N, 1, seen]; GPT-Neo does not scale
+            y = torch.softmax(scores, -1) @ values[:, :, :seen]  # [B, N, 1, D]
+            x = x + block.attn.attention.out_proj(y.view(x.shape))
+            x = x + block.mlp(block.ln_2(x))
+        self.filled += 1
+        return transformer.ln_f(x)
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        """Start anew from tokens [B, T] at positions 0 .. T-1."""
+        fresh: list[tuple[Tensor, Tensor]] = []
+        hidden = self.model(tokens, keys_values=fresh)
+        self.filled = tokens.shape[1]
+        for (k, v), keys, values in zip(fresh, self.keys, self.values, strict=True):
+            slots = values.shape[2]
+            kept = torch.arange(max(0, self.filled - slots), self.filled, device=tokens.device)
+            keys[..., kept % slots] = k[:, :, kept].transpose(2, 3)
+            values[:, :, kept % slots] = v[:, :, kept]
+        return hidden[:, -1]
+
+
+def _masked_zero(model: GPTNeo, width: int) -> Tensor:
+    """[B, H]: what the released code's first token comes from, namely token 0 at position 1; the sequence then begins at position 0 without it."""
+    device = model.head.device
+    return model(torch.zeros(width, 1, dtype=torch.int64, device=device), torch.ones(1, dtype=torch.int64, device=device))[:, 0]
+
+
+# --- rows, batches, workers ----------------------------------------------------------------------------------------------------------
+
+
+def _uniforms(seed: int, rows: Sequence[int], count: int) -> np.ndarray:
+    """[len(rows), count] float64 in [0, 1): each row's own stream."""
+    streams = (np.random.Generator(np.random.Philox(key=np.array([seed, row], np.uint64))) for row in rows)
+    return np.stack([stream.random(count) for stream in streams])
+
+
+def _batches(rows: Sequence[int], batch_size: int, workers: int, device: torch.device) -> list[tuple[Sequence[int], int]]:
+    """Split rows into batches, each with the number of rows that it is padded to; together the workers hold at most ``batch_size`` at once."""
+    if device.type != "cpu":
+        return [(rows[first : first + batch_size], batch_size) for first in range(0, len(rows), batch_size)]
+    most = math.ceil(batch_size / workers)
+    count = math.ceil(math.ceil(len(rows) / most) / workers) * workers  # as many for every worker, and then of equal size
+    size = max(1, math.ceil(len(rows) / max(1, count)))
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return [(part, math.ceil(len(part) / GRANULE) * GRANULE) for part in parts]
+
+
+@contextmanager
+def _side_by_side(device: torch.device) -> Iterator[tuple[int, Any]]:
+    """Yield (workers, map): on a CPU as many batches at once as torch has threads, each on one thread."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu":
+        yield 1, map
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield threads, pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _stored_rows(sampled: np.ndarray, settings: SamplingSettings, eos: int) -> np.ndarray | list[np.ndarray]:
+    """Rows as the corpus keeps them: behind their start token if there is one, without padding."""
+    start = [eos] if settings.start == "endoftext" else []
+    rows = np.insert(sampled, [0] * len(start), eos, axis=1) if start else sampled
+    if settings.after_eos == "continue":
+        return rows
+    kept = np.where((sampled == eos).any(1), (sampled == eos).argmax(1) + 1, sampled.shape[1]) + len(start)
+    return [row[:length] for row, length in zip(rows, kept, strict=True)]
