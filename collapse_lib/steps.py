@@ -7,7 +7,6 @@ then only reads. An unfinished one goes on from its last checkpoint or shard. Fi
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -119,14 +118,12 @@ def sample(step: Step, device: str) -> None:
             step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
         )
         with writer:
-            began = time.perf_counter()
             statistics = sample_corpus(model, settings, run.seed(step.generation, "sample"), writer)
-            seconds = time.perf_counter() - began
         corpus = sampled_corpus(run, step.generation, recorded=False)
-        record.measure("sequences", corpus.rows, "sequences", "independent sequences sampled")
-        record.measure("tokens", corpus.real_tokens, "tokens", "tokens sampled, given start tokens not counted")
-        record.measure("stories", int(corpus.token_counts()[tokenizer.eos_id]), "stories", "stories that the model brought to an end")
-        record.measure("tokens_per_second", round(statistics["tokens"] / seconds, 1), "tokens/s", "tokens sampled a second by the last process that worked on it")
+        record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
+        record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
+        record.measure("stories", statistics["stories"], "stories", "stories that the model brought to an end")
+        record.measure("tokens_per_second", round(statistics["tokens_per_second"], 1), "tokens/s", "tokens sampled a second since the last interruption, if any")
         record.outputs["corpus"] = corpus.hash
         record.examples["samples"] = _excerpts(corpus, tokenizer)
 
