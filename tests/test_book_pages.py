@@ -1,0 +1,266 @@
+"""What the book says about a run: pages made from a small made-up run, prose against the protocol and the presets. Nothing is rendered here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from collapse_lib import book, book_pages
+from collapse_lib.book_pages import Shown
+from collapse_lib.errors import UserError
+from collapse_lib.files import write_json
+from collapse_lib.paths import project_root
+from collapse_lib.protocol import load_preset
+from collapse_lib.run import GENERATION_STEPS, Run
+
+SOURCE = project_root() / "book"
+SAMPLE = 'She said "<b>hi</b>" {{ run }} and paid $5 & `left`.\n\nThe *end*'
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """Three finished generations of a run of four; generation 4 is only trained."""
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    run = Run.create("made-up", load_preset("smoke").with_changes({"generations": "4"}))
+    _finish(run, 0, "corpus")
+    for generation in range(1, 4):
+        for step in GENERATION_STEPS:
+            _finish(run, generation, step)
+    _finish(run, 4, "train")
+    return Shown.read(run)
+
+
+def _finish(run: Run, generation: int, name: str) -> None:
+    values = {
+        "corpus": {f"{part}_{what}": 100 for part in ("train", "holdout", "validation") for what in ("stories", "tokens")} | {"vocabulary": 512},
+        "train": {"loss": 2.0 + generation, "epochs": 2, "parameters": 12345},
+        "sample": {"sequences": 256, "tokens": 12288, "stories": 100 - generation},
+        "perplexity": {"perplexity": 5.0 + 0.25 * generation},
+        "free_text": {"entropy": 5.0 - 0.1 * generation, "oov_lexicon_rate": 3.5, "oov_initial_rate": 4.5, "distinct_2": 0.25, "longest_repeat": 7},
+    }[name]
+    units = {"perplexity": "1", "distinct_2": "1", "loss": "nats/token"}
+    step = run.step(generation, name)
+    head = {"step": name, "generation": generation}
+    metrics = {key: {"value": value, "unit": units.get(key, "things"), "definition": f"what {key} < is"} for key, value in values.items()}
+    series = {"loss_curve": [[1, 7.0], [10, 3.0]]} if name == "train" else {}
+    examples = {"samples": [SAMPLE, "b", "c", "d"]} if name == "sample" else {"frequent_oov": [["z*z", 3]]}
+    write_json(step.metrics_file, head | {"metrics": metrics, "series": series, "examples": examples, "seconds": 1.5})
+    parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
+    manifest = {"protocol_hash": run.hash, "parents": parents, "outputs": {"x": f"{name}{generation}"}, "seed": 1, "seconds": 1.5, "device": "cpu"}
+    write_json(
+        step.manifest_file, head | manifest | {"started": "2024-01-01T00:00:00+00:00", "finished": "2024-01-01T00:00:01+00:00", "versions": {}}
+    )
+    cells = [
+        new_markdown_cell(f"# Notebook {name}\n\n## A part"),
+        new_code_cell("generation = 1", metadata={"tags": ["parameters"], "papermill": {"status": "completed"}}),
+        new_code_cell("1 + 1", outputs=[new_output("execute_result", {"text/plain": "2"})]),
+    ]
+    nbformat.write(new_notebook(cells=cells), step.notebook)
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [
+        (3, False, "3"),
+        (12345.6, False, "12,346"),
+        (0.00123456, False, "0.001235"),
+        (5.2, False, "5.200"),
+        (-0.5, True, "−0.500"),
+        (7, True, "+7"),
+        (0.0, True, "0"),
+    ],
+)
+def test_numbers_are_written_for_readers(value: float, signed: bool, text: str) -> None:
+    assert book_pages.number(value, signed) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([2.0, 2.5, 3.5], "rose from **2** in generation 1 to **3.500** in generation 3, up in all 2 steps"),
+        ([2.0, 1.5, 3.5, 3.25], "rose from **2** in generation 1 to **3.250** in generation 4, up in 1 of 3 steps"),
+        ([9.5, 9.75, 8.5], "fell from **9.500** in generation 1 to **8.500** in generation 3, down in 1 of 2 steps"),
+        ([1.5, 2.5, 1.5], "came back from **1.500** in generation 1 to **1.500** in generation 3"),
+        ([1.5], "is **1.500** in generation 1"),
+    ],
+)
+def test_a_course_says_what_the_numbers_did(values: list[float], text: str) -> None:
+    assert book_pages.course(list(enumerate(values, 1))) == text
+
+
+def test_headings_go_down_a_level_outside_of_code() -> None:
+    text = "# One\n\n```python\n# a comment\n~~~\n```\n## Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n# Three"
+    assert book_pages.demote(text) == "## One\n\n```python\n# a comment\n~~~\n```\n### Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n## Three"
+
+
+def test_only_finished_generations_are_shown(shown: Shown) -> None:
+    assert list(shown.results) == [0, 1, 2, 3]
+    assert shown.last == 3
+    assert shown.series("perplexity", "perplexity") == [(1, 5.25), (2, 5.5), (3, 5.75)]
+    assert shown.seconds == pytest.approx(1.5 * 13)
+
+
+def test_a_generation_is_one_page(shown: Shown) -> None:
+    page = book_pages.generation_page(shown, 2)
+    nbformat.validate(page)
+    text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    assert re.findall(r"^# .*", text, re.M) == ["# Generation 2 of made-up"]
+    assert [line for line in re.findall(r"^## (.*)", text, re.M) if line.startswith("Notebook")] == [f"Notebook {step}" for step in GENERATION_STEPS]
+    assert len({cell.id for cell in page.cells}) == len(page.cells)
+    parameters = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == 4 and all("hide-input" in cell.metadata.tags and "papermill" not in cell.metadata for cell in parameters)
+    assert "| {term}`Perplexity <perplexity>` on real stories | 5.250 | 5.500 | +0.250 |" in text
+    assert "the text of [generation 1](generation-01)" in text
+    assert "| Training loss at the end (nats/token) | 3 | 4 | +1 |" in text
+
+
+def test_the_first_pages_say_where_they_come_from(shown: Shown) -> None:
+    first = book_pages.generation_page(shown, 1).cells[0].source
+    assert "the [initial corpus, generation 0](generation-00)" in first and "| – | 5.250 | – |" in first
+    corpus = book_pages.generation_page(shown, 0).cells[0].source
+    assert corpus.startswith("# Generation 0 of made-up") and "| for validation | 100 | 100 |" in corpus
+
+
+def test_generated_text_stays_text(shown: Shown) -> None:
+    quoted = book_pages.excerpt(SAMPLE)
+    assert "&lt;b&gt;hi&lt;/b&gt;" in quoted and "\n" not in quoted, "a blank line would end the HTML block and let markdown in"
+    opening = book_pages.generation_opening(shown, 2)
+    assert quoted in opening and "z&#42;z" in opening
+
+
+def test_overview_leads_to_every_generation(shown: Shown) -> None:
+    page = book_pages.overview_page(shown, "results.csv")
+    assert all(f"](generation-{generation:02d})" in page for generation in range(4))
+    assert "3 of 4 generations" in page and shown.run.hash in page and "what perplexity &lt; is" in page
+    rows = [line for line in page.split("\n") if line.startswith("| [")]
+    assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
+
+
+def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
+    svg = book_pages.generation_curves(shown, 2)
+    assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg
+    assert "perplexity on real stories" in book_pages.overview_curve(shown)
+
+
+def test_a_bar_is_shown_once_as_it_ended() -> None:
+    texts = [
+        "epoch 1:   0%|     | 0/9",
+        "epoch 1:  50%|##   | 4/9",
+        "epoch 1: 100%|#####| 9/9\n",
+        "note: half\n",
+        "epoch 2:   0%|     | 0/9",
+        "epoch 2: 100%|#####| 9/9",
+    ]
+    outputs = [new_output("stream", name="stdout", text=text) for text in texts]
+    assert [output.text for output in book_pages.last_of_each_bar(outputs)] == [texts[2], texts[3], texts[5]]
+
+
+def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
+    both = {"application/vnd.plotly.v1+json": {}, "text/html": "<div></div><script>Plotly.newPlot()</script>"}
+    cells = [
+        new_markdown_cell("# Figure 9: a title"),
+        new_code_cell("a", metadata={"mystnb": {"image": {"alt": "words"}}}, outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})]),
+        new_code_cell("b", outputs=[new_output("display_data", {"image/svg+xml": "<svg>2</svg>"}), new_output("display_data", both)]),
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {}}), tmp_path / "figure_9.ipynb")
+    page, images = book_pages.figure_page(tmp_path / "figure_9.ipynb", "figure_9", ["demo", "other"])
+    assert images == {"figure_9.svg": "<svg>1</svg>", "figure_9-2.svg": "<svg>2</svg>"}
+    assert page.cells[0].source == "# Figure 9: a title" and page.cells[2].metadata.mystnb.image.alt == "words"
+    head = page.cells[1].source
+    assert all(
+        part in head
+        for part in ("<source/figure_9.ipynb>", "<../runs/other/results.csv>", "<figure_9-2.svg>", '<script src="../plotly/plotly.min.js">')
+    )
+    assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+
+
+def test_prose_uses_only_numbers_that_exist(shown: Shown) -> None:
+    used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
+    assert used, "the landing page has numbers"
+    assert used == set(book_pages.numbers(shown))
+
+
+def test_every_difference_of_the_presets_is_in_the_table() -> None:
+    text = (SOURCE / "fidelity.md").read_text(encoding="utf-8")
+    for size in ("1m", "33m"):
+        for field in load_preset(f"paper-{size}").differences(load_preset(f"released-{size}")):
+            assert f"`{field}`" in text or field == "training.block_size", f"the page does not name {field}"
+
+
+def test_prose_names_only_fields_presets_and_pages_that_exist() -> None:
+    fields = load_preset("paper-33m").flat()
+    for file in SOURCE.glob("*.md"):
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(r"(?:`|--set )((?:corpus|tokenizer|model|training|sampling|evaluation)\.(?!py\b)\w+)", text):
+            assert name in fields, f"{file.name} names {name}"
+        for page in re.findall(r"\]\(([a-z][\w/-]*)\)", text):
+            assert page.startswith("figures/") or page == "overflow" or (SOURCE / f"{page}.md").is_file(), f"{file.name} links {page}"
+        for preset in re.findall(r"collapse run ([\w-]+)", text):
+            load_preset(preset)
+        for figure in re.findall(r"figures/(\w+)", text):
+            assert (project_root() / "notebooks" / "figures" / f"{figure}.ipynb").is_file(), f"{file.name} shows {figure}"
+
+
+def test_every_page_of_prose_is_in_the_contents() -> None:
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {contents["root"]} | {chapter["file"] for part in contents["parts"] for chapter in part["chapters"] if "file" in chapter}
+    assert listed == {file.stem for file in SOURCE.glob("*.md")}
+
+
+def test_contents_get_figures_and_runs(shown: Shown) -> None:
+    contents = yaml.safe_load(book._contents(SOURCE, [shown], ["figure_9"]))
+    chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    assert {"file": "figures/figure_9"} in chapters and not any("insert" in chapter for chapter in chapters)
+    [run] = [chapter for chapter in chapters if "sections" in chapter]
+    assert [section["file"] for section in run["sections"]] == [f"runs/made-up/generation-{generation:02d}" for generation in range(4)]
+
+
+def test_citations_and_terms_are_defined() -> None:
+    prose = "\n".join(file.read_text(encoding="utf-8") for file in SOURCE.glob("*.md"))
+    cited = {key for keys in re.findall(r"\{cite:[tp]\}`([^`]+)`", prose) for key in keys.split(",")}
+    entries = set(re.findall(r"^@\w+\{(\w+),", (SOURCE / "references.bib").read_text(encoding="utf-8"), re.M))
+    assert cited <= entries
+    terms = {
+        line.strip().lower()
+        for line in (SOURCE / "glossary.md").read_text(encoding="utf-8").split("\n")
+        if line and not line.startswith((" ", ":", "#"))
+    }
+    used = {(target or word).lower() for word, target in re.findall(r"\{term\}`([^`<]+?)(?: <([^>]+)>)?`", prose)}
+    assert used and used <= terms
+
+
+def test_no_run_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match=r"`collapse run demo` makes one"):
+        book.build(output=tmp_path / "out")
+    _finish(Run.create("begun", load_preset("smoke")), 0, "corpus")
+    with pytest.raises(UserError, match=r"'begun' has no finished generation .* `collapse run begun`"):
+        book.build(["begun"], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
+    stage = tmp_path / "_generated"
+    first = book._Staging(stage)
+    for name in ("a/same.md", "a/changing.md", "gone.md", "executed/kept.ipynb"):
+        first.text(name, "x")
+    (tmp_path / "_build").mkdir()
+    times = {name: (stage / name).stat().st_mtime_ns for name in ("a/same.md", "a/changing.md")}
+    second = book._Staging(stage)
+    second.text("a/same.md", "x")
+    second.text("a/changing.md", "y")
+    second.sweep(keep="executed")
+    assert (stage / "a/same.md").stat().st_mtime_ns == times["a/same.md"]
+    assert (stage / "a/changing.md").read_text() == "y"
+    assert not (stage / "gone.md").exists() and (stage / "executed/kept.ipynb").exists()
+    assert not (tmp_path / "_build").exists(), "pages of sources that are gone must not stay in the site"
+
+
+def test_scripts_come_from_installed_packages() -> None:
+    for package, path in (book.MATHJAX, book.PLOTLY):
+        assert book._packaged(package, path).stat().st_size > 1_000_000
