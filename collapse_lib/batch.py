@@ -112,13 +112,15 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
             raise UserError(error.evalue) from None
         raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue}", beside) from None
     except DeadKernelError:
-        raise NotebookFailed(f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside) from None
+        raise NotebookFailed(
+            f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside
+        ) from None
     _tidy(beside, source.name)
     beside.replace(target)
 
 
 def _tidy(executed: Path, name: str) -> None:
-    """Refuse an incomplete execution; keep only the last state of each progress bar; drop paths of this machine."""
+    """Refuse an incomplete execution; join the pieces of streams; drop paths of this machine."""
     import nbformat
 
     notebook = nbformat.read(executed, as_version=4)
@@ -127,12 +129,24 @@ def _tidy(executed: Path, name: str) -> None:
             continue
         if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
             raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+        cell.outputs = _coalesced(cell.outputs)
     for path in ("input_path", "output_path"):
         notebook.metadata.papermill[path] = Path(notebook.metadata.papermill[path] or "").name.replace(".tmp", "")
     nbformat.write(notebook, executed)
+
+
+def _coalesced(outputs: list[Any]) -> list[Any]:
+    """Outputs with the pieces of each text stream joined and only the last state of each line that was written over."""
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+    return joined
 
 
 @contextmanager

@@ -35,14 +35,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="collapse", description="Train language models on their predecessors' text, generation after generation, and measure.")
+    parser = argparse.ArgumentParser(
+        prog="collapse", description="Train language models on their predecessors' text, generation after generation, and measure."
+    )
     parser.add_argument("--version", action="version", version=f"collapse {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a preset, or go on with an interrupted run", description="Execute every missing step of a run with papermill.")
+    run = commands.add_parser(
+        "run", help="run a preset, or go on with an interrupted run", description="Execute every missing step of a run with papermill."
+    )
     run.add_argument("preset", help="a preset (`collapse presets`), a protocol .yaml file, or the name of a run to go on with")
     run.add_argument("--name", help="the run's folder under papermill_runs (default: the preset's name)")
-    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the protocol, e.g. training.batch_size=64; may be repeated")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the protocol, e.g. training.batch_size=64; may be repeated",
+    )
     run.add_argument("--generations", type=int, metavar="N", help="how many generations (a finished run can be extended)")
     run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
     run.set_defaults(command=_run)
@@ -88,7 +98,8 @@ def _run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     print(f"run {run.name}: {protocol.generations} generations in {run.folder}", flush=True)
     executed = advance(run, options.device)
-    print(f"{len(executed)} steps in {time.perf_counter() - began:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
+    seconds = time.perf_counter() - began
+    print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -14,10 +14,11 @@ def metrics_table(results: dict[str, Any]) -> Markdown:
     """A step's metrics as a table of value, unit and definition."""
     from IPython.display import Markdown
 
-    rows = [
-        f"| {name.replace('_', ' ')} | {number(metric['value'])}{_error(metric)} | {'' if metric['unit'] == '1' else metric['unit']} | {metric['definition']} |"
-        for name, metric in results["metrics"].items()
-    ]
+    rows = []
+    for name, metric in results["metrics"].items():
+        error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
+        unit = "" if metric["unit"] == "1" else metric["unit"]
+        rows.append(f"| {name.replace('_', ' ')} | {number(metric['value'])}{error} | {unit} | {metric['definition']} |")
     return Markdown("\n".join(["| measure | value | unit | what it is |", "|:--|--:|:--|:--|", *rows]))
 
 
@@ -48,7 +49,3 @@ def number(value: float | int) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.5g}"
-
-
-def _error(metric: dict[str, Any]) -> str:
-    return f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""

@@ -96,7 +96,7 @@ class Interactive:
     def html(self) -> str:
         """A fragment for a page, without Plotly's 5 MB; element ids are fixed."""
         return self.figure.to_html(
-            include_plotlyjs=False, full_html=False, div_id=self.name, default_height="440px", config={"displaylogo": False, "responsive": True}
+            include_plotlyjs=False, full_html=False, div_id=self.name, default_height="440px", config={"displayModeBar": False, "responsive": True}
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def replace_folder(beside: Path, place: Path) -> None:
     """Move a finished folder into its place; one that an interrupted attempt left there goes first."""
     if place.exists():
         shutil.rmtree(place)
-    os.replace(beside, place)
+    beside.replace(place)
 
 
 def sha256(path: Path) -> str:

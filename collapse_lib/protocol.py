@@ -34,7 +34,9 @@ class CorpusSettings(Section):
     source: str = Field("grammar", description="'grammar' (the embedded one), a .txt, .jsonl[.gz] or .parquet file, a folder, or a hub name")
     grammar: Literal["standard", "twin"] = Field("standard", description="parameter set of the embedded story grammar")
     stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
-    validation_source: str | None = Field(None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source")
+    validation_source: str | None = Field(
+        None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source"
+    )
     validation_stories: Count | None = Field(None, description="stories on which perplexity is computed; null takes all of the validation source")
     text_field: str = Field("text", description="column or key that holds the story in JSONL, Parquet and hub data")
 
@@ -52,7 +54,9 @@ class ModelSettings(Section):
     num_layers: Count = 2
     hidden_size: Count = 64
     num_heads: Count = 4
-    attention_pattern: tuple[Literal["global", "local"], ...] = Field(("global", "local"), min_length=1, description="kinds of attention, repeated over the layers")
+    attention_pattern: tuple[Literal["global", "local"], ...] = Field(
+        ("global", "local"), min_length=1, description="kinds of attention, repeated over the layers"
+    )
     window_size: Count = Field(256, description="keys a local layer sees, the token itself included")
     max_position_embeddings: Count = 2048
     initializer_range: Positive = 0.02
@@ -70,8 +74,12 @@ class TrainingSettings(Section):
     layout: Literal["contiguous", "story_per_row"] = Field("contiguous", description="one stream cut into blocks, or one padded story a row")
     block_size: Count = Field(512, description="tokens of context a training sequence holds")
     batch_size: Count = Field(320, description="effective batch, in sequences, exact over all devices and accumulation steps")
-    micro_batch_size: Count | None = Field(None, description="sequences a forward pass takes on one device; null: the largest divisor that fits comfortably")
-    epochs: Count | Literal["early_stopping"] = Field("early_stopping", description="passes over the corpus, or found on the hold-out in generation 1")
+    micro_batch_size: Count | None = Field(
+        None, description="sequences a forward pass takes on one device; null: the largest divisor that fits comfortably"
+    )
+    epochs: Count | Literal["early_stopping"] = Field(
+        "early_stopping", description="passes over the corpus, or found on the hold-out in generation 1"
+    )
     max_epochs: Count = Field(10, description="most epochs that early stopping tries")
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
     learning_rate: Positive = 5e-4
@@ -81,7 +89,9 @@ class TrainingSettings(Section):
     max_grad_norm: Positive | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     eos_is_target: bool = Field(True, description="false: every '<|endoftext|>' label is ignored, as in the released code")
-    data_order: Literal["derived", "repeated"] = Field("derived", description="a fresh shuffle each generation, or the same one every time as in the released code")
+    data_order: Literal["derived", "repeated"] = Field(
+        "derived", description="a fresh shuffle each generation, or the same one every time as in the released code"
+    )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
 
 
@@ -94,11 +104,14 @@ class SamplingSettings(Section):
     temperature: Positive = 1.0
     top_k: Count | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    start: Literal["endoftext", "masked_zero"] = Field("endoftext", description="start token kept in the sequence, or the released code's masked token 0")
+    start: Literal["endoftext", "masked_zero"] = Field(
+        "endoftext", description="start token kept in the sequence, or the released code's masked token 0"
+    )
     after_eos: Literal["continue", "pad"] = Field("continue", description="go on with the next story, or pad the rest of the sequence")
     max_context: Count = Field(512, description="previous tokens the model may see")
     overflow: Literal["slide", "hop", "extend"] = Field(
-        "hop", description="past max_context: re-encode a sliding window each token, re-encode half a window each half window, or let positions run on"
+        "hop",
+        description="past max_context: re-encode a sliding window each token, re-encode half a window each half window, or let positions run on",
     )
     shard_sequences: Count = Field(1024, description="sequences a shard file holds; an interrupted run resumes at the last shard")
 
@@ -140,7 +153,9 @@ class Protocol(Section):
         if self.corpus.source == "grammar" and self.corpus.stories is None:
             raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
         if self.training.micro_batch_size and self.training.batch_size % self.training.micro_batch_size:
-            raise ValueError(f"training.batch_size = {self.training.batch_size} is not a multiple of training.micro_batch_size = {self.training.micro_batch_size}")
+            raise ValueError(
+                f"training.batch_size = {self.training.batch_size} is not a multiple of training.micro_batch_size = {self.training.micro_batch_size}"
+            )
         return self
 
     def hash(self) -> str:

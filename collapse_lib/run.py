@@ -117,7 +117,9 @@ class Run:
         if name not in STEPS:
             raise UserError(f"There is no step '{name}'; there are {', '.join(STEPS)}.")
         if (name == "corpus") != (generation == 0) or generation < 0:
-            raise UserError(f"There is no step '{name}' in generation {generation}: generation 0 has 'corpus' alone, later ones {', '.join(GENERATION_STEPS)}.")
+            raise UserError(
+                f"There is no step '{name}' in generation {generation}: generation 0 has 'corpus' alone, later ones {', '.join(GENERATION_STEPS)}."
+            )
         return Step(self, generation, name)
 
     def steps(self) -> Iterator[Step]:
@@ -187,11 +189,15 @@ class Step:
         if manifest is None:
             return None
         if manifest["protocol_hash"] != self.run.hash:
-            raise UserError(f"Step {self} was made under another protocol ({manifest['protocol_hash']}, the run now has {self.run.hash}); use another --name.")
+            raise UserError(
+                f"Step {self} was made under another protocol ({manifest['protocol_hash']}, the run now has {self.run.hash}); use another --name."
+            )
         for parent, step in self.parents().items():
             current = step.manifest()
             if current is not None and current["outputs"] != manifest["parents"][parent]:
-                raise UserError(f"Step {self} was made from another {parent} than there is now; delete {self.folder} and the later generations to remake them.")
+                raise UserError(
+                    f"Step {self} was made from another {parent} than there is now; delete {self.folder} and the later generations to remake them."
+                )
         return read_json(self.metrics_file)
 
     def is_finished(self) -> bool:

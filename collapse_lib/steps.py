@@ -73,7 +73,6 @@ def initial_corpus(step: Step, device: str) -> None:
 def train(step: Step, device: str) -> None:
     """Section 5.1.2: a model with fresh weights learns from its predecessor's text alone."""
     from collapse_lib import training
-    from collapse_lib.model import GPTNeo, GPTNeoConfig
 
     run, generation = step.run, step.generation
     settings = run.protocol.training
@@ -123,7 +122,9 @@ def sample(step: Step, device: str) -> None:
         record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
         record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
         record.measure("stories", statistics["stories"], "stories", "stories that the model brought to an end")
-        record.measure("tokens_per_second", round(statistics["tokens_per_second"], 1), "tokens/s", "tokens sampled a second since the last interruption, if any")
+        record.measure(
+            "tokens_per_second", round(statistics["tokens_per_second"], 1), "tokens/s", "tokens sampled a second since the last interruption, if any"
+        )
         record.outputs["corpus"] = corpus.hash
         record.examples["samples"] = _excerpts(corpus, tokenizer)
 
@@ -143,9 +144,22 @@ def perplexity(step: Step, device: str) -> None:
         size = sum(len(text.decode(row[1:]).encode()) for row in stories.iter_rows())
         definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"
         record.measure("perplexity", found["perplexity"], "1", definition, counts=counts, standard_error=found["perplexity_standard_error"])
-        record.measure("loss", found["loss_nats"], "nats/token", "mean token loss on the validation stories", counts=counts, standard_error=found["loss_standard_error"])
+        record.measure(
+            "loss",
+            found["loss_nats"],
+            "nats/token",
+            "mean token loss on the validation stories",
+            counts=counts,
+            standard_error=found["loss_standard_error"],
+        )
         bits = found["loss_nats"] * found["tokens"] / (0.6931471805599453 * size)
-        record.measure("bits_per_byte", bits, "bits/byte", "the same loss spread over the stories' UTF-8 bytes: comparable across tokenisers", counts={"bytes": size})
+        record.measure(
+            "bits_per_byte",
+            bits,
+            "bits/byte",
+            "the same loss spread over the stories' UTF-8 bytes: comparable across tokenisers",
+            counts={"bytes": size},
+        )
 
 
 @_step("free_text")
@@ -194,7 +208,9 @@ def load_model(run: Run, generation: int) -> GPTNeo:
     expected = step.output_hashes()["model"]
     weights = step.folder / "model" / "model.safetensors"
     if not weights.is_file():
-        raise UserError(f"The model of generation {generation} of run '{run.name}' is not here (models are not committed); run the preset under another --name.")
+        raise UserError(
+            f"The model of generation {generation} of run '{run.name}' is not here (models are not committed); run the preset under another --name."
+        )
     if sha256(weights) != expected:
         raise UserError(f"{weights} is not the model that step {step} made; delete {step.folder} and the later generations to remake them.")
     return GPTNeo.from_pretrained(step.folder / "model")
@@ -222,7 +238,9 @@ def sampled_corpus(run: Run, generation: int, recorded: bool = True) -> TokenCor
     step = run.step(generation, "sample")
     corpus = TokenCorpus.open(step.folder / "corpus")
     if recorded and corpus.hash != step.output_hashes()["corpus"]:
-        raise UserError(f"{step.folder / 'corpus'} is not the corpus that step {step} made; delete {step.folder} and the later generations to remake them.")
+        raise UserError(
+            f"{step.folder / 'corpus'} is not the corpus that step {step} made; delete {step.folder} and the later generations to remake them."
+        )
     return corpus
 
 

@@ -27,7 +27,11 @@ MOMENTS = {
 
 def start(runs):
     return subprocess.Popen(
-        [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"], env=os.environ | {"COLLAPSE_RUNS": str(runs)}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"],
+        env=os.environ | {"COLLAPSE_RUNS": str(runs)},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -77,7 +81,12 @@ def test_a_second_driver_is_refused(finished_runs, tmp_path):
 @pytest.mark.parametrize("stop", [signal.SIGINT])
 def test_an_interrupted_run_says_how_to_go_on(tmp_path, stop):
     process = subprocess.Popen(
-        [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"], env=os.environ | {"COLLAPSE_RUNS": str(tmp_path)}, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"],
+        env=os.environ | {"COLLAPSE_RUNS": str(tmp_path)},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     while not (tmp_path / "smoke" / "generation-00" / "corpus.lock").exists():
         assert process.poll() is None

@@ -51,7 +51,9 @@ def test_the_numbers_are_possible(finished_runs):
         for step in ("train", "sample", "perplexity", "free_text"):
             metrics |= found[f"generation-0{generation}/metrics/{step}.json"]["metrics"]
         assert 1 < metrics["perplexity"]["value"] < vocabulary
-        assert math.isclose(math.log(metrics["perplexity"]["value"]), found[f"generation-0{generation}/metrics/perplexity.json"]["metrics"]["loss"]["value"])
+        assert math.isclose(
+            math.log(metrics["perplexity"]["value"]), found[f"generation-0{generation}/metrics/perplexity.json"]["metrics"]["loss"]["value"]
+        )
         assert 0 < metrics["entropy"]["value"] < math.log(vocabulary)
         assert math.isclose(metrics["entropy_bits"]["value"] * math.log(2), metrics["entropy"]["value"], rel_tol=1e-9)
         assert metrics["sequences"]["value"] == 256 and metrics["tokens"]["value"] > 0
@@ -76,7 +78,10 @@ def test_status_and_results_tell_what_there_is(finished_runs):
 
 def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
-    steps = [("initial_corpus", 0, ["-p", "preset", "smoke"]), *((name, 1, ["-p", "generation", "1"]) for name in ("train", "sample", "perplexity", "free_text"))]
+    steps = [
+        ("initial_corpus", 0, ["-p", "preset", "smoke"]),
+        *((name, 1, ["-p", "generation", "1"]) for name in ("train", "sample", "perplexity", "free_text")),
+    ]
     for notebook, generation, more in steps:
         folder = tmp_path / "smoke" / f"generation-{generation:02d}"
         folder.mkdir(parents=True, exist_ok=True)
