@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from collapse_lib.errors import UserError
 from collapse_lib.paths import project_root, runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE, read_progress
-from collapse_lib.run import Run, Step
+from collapse_lib.run import Run, Step, fully_executed
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -124,12 +124,11 @@ def _tidy(executed: Path, name: str) -> None:
     import nbformat
 
     notebook = nbformat.read(executed, as_version=4)
+    if not fully_executed(notebook):
+        raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
     for cell in notebook.cells:
-        if cell.cell_type != "code" or not cell.source.strip():
-            continue
-        if cell.metadata.get("papermill", {}).get("status") != "completed" or cell.execution_count is None:
-            raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
-        cell.outputs = _coalesced(cell.outputs)
+        if cell.cell_type == "code":
+            cell.outputs = _coalesced(cell.outputs)
     for path in ("input_path", "output_path"):
         notebook.metadata.papermill[path] = Path(notebook.metadata.papermill[path] or "").name.replace(".tmp", "")
     nbformat.write(notebook, executed)

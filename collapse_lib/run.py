@@ -201,8 +201,9 @@ class Step:
         return read_json(self.metrics_file)
 
     def is_finished(self) -> bool:
-        """Whether its work and its executed notebook are both there."""
-        return self.notebook.is_file() and self.results() is not None
+        """Whether its work and its executed notebook are both there, and whole."""
+        notebook = read_json(self.notebook)
+        return notebook is not None and fully_executed(notebook) and self.results() is not None
 
     def output_hashes(self) -> dict[str, str]:
         """Content hashes of what this step made; ``UserError`` when it has not been done."""
@@ -237,6 +238,18 @@ class Step:
                 "versions": versions(),
             },
         )
+
+
+def fully_executed(notebook: dict[str, Any]) -> bool:
+    """Whether papermill executed all of a notebook (its JSON).
+
+    Papermill calls every cell of a killed kernel completed, so the cells themselves are asked: each must have its count, the last one
+    something to show.
+    """
+    record = notebook["metadata"].get("papermill", {})
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"]]
+    counted = all(cell["execution_count"] for cell in code)
+    return bool(counted and code[-1]["outputs"] and record.get("end_time") and not record.get("exception"))
 
 
 @dataclass

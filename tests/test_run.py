@@ -5,7 +5,7 @@ import pytest
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, write_json
 from collapse_lib.protocol import load_preset
-from collapse_lib.run import Run
+from collapse_lib.run import Run, fully_executed
 
 
 @pytest.fixture
@@ -66,8 +66,23 @@ def test_a_step_is_finished_when_its_manifest_and_notebook_are_there(run):
     assert step.results()["metrics"]["size"] == {"value": 3, "unit": "things", "definition": "how many"}
     assert step.output_hashes() == {"train": "abc"}
     assert not step.is_finished()
-    step.notebook.write_text("{}")
+    write_json(step.notebook, executed_notebook())
     assert step.is_finished()
+
+
+def executed_notebook(**papermill):
+    cells = [{"cell_type": "code", "source": "1", "execution_count": 1, "outputs": [{}]}]
+    return {"cells": cells, "metadata": {"papermill": {"end_time": "2026-01-01T00:00:00", "exception": None} | papermill}}
+
+
+def test_a_notebook_that_was_cut_short_is_not_fully_executed():
+    assert fully_executed(executed_notebook())
+    assert not fully_executed(executed_notebook(end_time=None))
+    assert not fully_executed(executed_notebook(exception=True))
+    for change in ({"execution_count": None}, {"outputs": []}):
+        notebook = executed_notebook()
+        notebook["cells"][0] |= change
+        assert not fully_executed(notebook)
 
 
 def test_a_step_that_fails_is_not_finished(run):

@@ -7,7 +7,6 @@ import sys
 import time
 
 import psutil
-import pytest
 
 from .conftest import ROOT, collapse
 from .test_smoke import measured
@@ -25,26 +24,40 @@ MOMENTS = {
 }
 
 
-def start(runs):
+def start(runs, **options):
+    # A shell's background jobs ignore Ctrl-C, and so would their children; a user's terminal does not.
     return subprocess.Popen(
         [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"],
         env=os.environ | {"COLLAPSE_RUNS": str(runs)},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **{"stderr": subprocess.DEVNULL} | options,
     )
 
 
-def strike(driver, runs, moment, whom):
-    """Wait for the moment, then SIGKILL the kernel, the driver, or both."""
+def wait_for(condition, driver, what):
+    """Poll until the condition gives something true, and return that."""
     deadline = time.monotonic() + 120
-    while not list((runs / "smoke").glob(moment)):
-        assert driver.poll() is None, "the run ended before its moment came"
-        assert time.monotonic() < deadline, f"{moment} never appeared"
+    while not (found := condition()):
+        assert driver.poll() is None, f"the run ended before {what}"
+        assert time.monotonic() < deadline, f"never came: {what}"
         time.sleep(0.002)
-    kernels = [child for child in psutil.Process(driver.pid).children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
-    victims = {"kernel": kernels, "driver": [driver], "both": [driver, *kernels]}[whom]
-    for victim in victims:
+    return found
+
+
+def kernels_at_work(driver, runs):
+    """The driver's kernels that hold the lock of some step."""
+    holders = {path.read_text() for path in (runs / "smoke").glob("generation-*/*.lock")}
+    children = psutil.Process(driver.pid).children(recursive=True) if driver.poll() is None else []
+    return [child for child in children if str(child.pid) in holders]
+
+
+def strike(driver, runs, moment, whom):
+    """Wait until the moment has come and a kernel is at work, then SIGKILL the kernel, the driver, or both."""
+    wait_for(lambda: list((runs / "smoke").glob(moment)), driver, moment)
+    kernels = wait_for(lambda: kernels_at_work(driver, runs), driver, "a kernel at work")
+    for victim in {"kernel": kernels, "driver": [driver], "both": [driver, *kernels]}[whom]:
         os.kill(victim.pid, signal.SIGKILL)
     return driver.wait(timeout=60)
 
@@ -64,12 +77,25 @@ def test_a_run_killed_at_every_turn_ends_as_an_unbroken_one(finished_runs, tmp_p
     assert left == []
 
 
-def test_a_second_driver_is_refused(finished_runs, tmp_path):
+def test_papermill_killed_by_itself_leaves_a_run_that_goes_on(finished_runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    assert collapse("run", "smoke", "--generations", "1", runs=tmp_path).returncode == 0
+    folder = tmp_path / "smoke" / "generation-02"
+    folder.mkdir()
+    arguments = ["notebooks/steps/train.ipynb", str(folder / "train.ipynb"), "-p", "run", "smoke", "-p", "generation", "2", "-k", "python3"]
+    papermill = subprocess.Popen([sys.executable, "-m", "papermill", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(folder.glob("checkpoint/*")), papermill, "a checkpoint")
+    papermill.kill()
+    papermill.wait()
+    done = collapse("run", "smoke", "--generations", "2", runs=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
+
+
+def test_a_second_driver_is_refused(tmp_path):
     first = start(tmp_path)
     try:
-        while not (tmp_path / "smoke" / "generation-00" / "corpus.lock").exists():
-            assert first.poll() is None
-            time.sleep(0.01)
+        wait_for(lambda: kernels_at_work(first, tmp_path), first, "a kernel at work")
         second = collapse("run", "smoke", runs=tmp_path)
         assert second.returncode == 2 and f"in use by another process (pid {first.pid})" in second.stderr
         assert "a process works on it now" in collapse("status", "smoke", runs=tmp_path).stdout
@@ -78,19 +104,9 @@ def test_a_second_driver_is_refused(finished_runs, tmp_path):
         first.wait()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT])
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, stop):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "collapse_lib.cli", "run", "smoke"],
-        env=os.environ | {"COLLAPSE_RUNS": str(tmp_path)},
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    while not (tmp_path / "smoke" / "generation-00" / "corpus.lock").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(stop)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.count("\n") <= 2 and "goes on from here" in errors
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    driver = start(tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: kernels_at_work(driver, tmp_path), driver, "a kernel at work")
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=60)
+    assert driver.returncode == 130 and errors.count("\n") <= 2 and "goes on from here" in errors
