@@ -19,7 +19,7 @@ from collapse_lib.errors import UserError
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: beside its place, then renamed into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f"{path.name}.tmp")  # one name, so that what a killed writer left is written over
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

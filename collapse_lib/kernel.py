@@ -6,6 +6,7 @@ the same kernel, each in an emptied namespace with its count at one: what a cell
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +26,7 @@ def warm_kernel() -> Iterator[AsyncKernelManager]:
     try:
         yield manager
     finally:
-        if manager.has_kernel:
-            run_sync(manager.shutdown_kernel)(now=True)
+        run_sync(_end)(manager)
 
 
 class WarmKernelEngine(NBClientEngine):
@@ -42,6 +42,16 @@ class WarmKernelEngine(NBClientEngine):
         finally:
             if client.kc:  # the kernel stays, this notebook's connection to it does not
                 client.kc.stop_channels()
+
+
+async def _end(manager: AsyncKernelManager) -> None:
+    # An interrupted notebook leaves tasks behind that would complain of the kernel's death.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    if manager.has_kernel:
+        await manager.shutdown_kernel(now=True)
 
 
 async def _empty(manager: AsyncKernelManager) -> None:

@@ -45,7 +45,7 @@ def publish(bar: Any) -> None:
     """Write a bar's state to the progress file, if one is asked for."""
     if target := os.environ.get(PROGRESS_VARIABLE):
         state = {name: bar.format_dict[name] for name in ("prefix", "n", "total", "unit", "elapsed", "initial")}
-        beside = Path(f"{target}.{os.getpid()}.tmp")
+        beside = Path(f"{target}.tmp")
         try:
             beside.write_text(json.dumps(state), encoding="utf-8")
             beside.replace(target)
