@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.errors import UserError
+from collapse_lib.model import IGNORED
 from collapse_lib.progress import progress
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from collapse_lib.model import GPTNeo
     from collapse_lib.protocol import TrainingSettings
 
-IGNORED = -100  # the label that cross-entropy skips
 EMPTY = -1  # a block number that stands for no block: fills up the processes' shares of the last batch of an epoch
 REPEATED_SEED = 42  # the released code's data seed, the same for each generation
 CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer fit its caches
