@@ -12,7 +12,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import replace_folder, sha256
+from collapse_lib.files import read_json, replace_folder, sha256, write_json
 from collapse_lib.run import Run, Step
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def sample(step: Step, device: str) -> None:
     with step.recording(device) as record:
         tokenizer = load_tokenizer(run)
         model = load_model(run, step.generation).to(device)
+        _drop_shards_of_another_model(step)
         writer = CorpusWriter(
             step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
         )
@@ -252,6 +253,15 @@ def _epochs(run: Run) -> int:
     if found is None:
         raise UserError(f"Generation 1 of run '{run.name}' has not been trained yet, and it decides the number of epochs.")
     return found["metrics"]["epochs"]["value"]
+
+
+def _drop_shards_of_another_model(step: Step) -> None:
+    """Empty the corpus folder unless its shards, if any, were begun by the model that is there now."""
+    place = step.folder / "corpus"
+    model = step.run.step(step.generation, "train").output_hashes()
+    if read_json(place / "model.json") != model:
+        shutil.rmtree(place, ignore_errors=True)
+        write_json(place / "model.json", model)
 
 
 def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:

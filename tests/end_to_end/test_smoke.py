@@ -134,6 +134,16 @@ def test_a_damaged_model_is_noticed(finished_runs, tmp_path):
     assert done.returncode == 2 and "is not the model that step" in done.stderr
 
 
+def test_shards_that_another_model_left_are_not_taken_over(finished_runs, tmp_path):
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
+    (tmp_path / "smoke" / "generation-02" / "manifests" / "sample.json").unlink()
+    corpus = tmp_path / "smoke" / "generation-02" / "corpus"
+    shutil.rmtree(corpus)
+    shutil.copytree(tmp_path / "smoke" / "generation-01" / "corpus", corpus)
+    assert collapse("run", "smoke", runs=tmp_path).returncode == 0
+    assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
+
+
 def test_the_corpora_open_with_datasets(finished_runs):
     from datasets import load_dataset
 
