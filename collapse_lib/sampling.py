@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from torch.nn import functional as F
 from collapse_lib.corpus import CorpusWriter
 from collapse_lib.errors import UserError
 from collapse_lib.model import GPTNeo
+from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress as progress_bar
 from collapse_lib.protocol import SamplingSettings
 
@@ -65,7 +64,7 @@ def sample_rows(model: GPTNeo, settings: SamplingSettings, rows: range, seed: in
         tokens = _decode(model, settings, given, lengths, torch.from_numpy(uniforms).to(device), settings.after_eos == "pad", progress, len(rows))
         return tokens[len(given) :, : len(rows)].T.to("cpu", torch.int32).numpy().astype(np.uint16)
 
-    with _side_by_side(device) as (workers, run):
+    with side_by_side(device) as (workers, run):
         parts = list(run(decode, _batches(rows, batch_size or settings.batch_size, workers, device)))
     return np.concatenate([np.empty((0, settings.length), np.uint16), *parts])
 
@@ -145,7 +144,7 @@ def complete(
             ends = np.flatnonzero(new == eos) if stop_at_eos else ()
             found[row] = new[: ends[0]] if len(ends) else new
 
-    with _side_by_side(device) as (workers, run):
+    with side_by_side(device) as (workers, run):
         list(run(decode, _batches(order, settings.batch_size, workers, device)))
     return [[found[prompt * samples_per_prompt + sample] for sample in range(samples_per_prompt)] for prompt in range(len(prompts))]
 
@@ -322,20 +321,6 @@ def _batches(rows: Sequence[int], batch_size: int, workers: int, device: torch.d
     size = max(1, math.ceil(len(rows) / max(1, count)))
     parts = [rows[first : first + size] for first in range(0, len(rows), size)]
     return [(part, math.ceil(len(part) / GRANULE) * GRANULE) for part in parts]
-
-
-@contextmanager
-def _side_by_side(device: torch.device) -> Iterator[tuple[int, Any]]:
-    """Yield (workers, map): on a CPU as many batches at once as torch has threads, each on one thread."""
-    threads = torch.get_num_threads()
-    if device.type != "cpu":
-        yield 1, map
-        return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield threads, pool.map
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _stored_rows(sampled: np.ndarray, settings: SamplingSettings, eos: int) -> np.ndarray | list[np.ndarray]:

@@ -7,11 +7,12 @@ same weights bit for bit.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from collapse_lib.errors import UserError
 from collapse_lib.model import IGNORED
+from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
 
 if TYPE_CHECKING:
@@ -159,7 +161,6 @@ def train(
 
     model.to(accelerator.device).train()
     optimizer = adamw(model, settings)
-    trainer = _Trainer(settings, seed, limit, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator)
     identity = {
         "seed": seed,
         "epochs": wanted,
@@ -171,7 +172,8 @@ def train(
     checkpoint = _Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
     position = checkpoint.load()
 
-    with _deterministic(accelerator.device):
+    with _deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
+        trainer = _Trainer(settings, seed, limit, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
         while position.epoch < limit and not (stopping and position.has_stopped()):
             trainer.run_epoch(position, checkpoint)
             if held_out is not None:
@@ -225,15 +227,16 @@ def micro_batch_size(settings: TrainingSettings, model: GPTNeo, device: torch.de
                 f" = {settings.micro_batch_size} x {processes}; choose a micro-batch size that divides {share}."
             )
         return settings.micro_batch_size
-    tokens = CPU_TOKENS
+    tokens, parts = CPU_TOKENS, torch.get_num_threads()  # on a CPU, work for every core
     if device.type == "cuda":
+        parts = 1
         # What backward needs of each layer: about 34 vectors of the hidden size and two rows of attention, 4 bytes a value. A quarter of
         # the device's whole memory (not of what is free now, so that a resumed training cuts its batches alike) leaves room for the rest.
         shape = model.config
         bytes_per_token = shape.num_layers * (34 * shape.hidden_size + 2 * shape.num_heads * settings.block_size) * 4
         tokens = torch.cuda.get_device_properties(device).total_memory // 4 // bytes_per_token
     fitting = max(1, tokens // settings.block_size)
-    return max(size for size in range(1, min(share, fitting) + 1) if share % size == 0)
+    return max(size for size in range(1, min(max(1, share // parts), fitting) + 1) if share % size == 0)
 
 
 def thinned(losses: list[float], points: int = CURVE_POINTS) -> list[list[float]]:
@@ -326,6 +329,7 @@ class _Trainer:
     loss_module: nn.Module
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
+    run: Callable[..., Iterator[Any]]  # ``map``, or on a CPU one that works side by side
 
     def run_epoch(self, position: _Position, checkpoint: _Checkpoint) -> None:
         """Train from the position to the end of its epoch, which then counts as finished."""
@@ -365,18 +369,38 @@ class _Trainer:
         if processes > 1:
             count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device), "sum"))
         inputs, targets = self._to_device(inputs), self._to_device(targets)
-        loss = torch.zeros((), device=accelerator.device)
-        for start in range(0, len(inputs), self.micro):
-            rows = slice(start, start + self.micro)
-            with accelerator.no_sync(self.loss_module) if rows.stop < len(inputs) else nullcontext():
-                part = self.loss_module(inputs[rows], targets[rows]) / max(1, count)
-                accelerator.backward(part * processes)  # the processes' gradients are averaged, and their sum is wanted
-            loss += part.detach()
+        parts = [slice(start, start + self.micro) for start in range(0, len(inputs), self.micro)]
+        accumulate = self._accumulate_side_by_side if accelerator.device.type == "cpu" and processes == 1 else self._accumulate
+        loss = accumulate([(inputs[rows], targets[rows]) for rows in parts], max(1, count))
         if self.settings.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.loss_module.parameters(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss, count
+
+    def _accumulate(self, parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
+        """Add the gradient of the mean loss over ``count`` targets, one forward pass after the other; returns this process's part of the loss."""
+        accelerator = self.accelerator
+        loss = torch.zeros((), device=accelerator.device)
+        for number, (inputs, targets) in enumerate(parts, 1):
+            with accelerator.no_sync(self.loss_module) if number < len(parts) else nullcontext():
+                part = self.loss_module(inputs, targets) / count
+                accelerator.backward(part * accelerator.num_processes)  # the processes' gradients are averaged, and their sum is wanted
+            loss += part.detach()
+        return loss
+
+    def _accumulate_side_by_side(self, parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
+        """The same on a CPU, the forward passes on a core each; their gradients are added in order, so that no race decides the rounding."""
+        parameters = list(self.loss_module.parameters())
+
+        def gradient(part: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+            loss = self.loss_module(*part) / count
+            return loss.detach(), torch.autograd.grad(loss, parameters)
+
+        losses, gradients = zip(*self.run(gradient, parts), strict=True)
+        for parameter, *found in zip(parameters, *gradients, strict=True):
+            parameter.grad = functools.reduce(Tensor.add_, found)
+        return sum(losses)
 
     @torch.no_grad()
     def mean_loss(self, blocks: Blocks) -> float:

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from collapse_lib.corpus import CorpusWriter
 from collapse_lib.errors import UserError
 from collapse_lib.model import GPTNeo, GPTNeoConfig
+from collapse_lib.parallel import side_by_side
 from collapse_lib.protocol import SamplingSettings
 from collapse_lib.sampling import (
     GRANULE,
     TILE,
     _batches,
     _Cache,
-    _side_by_side,
     _uniforms,
     complete,
     inverse_cdf,
@@ -174,7 +174,7 @@ def test_a_rows_arithmetic_does_not_depend_on_its_batch(shape: tuple[int, int, i
         cache = _Cache(model, settings(max_context=5), width, 7)
         return [model.logits(cache.advance(tokens[:, :width], position)) for position in range(7)]
 
-    with _side_by_side(torch.device("cpu")) as (_, run):  # as batches run: on one thread each
+    with side_by_side(torch.device("cpu")) as (_, run):  # as batches run: on one thread each
         all_rows, *others = run(logits, [13 * GRANULE, GRANULE, 2 * GRANULE, 5 * GRANULE])
     for some_rows in others:
         assert all(torch.equal(some, every[: len(some)]) for some, every in zip(some_rows, all_rows, strict=True))
