@@ -1,10 +1,10 @@
 """From runs to a site: stage the prose and the pages made from the runs, have Jupyter Book render them.
 
     book/*.md, _config.yml, ...     what people wrote
-    book/_generated/                the book's whole source, staged: prose, a page a generation, executed figure notebooks
+    book/_generated/                the book's whole source, staged: prose, a page a generation, executed notebooks of figures and of the proof
     book/_build/html/               the site
 
-Nothing is done that would come out the same: a site whose inputs have not changed is left alone, a figure notebook is executed again
+Nothing is done that would come out the same: a site whose inputs have not changed is left alone, a notebook is executed again
 only when it or its data changed, and Jupyter Book reads again only the pages that changed.
 """
 
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +30,15 @@ from collapse_lib.paths import project_root, run_names
 from collapse_lib.run import Run
 
 PROSE = ("*.md", "*.bib", "*.yml", "_static/*")
-RENDERERS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb", "plotly", "sphinx-mathjax-offline")  # their versions decide the site too
+RENDERERS = (
+    "jupyter-book",
+    "Sphinx",
+    "sphinx-book-theme",
+    "myst-nb",
+    "plotly",
+    "sphinx-mathjax-offline",
+    "sphinx-proof",
+)  # their versions decide the site too
 MATHJAX = (
     "sphinx-mathjax-offline",
     "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js",
@@ -61,7 +69,8 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     shown = _shown(runs)
     place = Path(output).resolve() if output else source
     site, stage, mark = place / "_build" / "html", place / "_generated", place / "_build" / "inputs.sha256"
-    inputs = _digest([*_prose(source), *_figure_notebooks(), *_library(), *_records(shown)], extra=[run.name for run in shown])
+    made_from = [*_prose(source), *_notebooks("figures"), *_notebooks("theory"), *_library(), *_records(shown)]
+    inputs = _digest(made_from, extra=[run.name for run in shown])
     if (site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs:
         return BookReport(site / "index.html", time.perf_counter() - began, _pages(site), rendered=False)
     mark.unlink(missing_ok=True)
@@ -111,15 +120,16 @@ def _stage(stage: Path, source: Path, runs: Sequence[Shown]) -> None:
             staged.text(f"{page}.ipynb", nbformat.writes(book_pages.generation_page(shown, generation)))
             if generation:
                 staged.text(f"{page}.svg", book_pages.generation_curves(shown, generation))
-    figures = _execute_figures(stage, runs)
-    for name, executed in figures.items():
-        page, images = book_pages.figure_page(executed, name, [shown.name for shown in runs])
-        staged.text(f"figures/{name}.ipynb", nbformat.writes(page))
-        for file, svg in images.items():
-            staged.text(f"figures/{file}", svg)
-    for notebook in _figure_notebooks():
-        staged.copy(f"figures/source/{notebook.name}", notebook)
-    staged.text("_toc.yml", _contents(source, runs, figures))
+    pages = _execute_notebooks(stage, runs)
+    for folder, executed in pages.items():
+        for name, notebook in executed.items():
+            page, images = book_pages.executed_page(notebook, name, [shown.name for shown in runs] if folder == "figures" else [])
+            staged.text(f"{folder}/{name}.ipynb", nbformat.writes(page))
+            for file, svg in images.items():
+                staged.text(f"{folder}/{file}", svg)
+        for notebook in _notebooks(folder):
+            staged.copy(f"{folder}/source/{notebook.name}", notebook)
+    staged.text("_toc.yml", _contents(source, runs, pages))
     staged.copy("extra/mathjax/tex-svg-full.js", _packaged(*MATHJAX))
     staged.copy("extra/plotly/plotly.min.js", _packaged(*PLOTLY))
     staged.text("extra/.nojekyll", "")  # or a host that hides folders whose names begin with an underscore hides the styles
@@ -157,34 +167,36 @@ class _Staging:
             shutil.rmtree(self.folder.parent / "_build", ignore_errors=True)
 
 
-def _execute_figures(stage: Path, runs: Sequence[Shown]) -> dict[str, Path]:
-    """Execute the figure notebooks on these runs, those excepted whose inputs are as they were; returns name -> executed notebook.
+def _execute_notebooks(stage: Path, runs: Sequence[Shown]) -> dict[str, dict[str, Path]]:
+    """Execute the notebooks that become pages, those excepted whose inputs are as they were; returns folder -> name -> executed notebook.
 
-    A notebook that fails raises what ``batch.execute`` raises.
+    Figures are drawn of these runs; the theory is about none. A notebook that fails raises what ``batch.execute`` raises.
     """
     from collapse_lib.batch import execute
     from collapse_lib.kernel import warm_kernel
 
     names = [shown.name for shown in runs]
     data = [file for file in _records(runs) if file.suffix != ".ipynb"]
-    figures = {}
+    pages: dict[str, dict[str, Path]] = {}
     with warm_kernel() as kernel:
-        for notebook in _figure_notebooks():
-            executed = figures[notebook.stem] = stage / "executed" / notebook.name
-            mark = executed.with_suffix(".sha256")
-            inputs = _digest([notebook, *_library(), *data], extra=names)
-            if not (executed.is_file() and mark.is_file() and mark.read_text() == inputs):
-                execute(notebook, executed, {"runs": names}, kernel)
-                write_text(mark, inputs)
-    return figures
+        for folder, parameters, files in (("figures", {"runs": names}, data), ("theory", {}, [])):
+            pages[folder] = {}
+            for notebook in _notebooks(folder):
+                executed = pages[folder][notebook.stem] = stage / "executed" / folder / notebook.name
+                mark = executed.with_suffix(".sha256")
+                inputs = _digest([notebook, *_library(), *files], extra=parameters.get("runs", []))
+                if not (executed.is_file() and mark.is_file() and mark.read_text() == inputs):
+                    execute(notebook, executed, parameters, kernel)
+                    write_text(mark, inputs)
+    return pages
 
 
-def _contents(source: Path, runs: Sequence[Shown], figures: Iterable[str]) -> str:
-    """The table of contents: the written one, with figures and runs put where it says ``insert``."""
+def _contents(source: Path, runs: Sequence[Shown], pages: Mapping[str, Iterable[str]]) -> str:
+    """The table of contents: the written one, with executed notebooks (folder -> names) and runs put where it says ``insert``."""
     import yaml
 
     contents = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
-    inserts: dict[str, list[dict]] = {"figures": [{"file": f"figures/{name}"} for name in figures], "runs": []}
+    inserts: dict[str, list[dict]] = {folder: [{"file": f"{folder}/{name}"} for name in names] for folder, names in pages.items()} | {"runs": []}
     for shown in runs:
         generations = [{"file": f"runs/{shown.name}/generation-{generation:02d}"} for generation in shown.results]
         inserts["runs"].append({"file": f"runs/{shown.name}/index", "sections": generations})
@@ -230,11 +242,10 @@ def _prose(source: Path) -> list[Path]:
     return sorted(file for pattern in PROSE for file in source.glob(pattern) if file.is_file())
 
 
-def _figure_notebooks() -> list[Path]:
-    """The paper's figures and tables first, then the others."""
-    return sorted(
-        (project_root() / "notebooks" / "figures").glob("*.ipynb"), key=lambda file: (not file.stem.startswith(("figure", "table")), file.stem)
-    )
+def _notebooks(folder: str) -> list[Path]:
+    """A folder's notebooks in the order of their pages: the paper's figures and tables before the others, chapters by number."""
+    found = (project_root() / "notebooks" / folder).glob("*.ipynb")
+    return sorted(found, key=lambda file: (folder == "figures" and not file.stem.startswith(("figure", "table")), file.stem))
 
 
 def _library() -> list[Path]:

@@ -327,8 +327,8 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
     return cells
 
 
-def figure_page(executed: Path, name: str, runs: Sequence[str]) -> tuple[NotebookNode, dict[str, str]]:
-    """An executed figure notebook as a page with its downloads, and its SVG images by file name: ``<name>.svg``, ``<name>-2.svg``, ..."""
+def executed_page(executed: Path, name: str, runs: Sequence[str] = ()) -> tuple[NotebookNode, dict[str, str]]:
+    """An executed notebook as a page with its downloads; if it shows runs, its SVG images too, by file name: ``<name>.svg``, ``<name>-2.svg``, ..."""
     import nbformat
     from nbformat.v4 import new_markdown_cell
 
@@ -337,11 +337,10 @@ def figure_page(executed: Path, name: str, runs: Sequence[str]) -> tuple[Noteboo
     for key in ("papermill", "widgets"):
         page.metadata.pop(key, None)
     views = [output.get("data", {}) for cell in page.cells for output in cell.get("outputs", [])]
-    drawn = [view["image/svg+xml"] for view in views if "image/svg+xml" in view]
+    drawn = [view["image/svg+xml"] for view in views if runs and "image/svg+xml" in view]
     images = {f"{name}{f'-{position}' if position > 1 else ''}.svg": svg for position, svg in enumerate(drawn, 1)}
-    head = f"Download {{download}}`this notebook <source/{name}.ipynb>`, the data of " + " and ".join(
-        _file(run, f"../runs/{run}/results.csv") for run in runs
-    )
+    head = f"Download {{download}}`this notebook <source/{name}.ipynb>`"
+    head += ", the data of " + " and ".join(_file(run, f"../runs/{run}/results.csv") for run in runs) if runs else ""
     head += (", or the image as " + " and ".join(_file(file, file) for file in images) if images else "") + "."
     if any("Plotly." in view.get("text/html", "") for view in views):
         head += '\n\n<script src="../plotly/plotly.min.js"></script>'

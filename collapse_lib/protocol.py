@@ -214,7 +214,7 @@ class Protocol(Section):
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError:
-                raise UserError(f"The value '{text}' for field '{name}' is not a plain value.") from None
+                raise UserError(f"The value {text!r} for field '{name}' is not a plain value.") from None
             if isinstance(value, str):
                 value = _number_or_text(value)
             section, _, field = name.rpartition(".")

@@ -57,10 +57,11 @@ def _finish(run: Run, generation: int, name: str) -> None:
     )
     cells = [
         new_markdown_cell(f"# Notebook {name}\n\n## A part"),
-        new_code_cell("generation = 1", metadata={"tags": ["parameters"], "papermill": {"status": "completed"}}),
-        new_code_cell("1 + 1", outputs=[new_output("execute_result", {"text/plain": "2"})]),
+        new_code_cell("generation = 1", execution_count=1, metadata={"tags": ["parameters"], "papermill": {"status": "completed"}}),
+        new_code_cell("1 + 1", execution_count=2, outputs=[new_output("execute_result", {"text/plain": "2"})]),
     ]
-    nbformat.write(new_notebook(cells=cells), step.notebook)
+    papermill = {"end_time": "2024-01-01T00:00:01+00:00", "exception": None}  # as in a notebook that was executed to its end
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": papermill}), step.notebook)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
         new_code_cell("b", outputs=[new_output("display_data", {"image/svg+xml": "<svg>2</svg>"}), new_output("display_data", both)]),
     ]
     nbformat.write(new_notebook(cells=cells, metadata={"papermill": {}}), tmp_path / "figure_9.ipynb")
-    page, images = book_pages.figure_page(tmp_path / "figure_9.ipynb", "figure_9", ["demo", "other"])
+    page, images = book_pages.executed_page(tmp_path / "figure_9.ipynb", "figure_9", ["demo", "other"])
     assert images == {"figure_9.svg": "<svg>1</svg>", "figure_9-2.svg": "<svg>2</svg>"}
     assert page.cells[0].source == "# Figure 9: a title" and page.cells[2].metadata.mystnb.image.alt == "words"
     head = page.cells[1].source
@@ -177,6 +178,20 @@ def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
         for part in ("<source/figure_9.ipynb>", "<../runs/other/results.csv>", "<figure_9-2.svg>", '<script src="../plotly/plotly.min.js">')
     )
     assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+
+
+def test_a_chapter_offers_its_notebook_alone(tmp_path: Path) -> None:
+    cells = [new_markdown_cell("# One"), new_code_cell("a", outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})])]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "1_one.ipynb")
+    page, images = book_pages.executed_page(tmp_path / "1_one.ipynb", "1_one")
+    assert page.cells[1].source == "Download {download}`this notebook <source/1_one.ipynb>`." and images == {}
+
+
+def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> None:
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    inserts = [chapter["insert"] for part in contents["parts"] for chapter in part["chapters"] if "insert" in chapter]
+    assert inserts == ["figures", "theory", "runs"]
+    assert [file.stem[:2] for file in book._notebooks("theory")] == ["1_", "2_", "3_", "4_", "5_"]
 
 
 def test_prose_uses_only_numbers_that_exist(shown: Shown) -> None:
@@ -199,7 +214,8 @@ def test_prose_names_only_fields_presets_and_pages_that_exist() -> None:
         for name in re.findall(r"(?:`|--set )((?:corpus|tokenizer|model|training|sampling|evaluation)\.(?!py\b)\w+)", text):
             assert name in fields, f"{file.name} names {name}"
         for page in re.findall(r"\]\(([a-z][\w/-]*)\)", text):
-            assert page.startswith("figures/") or page == "overflow" or (SOURCE / f"{page}.md").is_file(), f"{file.name} links {page}"
+            sources = (SOURCE / f"{page}.md", project_root() / "notebooks" / f"{page}.ipynb")
+            assert page == "overflow" or any(source.is_file() for source in sources), f"{file.name} links {page}"
         for preset in re.findall(r"collapse run ([\w-]+)", text):
             load_preset(preset)
         for figure in re.findall(r"figures/(\w+)", text):
@@ -213,9 +229,11 @@ def test_every_page_of_prose_is_in_the_contents() -> None:
 
 
 def test_contents_get_figures_and_runs(shown: Shown) -> None:
-    contents = yaml.safe_load(book._contents(SOURCE, [shown], ["figure_9"]))
+    contents = yaml.safe_load(book._contents(SOURCE, [shown], {"figures": ["figure_9"], "theory": ["1_one", "2_two"]}))
     chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
     assert {"file": "figures/figure_9"} in chapters and not any("insert" in chapter for chapter in chapters)
+    proof = next(part["chapters"] for part in contents["parts"] if part["caption"] == "The proof")
+    assert proof == [{"file": "theory/1_one"}, {"file": "theory/2_two"}]
     [run] = [chapter for chapter in chapters if "sections" in chapter]
     assert [section["file"] for section in run["sections"]] == [f"runs/made-up/generation-{generation:02d}" for generation in range(4)]
 
