@@ -103,7 +103,7 @@ class Interactive:
         return {"application/vnd.plotly.v1+json": self.figure.to_plotly_json(), "text/html": self.html, "text/plain": self.name}
 
 
-def _drawn(draw: Callable[..., tuple[Figure, str]]) -> Callable[..., Picture]:
+def drawn(draw: Callable[..., tuple[Figure, str]]) -> Callable[..., Picture]:
     """Have a figure drawn in our style and laid out once: laid out again it would move by a hair, and its bytes would change."""
 
     @wraps(draw)
@@ -119,7 +119,7 @@ def _drawn(draw: Callable[..., tuple[Figure, str]]) -> Callable[..., Picture]:
     return styled
 
 
-@_drawn
+@drawn
 def figure_1(table: DataFrame) -> tuple[Figure, str]:
     """Perplexity on real stories by generation, a line a run, with a band of one standard error.
 
@@ -163,12 +163,12 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
         axis = {"yaxis.title.text": label, "yaxis.type": _axis_type(shown), "yaxis.autorange": True}
         buttons.append({"label": label, "method": "update", "args": [data, axis]})
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "pad": {"b": 4}}
-    _plotly_layout(figure, ABSOLUTE, updatemenus=[menu], showlegend=len(lines) > 1)
+    plotly_layout(figure, ABSOLUTE, updatemenus=[menu], showlegend=len(lines) > 1)
     figure.update_yaxes(type=_axis_type(lines))
     return Interactive(figure, "figure-1")
 
 
-@_drawn
+@drawn
 def figure_2(table: DataFrame, run: str) -> tuple[Figure, str]:
     """Entropy of the generated text (line, left axis) and its OOV words against both lexicons (bars, right axis), as in the paper."""
     entropy, lexicon, initial = _free_text(table, run)
@@ -224,12 +224,12 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
     )
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     words = {"title": {"text": "OOV words in the corpus"}, "side": "right", "showgrid": False, "rangemode": "tozero"}
-    _plotly_layout(figure, "entropy (nats)", yaxis2=words, barmode="group", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
+    plotly_layout(figure, "entropy (nats)", yaxis2=words, barmode="group", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     figure.update_layout(yaxis={"overlaying": "y2", "side": "left"})
     return Interactive(figure, f"figure-2-{run}")
 
 
-@_drawn
+@drawn
 def loss_curve(training: dict[str, Any]) -> tuple[Figure, str]:
     """Training loss by optimizer step, from what the ``train`` step measured; hold-out losses by epoch beside it if there are any."""
     series = training["series"]
@@ -359,7 +359,8 @@ def _label_ends(panel: Axes) -> None:
         panel.text(x + 0.02, lowest, line.get_label(), color=line.get_color(), transform=panel.transAxes, va="center", fontsize=10, bbox=ground)
 
 
-def _plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
+def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
+    """Give an interactive figure the looks of the still ones; ``more`` goes to Plotly's layout."""
     axis = {"showline": True, "linecolor": "#444444", "gridcolor": "#e4e4e4", "zeroline": False}
     figure.update_layout(
         template=None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collapse_lib.figures import COLOURS, Interactive, _drawn, _plotly_layout
+from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ class Curve(NamedTuple):
     colour: int | None = None
 
 
-@_drawn
+@drawn
 def draw(curves: Sequence[Curve], x: str, y: str, log: Logarithmic = "", title: str = "") -> tuple[Figure, str]:
     """A still picture with axes called ``x`` and ``y``; bars of several curves stand side by side over shared ``x`` names."""
     from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ def turn(
     ]
     slider = {"active": start, "steps": steps, "currentvalue": {"prefix": f"{knob}: "}, "pad": {"t": 75}, "len": 1.0}
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
-    _plotly_layout(figure, y, sliders=[slider], legend=legend, barmode="stack" if stacked else "group")
+    plotly_layout(figure, y, sliders=[slider], legend=legend, barmode="stack" if stacked else "group")
     figure.update_layout(height=540, margin={"l": 70, "r": 25, "t": 70, "b": 30}, hovermode="closest")
     figure.update_xaxes(title={"text": x}, tickformat=None)
     for axis, update, values in (
