@@ -227,13 +227,34 @@ def test_interactive_views_are_drawn_and_answer(reader: Reader, bases: dict[str,
     for way in ("root", "file"):
         for figure in ("figures/figure_1", "figures/figure_2"):
             reader.open(bases[way] + next(page for page in pages if page.startswith(figure)))
-            reader.until("return document.querySelector('.js-plotly-plot .main-svg .scatterlayer .trace path.js-line')")
-            [plot] = reader.find(".js-plotly-plot")
-            assert plot.size["width"] > 300 and plot.size["height"] > 200
-            assert len(np.unique(reader.pixels(plot).reshape(-1, 3), axis=0)) > 20
+            plots = reader.until(
+                "const plots = [...document.querySelectorAll('.js-plotly-plot')];"
+                "return plots.length && plots.every(plot => plot.querySelector('.scatterlayer .trace path.js-line')) && plots"
+            )
+            for plot in plots:
+                assert plot.size["width"] > 300 and plot.size["height"] > 200
+                assert len(np.unique(reader.pixels(plot).reshape(-1, 3), axis=0)) > 20
     hidden = "Plotly.restyle(document.querySelector('.js-plotly-plot'), {visible: 'legendonly'}); return true"
     assert reader.run(hidden)
     reader.until("return !document.querySelector('.js-plotly-plot .scatterlayer .trace')")
+
+
+def test_the_knobs_of_the_proof_turn(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    curves = "return JSON.stringify(document.querySelector('.js-plotly-plot').data.map(curve => curve.y))"
+    chapters = [page for page in pages if page.startswith("theory/")]
+    assert len(chapters) == 5
+    for page in chapters:
+        reader.open(bases["root"] + page)
+        rail = reader.until("return document.querySelector('.js-plotly-plot .slider-rail-touch-rect')")
+        reader.run("arguments[0].scrollIntoView({block: 'center'})", rail)
+        shown = []
+        for share in (-0.45, 0.45):
+            ActionChains(reader.driver).move_to_element_with_offset(rail, int(share * rail.size["width"]), 0).click().perform()
+            time.sleep(0.3)  # the knob glides
+            shown.append(reader.run(curves))
+        assert shown[0] != shown[1], page
 
 
 @pytest.mark.parametrize("way", ["root", "file"])
