@@ -236,7 +236,7 @@ def test_interactive_views_are_drawn_and_answer(reader: Reader, bases: dict[str,
                 assert len(np.unique(reader.pixels(plot).reshape(-1, 3), axis=0)) > 20
     hidden = "Plotly.restyle(document.querySelector('.js-plotly-plot'), {visible: 'legendonly'}); return true"
     assert reader.run(hidden)
-    reader.until("return !document.querySelector('.js-plotly-plot .scatterlayer .trace')")
+    reader.until("return !document.querySelector('.js-plotly-plot').querySelector('.scatterlayer .trace')")
 
 
 def test_the_knobs_of_the_proof_turn(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
