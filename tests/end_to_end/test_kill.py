@@ -7,6 +7,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from .conftest import ROOT, collapse
 from .test_smoke import measured
@@ -62,6 +63,7 @@ def strike(driver, runs, moment, whom):
     return driver.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_every_turn_ends_as_an_unbroken_one(finished_runs, tmp_path):
     log = []
     for index, (name, moment) in enumerate(MOMENTS.items()):
