@@ -79,6 +79,7 @@ def test_a_run_killed_at_every_turn_ends_as_an_unbroken_one(finished_runs, tmp_p
     assert left == []
 
 
+@pytest.mark.slow
 def test_papermill_killed_by_itself_leaves_a_run_that_goes_on(finished_runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     assert collapse("run", "smoke", "--generations", "1", runs=tmp_path).returncode == 0
