@@ -62,14 +62,16 @@ class Run:
     def create(cls, name: str, protocol: Protocol) -> Run:
         """Make a run, or open the one of that name if its protocol decides the same results.
 
-        Free fields (number of generations, batch size of sampling) may differ and are taken over.
+        Free fields (number of generations, batch size of sampling) may differ and are taken over; so is everything as long as no step
+        has been finished: whoever mends a wrong corpus path need not invent another name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "newest":
             raise UserError(f"A run cannot be called '{name}'; use letters, digits, '.', '_' and '-' (and not the word 'newest').")
         folder = runs_root() / name
         if (folder / "protocol.yaml").is_file():
             existing = cls.open(name).protocol
-            if changed := existing.differences(protocol):
+            begun = any(folder.glob("generation-*/manifests/*.json"))
+            if begun and (changed := existing.differences(protocol)):
                 field = changed[0]
                 more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
                 raise UserError(

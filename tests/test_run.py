@@ -27,8 +27,14 @@ def test_a_run_opens_as_it_was_created(run):
 def test_free_fields_may_change_and_others_may_not(run):
     longer = Run.create("one", run.protocol.with_changes({"generations": "5"}))
     assert Run.open("one").protocol.generations == longer.protocol.generations == 5
+    record(run.step(0, "corpus"))
     with pytest.raises(UserError, match="exists with seed = 1, not 2"):
         Run.create("one", run.protocol.with_changes({"seed": "2"}))
+
+
+def test_a_run_in_which_nothing_is_finished_takes_any_protocol(run):
+    assert Run.create("one", run.protocol.with_changes({"seed": "2"})) == Run.open("one")
+    assert Run.open("one").protocol.seed == 2
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", "newest", ".hidden", "two words"])
