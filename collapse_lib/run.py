@@ -15,6 +15,7 @@ output it was made from, so a step whose parent has changed since is noticed and
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 from collections.abc import Iterator
@@ -291,6 +292,4 @@ def device_name(device: str) -> str:
         model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         model = None
-    import os
-
     return f"{model.group(1) if model else platform.processor() or platform.machine()}, {os.cpu_count()} threads"

@@ -6,6 +6,7 @@ then only reads. An unfinished one goes on from its last checkpoint or shard. Fi
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from functools import wraps
@@ -153,7 +154,7 @@ def perplexity(step: Step, device: str) -> None:
             counts=counts,
             standard_error=found["loss_standard_error"],
         )
-        bits = found["loss_nats"] * found["tokens"] / (0.6931471805599453 * size)
+        bits = found["loss_nats"] * found["tokens"] / (math.log(2) * size)
         record.measure(
             "bits_per_byte",
             bits,
