@@ -16,21 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
+from collapse_lib.lineage import STEPS
 from collapse_lib.paths import project_root, runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE, read_progress
 from collapse_lib.run import Run, Step, fully_executed
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
-
-STEP_NOTEBOOKS = {
-    "corpus": "initial_corpus.ipynb",
-    "train": "train.ipynb",
-    "sample": "sample.ipynb",
-    "perplexity": "perplexity.ipynb",
-    "free_text": "free_text.ipynb",
-}
-MODEL_STEPS = ("train", "sample", "perplexity")  # those that use a GPU if there is one
 
 
 class NotebookFailed(Exception):
@@ -58,8 +50,9 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
             began = time.perf_counter()
             label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
             with _watched(run.progress_file, label):
-                execute(project_root() / "notebooks" / "steps" / STEP_NOTEBOOKS[step.name], step.notebook, _parameters(step, device), kernel)
-            print(f"{label} {time.perf_counter() - began:7.1f} s{_headline(step)}", flush=True)
+                execute(project_root() / "notebooks" / "steps" / f"{step.name}.ipynb", step.notebook, _parameters(step, device), kernel)
+            headline = STEPS[step.name].headline_of(step.results()["metrics"])
+            print(f"{label} {time.perf_counter() - began:7.1f} s   {headline}", flush=True)
             executed.append(step)
     return executed
 
@@ -68,7 +61,7 @@ def _parameters(step: Step, device: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {"run": step.run.name}
     if step.generation:
         parameters["generation"] = step.generation
-    if step.name in MODEL_STEPS:
+    if STEPS[step.name].on_device:
         parameters["device"] = device
     return parameters
 
@@ -179,18 +172,3 @@ def _watched(progress_file: Path, label: str) -> Iterator[None]:
             watcher.join()
         bar.close()
         progress_file.unlink(missing_ok=True)
-
-
-_HEADLINES = {
-    "corpus": ("{train_stories:,} stories, {train_tokens:,} tokens", ("train_stories", "train_tokens")),
-    "train": ("loss {loss:.3f} after {epochs} epochs, {tokens_per_second:,.0f} tokens/s", ("loss", "epochs", "tokens_per_second")),
-    "sample": ("{tokens:,} tokens, {tokens_per_second:,.0f} tokens/s", ("tokens", "tokens_per_second")),
-    "perplexity": ("perplexity {perplexity:.3f}", ("perplexity",)),
-    "free_text": ("entropy {entropy:.3f} nats, {oov_lexicon_occurrences:,} non-words", ("entropy", "oov_lexicon_occurrences")),
-}
-
-
-def _headline(step: Step) -> str:
-    text, names = _HEADLINES[step.name]
-    metrics = step.results()["metrics"]
-    return "   " + text.format(**{name: metrics[name]["value"] for name in names})

@@ -15,20 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_lib.display import literal
 from collapse_lib.figures import COLOURS, STYLE, Picture
-from collapse_lib.run import GENERATION_STEPS, Run
+from collapse_lib.lineage import STEPS
+from collapse_lib.run import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nbformat import NotebookNode
 
-STEP_TITLES = {
-    "corpus": "The initial corpus",
-    "train": "Training",
-    "sample": "Sampling",
-    "perplexity": "Perplexity",
-    "free_text": "Free text",
-}
 AHEAD = "#c8c8c8"  # what is not this generation's own
 EXCERPTS = 3  # of the samples a step keeps, how many a generation's page shows
 
@@ -67,7 +61,7 @@ class Shown:
         """Read the generations, the initial corpus (0) included, of which every step is finished, up to the first that is not."""
         results = {}
         for generation in range(run.protocol.generations + 1):
-            steps = [run.step(generation, name) for name in (GENERATION_STEPS if generation else ("corpus",))]
+            steps = run.steps_of(generation)
             if not all(step.is_finished() for step in steps):
                 break
             results[generation] = {step.name: step.results() for step in steps}
@@ -235,7 +229,7 @@ def overview_page(shown: Shown, data: str) -> str:
 {protocol.to_yaml().strip()}
 ```
 
-Its hash, which every step carries in its manifest, is `{shown.run.hash}`.
+Every step's manifest carries a hash of the fields that decide it, and the content hashes of what it was made from.
 :::
 
 ## One sample of each generation
@@ -255,7 +249,7 @@ def generation_page(shown: Shown, generation: int) -> NotebookNode:
     for step in shown.results[generation]:
         executed = nbformat.read(shown.run.step(generation, step).notebook, as_version=4)
         page.metadata.update({name: executed.metadata[name] for name in ("kernelspec", "language_info") if name in executed.metadata})
-        page.cells.extend(section(executed, STEP_TITLES[step]))
+        page.cells.extend(section(executed, STEPS[step].title))
     _number_cells(page, f"generation-{generation:02d}")
     return page
 

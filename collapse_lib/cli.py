@@ -103,23 +103,25 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
+    from collapse_lib.lineage import STEPS
     from collapse_lib.progress import read_progress
-    from collapse_lib.run import GENERATION_STEPS, Run
+    from collapse_lib.run import Run
 
     run = Run.open(options.run)
     steps = list(run.steps())
     finished = [step for step in steps if step.is_finished()]
     print(f"run {run.name} in {run.folder}")
     print(f"{len(finished)} of {len(steps)} steps finished; {'a process works on it now' if run.is_driven() else 'no process works on it'}")
-    rows = {generation: {} for generation in range(run.protocol.generations + 1)}
+    rows: dict[int, dict[str, str]] = {}
     for step in steps:
         manifest = step.manifest()
         state = f"{manifest['seconds']:.1f} s" if step in finished else "notebook missing" if manifest else "-"
-        rows[step.generation]["corpus" if step.generation == 0 else step.name] = state
-    print(f"\n{'generation':>10}  " + "".join(f"{name:>18}" for name in GENERATION_STEPS))
-    print(f"{0:>10}  {'corpus ' + rows.pop(0)['corpus']:>18}")
+        rows.setdefault(step.generation, {})[step.name] = state
+    columns = [name for name in STEPS if any(name in states for states in rows.values())]
+    width = max(map(len, (*columns, *(state for states in rows.values() for state in states.values())))) + 2
+    print(f"\n{'generation':>10}" + "".join(f"{name:>{width}}" for name in columns))
     for generation, states in rows.items():
-        print(f"{generation:>10}  " + "".join(f"{states[name]:>18}" for name in GENERATION_STEPS))
+        print(f"{generation:>10}" + "".join(f"{states.get(name, ''):>{width}}" for name in columns))
     state = read_progress(run.progress_file)
     if state and run.is_driven():
         share = f"{state['n'] / state['total']:.0%} of " if state["total"] else ""

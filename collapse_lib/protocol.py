@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -158,9 +159,15 @@ class Protocol(Section):
             )
         return self
 
-    def hash(self) -> str:
-        """SHA-256 (16 hex digits) over every field that decides the results; ``FREE_FIELDS`` are left out."""
-        fields = {name: value for name, value in self.flat().items() if name not in FREE_FIELDS}
+    def deciding(self, names: Iterable[str]) -> dict[str, Any]:
+        """The fields, under their dotted names, of some sections or with some names; ``FREE_FIELDS`` decide nothing and are left out."""
+        wanted = set(names)
+        fields = self.flat().items()
+        return {name: value for name, value in fields if name not in FREE_FIELDS and (name in wanted or name.partition(".")[0] in wanted)}
+
+    def hash(self, names: Iterable[str]) -> str:
+        """SHA-256 (16 hex digits) over the fields of ``deciding``."""
+        fields = self.deciding(names)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def flat(self) -> dict[str, Any]:

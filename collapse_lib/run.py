@@ -22,25 +22,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import exclusive, is_locked, read_json, write_json, write_text
+from collapse_lib.lineage import STEPS, steps_of
 from collapse_lib.paths import run_folder, runs_root
 from collapse_lib.protocol import Protocol
-
-# What each step of a generation makes, and from which steps' outputs: the data flow of the whole experiment in six lines.
-# A parent is (step, generations back); "initial" stands for generation 0's corpus step, wherever we are.
-STEPS: dict[str, tuple[str, ...]] = {
-    "corpus": (),
-    "train": ("previous corpus",),
-    "sample": ("train",),
-    "perplexity": ("train", "initial corpus"),
-    "free_text": ("sample", "initial corpus"),
-}
-GENERATION_STEPS = tuple(step for step in STEPS if step != "corpus")
 
 ORPHAN_PATIENCE = 30.0  # seconds that a kernel whose parent was killed may take to notice and let go of its step
 
@@ -63,16 +52,17 @@ class Run:
     def create(cls, name: str, protocol: Protocol) -> Run:
         """Make a run, or open the one of that name if its protocol decides the same results.
 
-        Free fields (number of generations, batch size of sampling) may differ and are taken over; so is everything as long as no step
-        has been finished: whoever mends a wrong corpus path need not invent another name.
+        Fields that decided no finished step may differ and are taken over: the number of generations, the batch size of sampling, how to
+        evaluate as long as nothing was evaluated. Whoever mends a wrong corpus path need not invent another name.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "newest":
             raise UserError(f"A run cannot be called '{name}'; use letters, digits, '.', '_' and '-' (and not the word 'newest').")
         folder = runs_root() / name
         if (folder / "protocol.yaml").is_file():
             existing = cls.open(name).protocol
-            begun = any(folder.glob("generation-*/manifests/*.json"))
-            if begun and (changed := existing.differences(protocol)):
+            finished = {path.stem for path in folder.glob("generation-*/manifests/*.json")} & STEPS.keys()
+            decided = {field for step in finished for field in existing.deciding(STEPS[step].decided_by)}
+            if changed := [field for field in existing.differences(protocol) if field in decided]:
                 field = changed[0]
                 more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
                 raise UserError(
@@ -100,10 +90,6 @@ class Run:
     def progress_file(self) -> Path:
         return self.folder / "progress.tmp.json"
 
-    @cached_property
-    def hash(self) -> str:
-        return self.protocol.hash()
-
     def exclusive(self):
         """Hold the whole run: two drivers on one folder would undo each other's work."""
         return exclusive(self.lock_file, f"Run '{self.name}'", patience=1.0)
@@ -119,18 +105,19 @@ class Run:
         """One step of one generation; raises ``UserError`` for a step or generation that cannot be."""
         if name not in STEPS:
             raise UserError(f"There is no step '{name}'; there are {', '.join(STEPS)}.")
-        if (name == "corpus") != (generation == 0) or generation < 0:
-            raise UserError(
-                f"There is no step '{name}' in generation {generation}: generation 0 has 'corpus' alone, later ones {', '.join(GENERATION_STEPS)}."
-            )
+        if not STEPS[name].done_in(self.protocol, generation):
+            here = ", ".join(steps_of(self.protocol, generation)) or "no steps"
+            raise UserError(f"There is no step '{name}' in generation {generation} of run '{self.name}', which has {here}.")
         return Step(self, generation, name)
 
     def steps(self) -> Iterator[Step]:
         """Every step of the run in the order of execution."""
-        yield self.step(0, "corpus")
-        for generation in range(1, self.protocol.generations + 1):
-            for name in GENERATION_STEPS:
-                yield self.step(generation, name)
+        for generation in range(self.protocol.generations + 1):
+            yield from self.steps_of(generation)
+
+    def steps_of(self, generation: int) -> list[Step]:
+        """The steps of one generation in the order of execution."""
+        return [self.step(generation, name) for name in steps_of(self.protocol, generation)]
 
     def seed(self, generation: int, purpose: str) -> int:
         """A 63-bit seed that depends on the run's seed, the generation and the purpose, and on nothing else."""
@@ -170,15 +157,21 @@ class Step:
         return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
 
     def parents(self) -> dict[str, Step]:
-        """The steps whose outputs this one reads."""
-        before = self.generation - 1
-        resolve = {
-            "previous corpus": lambda: self.run.step(before, "sample" if before else "corpus"),
-            "initial corpus": lambda: self.run.step(0, "corpus"),
-            "train": lambda: self.run.step(self.generation, "train"),
-            "sample": lambda: self.run.step(self.generation, "sample"),
-        }
-        return {parent: resolve[parent]() for parent in STEPS[self.name]}
+        """The steps whose outputs this one reads, under the names that ``lineage`` gives them."""
+        found = {}
+        for parent in STEPS[self.name].parents:
+            when, _, name = parent.rpartition(" ")
+            generation = {"": self.generation, "previous": self.generation - 1, "initial": 0}[when]
+            if name == "corpus" and generation > 0:
+                name = "sample"  # the step that makes a corpus from generation 1 on
+            if STEPS[name].done_in(self.run.protocol, generation):
+                found[parent] = self.run.step(generation, name)
+        return found
+
+    @property
+    def protocol_hash(self) -> str:
+        """Hash of the protocol's fields that decide this step."""
+        return self.run.protocol.hash(STEPS[self.name].decided_by)
 
     def manifest(self) -> dict[str, Any] | None:
         return read_json(self.manifest_file)
@@ -191,10 +184,8 @@ class Step:
         manifest = self.manifest()
         if manifest is None:
             return None
-        if manifest["protocol_hash"] != self.run.hash:
-            raise UserError(
-                f"Step {self} was made under another protocol ({manifest['protocol_hash']}, the run now has {self.run.hash}); use another --name."
-            )
+        if manifest["protocol_hash"] != self.protocol_hash:
+            raise UserError(f"Step {self} was made under another protocol than the run now has; use another --name, or delete {self.manifest_file}.")
         for parent, step in self.parents().items():
             current = step.manifest()
             if current is not None and current["outputs"] != manifest["parents"][parent]:
@@ -230,7 +221,7 @@ class Step:
             self.manifest_file,
             head
             | {
-                "protocol_hash": self.run.hash,
+                "protocol_hash": self.protocol_hash,
                 "parents": parents,
                 "outputs": record.outputs,
                 "seed": self.run.seed(self.generation, self.name),

@@ -177,9 +177,6 @@ def free_text(step: Step, device: str) -> None:
         record.metrics, record.examples = measure(sampled_corpus(run, step.generation), tokenizer, known)
 
 
-STEP_FUNCTIONS = {"corpus": initial_corpus, "train": train, "sample": sample, "perplexity": perplexity, "free_text": free_text}
-
-
 def choose_device(device: str = "auto") -> str:
     """``auto`` takes a GPU if there is one; raises ``UserError`` for a device that is not here."""
     import torch

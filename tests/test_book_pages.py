@@ -14,9 +14,10 @@ from collapse_lib import book, book_pages
 from collapse_lib.book_pages import Shown
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json
+from collapse_lib.lineage import steps_of
 from collapse_lib.paths import project_root
 from collapse_lib.protocol import load_preset
-from collapse_lib.run import GENERATION_STEPS, Run
+from collapse_lib.run import Run
 
 SOURCE = project_root() / "book"
 SAMPLE = 'She said "<b>hi</b>" {{ run }} and paid $5 & `left`.\n\nThe *end*'
@@ -29,7 +30,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
     run = Run.create("made-up", load_preset("smoke").with_changes({"generations": "4"}))
     _finish(run, 0, "corpus")
     for generation in range(1, 4):
-        for step in GENERATION_STEPS:
+        for step in steps_of(run.protocol, generation):
             _finish(run, generation, step)
     _finish(run, 4, "train")
     return Shown.read(run)
@@ -51,7 +52,14 @@ def _finish(run: Run, generation: int, name: str) -> None:
     examples = {"samples": [SAMPLE, "b", "c", "d"]} if name == "sample" else {"frequent_oov": [["z*z", 3]]}
     write_json(step.metrics_file, head | {"metrics": metrics, "series": series, "examples": examples, "seconds": 1.5})
     parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
-    manifest = {"protocol_hash": run.hash, "parents": parents, "outputs": {"x": f"{name}{generation}"}, "seed": 1, "seconds": 1.5, "device": "cpu"}
+    manifest = {
+        "protocol_hash": step.protocol_hash,
+        "parents": parents,
+        "outputs": {"x": f"{name}{generation}"},
+        "seed": 1,
+        "seconds": 1.5,
+        "device": "cpu",
+    }
     write_json(
         step.manifest_file, head | manifest | {"started": "2024-01-01T00:00:00+00:00", "finished": "2024-01-01T00:00:01+00:00", "versions": {}}
     )
@@ -111,7 +119,7 @@ def test_a_generation_is_one_page(shown: Shown) -> None:
     nbformat.validate(page)
     text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
     assert re.findall(r"^# .*", text, re.M) == ["# Generation 2 of made-up"]
-    assert [line for line in re.findall(r"^## (.*)", text, re.M) if line.startswith("Notebook")] == [f"Notebook {step}" for step in GENERATION_STEPS]
+    assert [line for line in re.findall(r"^## (.*)", text, re.M) if line.startswith("Notebook")] == [f"Notebook {step}" for step in shown.results[2]]
     assert len({cell.id for cell in page.cells}) == len(page.cells)
     parameters = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
     assert len(parameters) == 4 and all("hide-input" in cell.metadata.tags and "papermill" not in cell.metadata for cell in parameters)
@@ -137,7 +145,7 @@ def test_generated_text_stays_text(shown: Shown) -> None:
 def test_overview_leads_to_every_generation(shown: Shown) -> None:
     page = book_pages.overview_page(shown, "results.csv")
     assert all(f"](generation-{generation:02d})" in page for generation in range(4))
-    assert "3 of 4 generations" in page and shown.run.hash in page and "what perplexity &lt; is" in page
+    assert "3 of 4 generations" in page and "what perplexity &lt; is" in page
     rows = [line for line in page.split("\n") if line.startswith("| [")]
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
 

@@ -42,12 +42,15 @@ def test_released_presets_differ_from_the_paper_where_the_code_does():
     } <= changed
 
 
-def test_hash_ignores_free_fields_and_nothing_else():
+def test_the_hash_of_sections_ignores_free_fields_and_other_sections():
     protocol = load_preset("smoke")
-    assert protocol.with_changes({"generations": "7", "sampling.batch_size": "3"}).hash() == protocol.hash()
-    changes = {"seed": "2", "training.learning_rate": "1e-4", "corpus.stories": "300", "sampling.temperature": "0.9", "evaluation.max_context": "16"}
-    hashes = {protocol.with_changes({field: value}).hash() for field, value in changes.items()}
-    assert len(hashes | {protocol.hash()}) == len(changes) + 1
+    names = ("seed", "sampling", "training.holdout")
+    assert set(protocol.deciding(names)) >= {"seed", "sampling.length", "training.holdout"}
+    for field in ("generations", "sampling.batch_size", "training.learning_rate", "evaluation.max_context"):
+        assert protocol.with_changes({field: "0.0004" if field == "training.learning_rate" else "7"}).hash(names) == protocol.hash(names)
+    changes = {"seed": "2", "sampling.temperature": "0.9", "sampling.length": "47", "training.holdout": "0.2"}
+    hashes = {protocol.with_changes({field: value}).hash(names) for field, value in changes.items()}
+    assert len(hashes | {protocol.hash(names)}) == len(changes) + 1
     assert set(FREE_FIELDS) <= set(protocol.flat())
 
 

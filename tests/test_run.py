@@ -121,7 +121,7 @@ def test_a_manifest_says_from_what_by_what_and_when(run):
     record(run.step(1, "train"), model="def")
     manifest = run.step(1, "train").manifest()
     assert manifest["parents"] == {"previous corpus": {"train": "abc"}}
-    assert manifest["protocol_hash"] == run.hash
+    assert manifest["protocol_hash"] == run.step(1, "train").protocol_hash
     assert {"torch", "numpy", "python"} <= set(manifest["versions"])
     assert manifest["seconds"] >= 0 and manifest["device"] and manifest["started"] <= manifest["finished"]
 
@@ -138,3 +138,21 @@ def test_two_drivers_are_refused(run):
         with pytest.raises(UserError, match="Run 'one' is in use"), run.exclusive():
             pass
     assert not run.is_driven()
+
+
+def test_a_protocol_change_concerns_the_steps_that_it_decides(run):
+    record(run.step(0, "corpus"), train="abc")
+    record(run.step(1, "train"), model="def")
+    other = Run.create("one", run.protocol.with_changes({"evaluation.max_context": "16"}))
+    assert other.step(1, "train").results() is not None
+    with pytest.raises(UserError, match=r"exists with model\.num_layers = 2, not 1"):
+        Run.create("one", run.protocol.with_changes({"model.num_layers": "1"}))
+    record(other.step(1, "perplexity"))
+    with pytest.raises(UserError, match=r"evaluation\.max_context = 16, not 32"):
+        Run.create("one", run.protocol)
+
+
+def test_every_step_has_parents_that_come_before_it(run):
+    assert set(run.step(1, "train").parents()) == {"previous corpus"}
+    assert run.step(1, "train").parents()["previous corpus"] == run.step(0, "corpus")
+    assert run.step(2, "train").parents()["previous corpus"] == run.step(1, "sample")

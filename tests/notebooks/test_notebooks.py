@@ -15,11 +15,9 @@ def notebook(request):
 
 
 def test_there_is_a_notebook_for_every_step():
-    from collapse_lib.batch import STEP_NOTEBOOKS
-    from collapse_lib.run import STEPS
+    from collapse_lib.lineage import STEPS
 
-    assert set(STEP_NOTEBOOKS) == set(STEPS)
-    assert {path.name for path in NOTEBOOKS if path.parent.name == "steps"} == set(STEP_NOTEBOOKS.values())
+    assert {path.stem for path in NOTEBOOKS if path.parent.name == "steps"} == set(STEPS)
 
 
 def test_it_is_valid_and_stripped(notebook):
