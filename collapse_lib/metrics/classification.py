@@ -1,0 +1,337 @@
+"""Fine-tuning a copy of a model on a classification task and scoring it (section 5.4).
+
+What is fine-tuned is what transformers calls ``GPTNeoForSequenceClassification``: the model with one linear layer on the last token's
+hidden state. Here it is built on our own GPT-Neo, several times as fast on a CPU; the tests hold the two to equal logits and gradients.
+
+Optimisation follows the released runner, which leaves everything that the paper does not mention at the defaults of transformers'
+``Trainer``: AdamW without weight decay, a rate that falls linearly to zero with no warm-up, gradients clipped to norm 1, fp32.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapse_lib.errors import UserError
+from collapse_lib.files import read_json, write_json
+from collapse_lib.parallel import side_by_side
+from collapse_lib.progress import progress
+from collapse_lib.training import _deterministic
+
+if TYPE_CHECKING:
+    from collapse_lib.model import GPTNeo
+    from collapse_lib.protocol import ClassificationSettings
+    from collapse_lib.run import Record
+    from collapse_lib.tasks import Rows, TaskData
+    from collapse_lib.tokenization import Tokenizer
+
+MAX_GRAD_NORM = 1.0
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass in scoring; it changes rounding only
+FINAL_STEPS = 50  # over which the reported training loss is a mean
+LEVEL = 1.959964  # standard deviations on either side of a 95% interval
+RESAMPLES = 1000  # of the test rows, for the error of F1
+PADDING = 0  # stands on the right, where no causal model looks
+
+Confusion = np.ndarray  # [classes, classes] int64: rows of each true class (first axis) by predicted class
+
+
+class Classifier(nn.Module):
+    """A GPT-Neo with a linear layer, without bias, from the hidden state of each row's last token to the classes.
+
+    The layer starts from N(0, ``initializer_range``), as transformers starts it; ``model`` is changed by training.
+    """
+
+    def __init__(self, model: GPTNeo, classes: int, generator: torch.Generator):
+        super().__init__()
+        self.model = model
+        self.score = nn.Linear(model.config.hidden_size, classes, bias=False)
+        nn.init.normal_(self.score.weight, 0.0, model.config.initializer_range, generator=generator)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits [B, classes] of right-padded ``tokens`` [B, T] int64 of which each row has ``lengths`` [B] int64, at least one."""
+        hidden = self.model(tokens)  # [B, T, H]
+        return self.score(hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows as token ids (``tokens``: one int64 array a row) with their ``labels`` [rows] int64."""
+
+    tokens: list[np.ndarray]
+    labels: np.ndarray
+
+    def batch(self, chosen: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, T], padded to the longest of the chosen rows, their lengths [B] and their labels [B]."""
+        lengths = np.array([len(self.tokens[row]) for row in chosen])
+        padded = np.full((len(chosen), lengths.max()), PADDING, dtype=np.int64)
+        for place, row in zip(padded, chosen, strict=True):
+            place[: len(self.tokens[row])] = self.tokens[row]
+        return tuple(torch.from_numpy(part).to(device) for part in (padded, lengths, self.labels[chosen]))
+
+
+def encode(rows: Rows, tokenizer: Tokenizer, max_length: int, separator: str = "") -> Encoded:
+    """Token ids of rows, at most ``max_length`` each: the texts of a pair one behind the other, ``separator`` between them.
+
+    A row that is too long loses tokens at the end of the longer of its texts, as with the truncation of transformers' tokenizers.
+    """
+    first = tokenizer.encode_batch([row[0] for row in rows.texts])
+    if len(rows.texts[0]) == 1:
+        return Encoded([np.array(ids[:max_length], dtype=np.int64) for ids in first], rows.labels)
+    second = tokenizer.encode_batch([row[1] for row in rows.texts])
+    between = tokenizer.encode(separator)
+    room = max_length - len(between)
+    if room < 2:
+        raise UserError(
+            f"classification.separator takes {len(between)} tokens, which leaves no room for texts in classification.max_length = {max_length}."
+        )
+    tokens = []
+    for a, b in zip(first, second, strict=True):
+        kept_a, kept_b = _longest_first(len(a), len(b), room)
+        tokens.append(np.array([*a[:kept_a], *between, *b[:kept_b]], dtype=np.int64))
+    return Encoded(tokens, rows.labels)
+
+
+def _longest_first(a: int, b: int, room: int) -> tuple[int, int]:
+    """Tokens kept of two texts of ``a`` and ``b`` tokens: the longer one gives way until both are equal, then the two in turn."""
+    if a + b <= room:
+        return a, b
+    half = room // 2
+    if min(a, b) <= half:
+        return (a, room - a) if a <= b else (room - b, b)
+    return (half, room - half) if a <= b else (room - half, half)
+
+
+def finetune(
+    model: GPTNeo,
+    train: Encoded,
+    test: Encoded,
+    settings: ClassificationSettings,
+    *,
+    classes: int,
+    epochs: float,
+    seed: int,
+    advance: Callable[[int], Any] = lambda rows: None,
+) -> tuple[Confusion, float]:
+    """Fine-tune a copy of ``model``, on the device where it is, and score the copy on the test rows.
+
+    ``seed`` decides the new layer's weights and the order of the rows; ``advance`` is told of every batch of rows done. A fraction of an
+    epoch ends at the next full batch. Returns the test rows' confusion matrix and the mean loss (nats) of the last 50 steps. Raises
+    ``UserError`` if the loss is no longer a number.
+    """
+    device = model.head.device
+    generator = torch.Generator().manual_seed(seed)
+    classifier = Classifier(copy.deepcopy(model).cpu(), classes, generator).to(device).train()
+    steps = math.ceil(epochs * math.ceil(len(train.labels) / settings.batch_size))
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    losses: deque[Tensor] = deque(maxlen=FINAL_STEPS)
+    for _, chosen in zip(range(steps), _shuffled(len(train.labels), settings.batch_size, generator), strict=False):
+        tokens, lengths, labels = train.batch(chosen, device)
+        loss = F.cross_entropy(classifier(tokens, lengths), labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(classifier.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        losses.append(loss.detach())
+        advance(len(chosen))
+    final = torch.stack(list(losses)).mean().item()
+    if not math.isfinite(final):
+        raise UserError(f"Fine-tuning ended in a loss of {final}; choose a smaller classification.learning_rate.")
+    return confusion(classifier.eval(), test, classes, advance), final
+
+
+def _shuffled(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
+    """Batches of row numbers, every row once an epoch, without end; the last batch of an epoch may be smaller."""
+    while True:
+        yield from (part.numpy() for part in torch.randperm(rows, generator=generator).split(batch_size))
+
+
+@torch.no_grad()
+def confusion(classifier: Classifier, rows: Encoded, classes: int, advance: Callable[[int], Any] = lambda rows: None) -> Confusion:
+    """The confusion matrix of a classifier on some rows; rows of like length are scored together."""
+    device = classifier.score.weight.device
+    lengths = np.array([len(tokens) for tokens in rows.tokens])
+    order = np.argsort(-lengths, kind="stable")
+    counts = np.zeros(classes * classes, dtype=np.int64)
+    start = 0
+    while start < len(order):
+        chosen = order[start : start + max(1, BATCH_TOKENS[device.type] // int(lengths[order[start]]))]
+        tokens, sizes, labels = rows.batch(chosen, device)
+        predicted = classifier(tokens, sizes).argmax(-1)
+        counts += np.bincount((labels * classes + predicted).cpu().numpy(), minlength=classes * classes)
+        advance(len(chosen))
+        start += len(chosen)
+    return counts.reshape(classes, classes)
+
+
+def classify(
+    model: GPTNeo,
+    tasks: Sequence[TaskData],
+    tokenizer: Tokenizer,
+    settings: ClassificationSettings,
+    *,
+    seed: Callable[[str], int],
+    folder: Path,
+    identity: dict[str, Any],
+) -> dict[str, list[dict[str, Any]]]:
+    """Fine-tune and score a model on every task, ``settings.seeds`` times each.
+
+    ``seed`` makes a seed of a purpose. Every finished fine-tuning is kept in ``folder`` and not done again if it was made from the same
+    ``identity`` (model and settings) and rows. Returns, by task, a record a fine-tuning: ``confusion`` (lists of lists) and ``loss``.
+    """
+    encoded = {
+        data.task.name: [encode(rows, tokenizer, settings.max_length, settings.separator) for rows in (data.train, data.test)] for data in tasks
+    }
+    hashes = {data.task.name: data.hash for data in tasks}
+    jobs = [(data.task, number) for number in range(settings.seeds) for data in tasks]
+    total = sum(math.ceil(settings.epochs_of(task.name) * len(encoded[task.name][0].labels)) + len(encoded[task.name][1].labels) for task, _ in jobs)
+
+    found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
+    device = model.head.device
+    # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
+    with progress(total, "row", "fine-tuning") as bar, _deterministic(device), side_by_side(device):
+        for task, number in jobs:
+            place = folder / f"{task.name}-{number}.json"
+            made_from = identity | {"rows": hashes[task.name]}
+            record = read_json(place)
+            if record is None or record["made_from"] != made_from:
+                counts, loss = finetune(
+                    model,
+                    *encoded[task.name],
+                    settings,
+                    classes=len(task.labels),
+                    epochs=settings.epochs_of(task.name),
+                    seed=seed(f"{task.name}/{number}"),
+                    advance=bar.update,
+                )
+                record = {"made_from": made_from, "confusion": counts.tolist(), "loss": loss}
+                write_json(place, record)
+            found[task.name].append(record)
+    return found
+
+
+def report(record: Record, tasks: Sequence[TaskData], found: dict[str, list[dict[str, Any]]]) -> None:
+    """Add the metrics of what ``classify`` found to a step's record; their names begin with the task's."""
+    means = []
+    for data in tasks:
+        name, classes = data.task.name, len(data.task.labels)
+        confusions = [np.array(one["confusion"]) for one in found[name]]
+        balance = {part: np.bincount(rows.labels, minlength=classes) for part, rows in (("train", data.train), ("test", data.test))}
+        common = int(balance["train"].argmax())
+        always = [majority(data.test.labels, common, classes)]
+        counts = {"train_rows": len(data.train), "test_rows": len(data.test), "fine_tunings": len(confusions)}
+        for measure, score, what in (
+            ("accuracy", accuracy, "share of the test rows put in their class"),
+            ("f1", weighted_f1, "F1 of each class weighted by its share of the test rows"),
+        ):
+            shown = score(confusions)
+            record.measure(
+                f"{name}_{measure}",
+                shown.value,
+                "1",
+                f"{data.task.title}: {what}, mean over fine-tunings",
+                counts=counts,
+                standard_error=shown.standard_error,
+            )
+            record.measure(f"{name}_{measure}_low", shown.low, "1", "lower end of its 95% interval over other test rows")
+            record.measure(f"{name}_{measure}_high", shown.high, "1", "upper end of its 95% interval over other test rows")
+            if shown.seed_sd is not None:
+                record.measure(f"{name}_{measure}_seed_sd", shown.seed_sd, "1", "its standard deviation from one fine-tuning to another")
+            answer = data.task.labels[common]
+            record.measure(
+                f"{name}_{measure}_majority", score(always).value, "1", f"the same of always answering '{answer}', the commonest training label"
+            )
+            record.series[f"{name}_{measure}_by_seed"] = shown.by_seed
+            if measure == "accuracy":
+                means.append(shown.value)
+        said = sum(int(counts[:, common].sum()) for counts in confusions) / sum(int(counts.sum()) for counts in confusions)
+        record.measure(f"{name}_answered_majority", said, "1", f"share of the test rows for which the answer was '{data.task.labels[common]}'")
+        record.series[f"{name}_loss_by_seed"] = [one["loss"] for one in found[name]]
+        record.examples[name] = {
+            "labels": list(data.task.labels),
+            **{f"{part}_balance": shares.tolist() for part, shares in balance.items()},
+            "confusions": [counts.tolist() for counts in confusions],
+            "rows": data.hash,
+        }
+    record.measure("mean_accuracy", float(np.mean(means)), "1", "mean of the tasks' accuracies")
+    record.measure("tasks", len(means), "tasks", "tasks that the model was fine-tuned on")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share over the test rows, mean over the fine-tunings.
+
+    ``low`` and ``high`` bound the 95% interval over other test rows; ``standard_error`` also counts how far fine-tunings differ, whose
+    standard deviation is ``seed_sd`` (None for a single one).
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    seed_sd: float | None
+    by_seed: list[float]
+
+
+def accuracy(confusions: Sequence[Confusion]) -> Score:
+    """Share of the test rows put in their class. The interval is Wilson's; fine-tunings share the test rows and add none."""
+    values = [float(np.trace(counts) / counts.sum()) for counts in confusions]
+    value, rows = float(np.mean(values)), int(confusions[0].sum())
+    return _score(values, wilson(value, rows), math.sqrt(value * (1 - value) / rows))
+
+
+def weighted_f1(confusions: Sequence[Confusion]) -> Score:
+    """F1 of each class, weighted by its share of the test rows; interval and error by drawing the test rows again, 1000 times."""
+    from sklearn.metrics import f1_score
+
+    values, lows, highs, errors = [], [], [], []
+    random = np.random.default_rng(0)
+    for counts in confusions:
+        true, predicted = np.indices(counts.shape).reshape(2, -1)
+        values.append(float(f1_score(true, predicted, average="weighted", sample_weight=counts.ravel(), zero_division=0.0)))
+        drawn = random.multinomial(counts.sum(), counts.ravel() / counts.sum(), RESAMPLES).reshape(-1, *counts.shape)
+        again = f1_of(drawn)
+        lows.append(np.quantile(again, 0.025))
+        highs.append(np.quantile(again, 0.975))
+        errors.append(again.std())
+    return _score(values, (float(np.mean(lows)), float(np.mean(highs))), float(np.mean(errors)))
+
+
+def f1_of(confusions: np.ndarray) -> np.ndarray:
+    """Weighted F1 [...] of many confusion matrices [..., classes, classes]; a class neither present nor predicted counts nothing."""
+    right = np.diagonal(confusions, axis1=-2, axis2=-1)
+    present, predicted = confusions.sum(-1), confusions.sum(-2)
+    f1 = 2 * right / np.maximum(present + predicted, 1)
+    return (f1 * present).sum(-1) / present.sum(-1)
+
+
+def majority(test: np.ndarray, common: int, classes: int) -> Confusion:
+    """The confusion matrix of always answering ``common``, on the labels ``test`` [rows]."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    counts[:, common] = np.bincount(test, minlength=classes)
+    return counts
+
+
+def wilson(share: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95% interval for a share seen in ``rows`` independent rows; unlike share ± error it never leaves 0..1."""
+    z2 = LEVEL**2
+    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = LEVEL * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _score(values: list[float], interval: tuple[float, float], error: float) -> Score:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    total = math.sqrt(error**2 + (spread**2 / len(values) if spread is not None else 0.0))
+    return Score(float(np.mean(values)), *interval, total, spread, values)
