@@ -1,0 +1,410 @@
+"""How the errors of the proof look on real models, and what became of twins: drawn from what the step ``alpha`` kept, and from ``twins.json``.
+
+A line is a mean or a median over contexts, a band the middle half of them or one standard error, as the notebook that shows it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collapse_lib.errors import UserError
+from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
+from collapse_lib.results import executed, measured
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+GREY = "#777777"
+PAIR_LOOKS = {
+    "twin": (COLOURS[1], "o", "another initial corpus, same seeds"),
+    "both": (COLOURS[3], "^", "another initial corpus, other seeds"),
+    "reseeded": (COLOURS[0], "s", "same initial corpus, other seeds"),
+}
+
+
+class Measured:
+    """What the step ``alpha`` measured on a run: ``generations`` [G], and every series as an array [G, contexts].
+
+    Raises ``UserError`` for a run on which it has not been executed yet.
+    """
+
+    def __init__(self, run: str):
+        steps = executed([run])
+        found = [] if steps.empty else sorted(steps[steps["step"] == "alpha"]["generation"].tolist())
+        if not found:
+            raise UserError(f"Run '{run}' has no finished step 'alpha' yet; `collapse run {run}` goes on with it.")
+        self.run, self.generations = run, np.array(found)
+        self.records = [measured(run, generation, "alpha") for generation in found]
+        series = self.records[0]["series"]
+        self.smoothing = [name.removeprefix("divergence_") for name in series if name.startswith("divergence_")]
+        self.contexts: list[str] = self.records[0]["examples"]["contexts"]
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        return self.since(1, name)
+
+    def since(self, generation: int, name: str) -> NDArray[np.float64]:
+        """A series from a generation on; not a number where a context has no value."""
+        return np.array([record["series"][name] for record in self.records if record["generation"] >= generation], float)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.records[0]["series"]
+
+    def means(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Generations in which a metric was measured, its means over contexts, and their standard errors (0 where unknown)."""
+        there = [record for record in self.records if name in record["metrics"]]
+        metrics = [record["metrics"][name] for record in there]
+        errors = [metric.get("standard_error") or 0.0 for metric in metrics]
+        return np.array([record["generation"] for record in there]), np.array([metric["value"] for metric in metrics]), np.array(errors)
+
+    def means_where_drawn(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """The same from generation 2 on, over those contexts alone that came up in the text that the generation learned from."""
+        from collapse_lib.metrics.alpha import mean_and_error
+
+        found = []
+        for generation, values, drawn_from in zip(
+            self.generations[self.generations >= 2], self.since(2, name), self.since(2, "learned_counts"), strict=True
+        ):
+            if (drawn_from > 0).any():
+                mean, error = mean_and_error(values[drawn_from > 0])
+                found.append((generation, mean, error or 0.0))
+        return tuple(np.array(found, float).reshape(-1, 3).T)
+
+
+# Step notebook: one generation.
+
+
+def attaining_table(measured: dict[str, Any]) -> Markdown:
+    """Contexts with the tokens whose probability shrank most, in proportion, from what one ``alpha`` step measured."""
+    from IPython.display import Markdown
+
+    from collapse_lib.display import literal
+
+    rows = ["| after | stories that begin so | token | before | now | before / now |", "|:--|--:|:--|--:|--:|--:|"]
+    shown = zip(measured["examples"]["contexts"], measured["series"]["counts"], measured["examples"]["attaining"], strict=False)
+    for context, count, (first, *_) in shown:
+        ratio = first["before"] / first["now"]
+        words = literal(context) if context else "*nothing: a story's beginning*"
+        ratio = f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.1f}"
+        rows.append(f"| {words} | {count:,} | {literal(first['token'])} | {first['before']:.2g} | {first['now']:.2g} | {ratio} |")
+    return Markdown("\n".join(rows))
+
+
+# The errors by generation.
+
+
+@drawn
+def accumulated(run: str) -> tuple[Figure, str]:
+    """The paper's series on real models: the sum of D_inf, raw and smoothed, medians over contexts with the middle half of them as a band.
+
+    The axis on the right says the same in the paper's unit, y[n] / N_x = 1 + sum of alpha* / N_x.
+    """
+    from matplotlib.ticker import LogLocator
+
+    found = Measured(run)
+    figure, (axes,) = _panels(1)
+    for place, suffix in enumerate(["", *(f"_{epsilon}" for epsilon in found.smoothing)]):
+        _band(axes, found.generations, found[f"accumulated{suffix}"], COLOURS[place % len(COLOURS)], _left_out(suffix[1:]), "o^sDv"[place % 5])
+    axes.set_ylabel("sum of D∞ so far (nats)")
+    axes.set_ylim(bottom=0)
+    right = axes.secondary_yaxis("right", functions=(lambda nats: np.exp(np.clip(nats, -700, 700)), lambda ratio: np.log(np.maximum(ratio, 1e-300))))
+    right.set_yscale("log")
+    right.yaxis.set_major_locator(LogLocator(numticks=7))
+    right.set_ylabel("y[n] / N")
+    axes.legend(frameon=False, fontsize=10)
+    return figure, f"Accumulated errors by generation, run {run}"
+
+
+def accumulated_interactive(run: str) -> Interactive:
+    """The sum of D_inf at every counted context, to hover over; buttons choose how much mass is left out."""
+    import plotly.graph_objects as go
+
+    found = Measured(run)
+    suffixes = ["", *(f"_{epsilon}" for epsilon in found.smoothing)]
+    values = {suffix: found[f"accumulated{suffix}"].T for suffix in suffixes}
+    figure = go.Figure()
+    for context, line in zip(found.contexts, values[""], strict=True):
+        figure.add_scatter(x=found.generations.tolist(), y=_plain(line), mode="lines", line={"color": "#b5cfe0", "width": 1}, name=_words(context))
+    figure.add_scatter(
+        x=found.generations.tolist(), y=_plain(np.median(values[""], 0)), mode="lines+markers", line={"color": COLOURS[0], "width": 3}, name="median"
+    )
+    figure.update_traces(hovertemplate="%{fullData.name}<br>generation %{x}: %{y:.4g} nats<extra></extra>", showlegend=False)
+    buttons = [
+        {
+            "label": _left_out(suffix[1:]),
+            "method": "update",
+            "args": [{"y": [*map(_plain, values[suffix]), _plain(np.median(values[suffix], 0))]}, {"yaxis.autorange": True}],
+        }
+        for suffix in suffixes
+    ]
+    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "pad": {"b": 4}}
+    plotly_layout(figure, "sum of D∞ so far (nats)", updatemenus=[menu], hovermode="closest")
+    return Interactive(figure, f"accumulated-{run}")
+
+
+@drawn
+def weights(run: str) -> tuple[Figure, str]:
+    """The weight w_n that the minimal errors leave to the initial corpus, and the largest share w*_n of it that p_n can contain.
+
+    Right, w*_n again, without the worst tokens, and the overlap of p_0 and p_n. Medians over counted contexts; bands hold the middle half.
+    """
+    found = Measured(run)
+    figure, (left, right) = _panels(2)
+    _band(left, found.generations, np.exp(-found["accumulated"]), COLOURS[1], "w, by the sum of errors", "s")
+    _band(left, found.generations, np.exp(-found["initial_divergence"]), COLOURS[0], "w*, measured directly", "o")
+    left.set_yscale("log")
+    left.set_ylabel("share of the initial corpus")
+    _band(right, found.generations, 1 - found["initial_tv"], GREY, "overlap of p₀ and pₙ, 1 − TV", "")
+    for place, epsilon in reversed(list(enumerate(found.smoothing))):
+        share = np.median(np.minimum(np.exp(-found[f"initial_divergence_{epsilon}"]), 1.0), axis=1)
+        right.plot(found.generations, share, color=COLOURS[(2, 3, 4)[place % 3]], marker="^Dv"[place % 3], label=f"w* {_left_out(epsilon)}")
+    _band(right, found.generations, np.exp(-found["initial_divergence"]), COLOURS[0], "w*", "o")
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")
+    _legends(left, right)
+    return figure, f"Weight and memory of the initial corpus by generation, run {run}"
+
+
+@drawn
+def drift(run: str) -> tuple[Figure, str]:
+    """What each generation changed against what drawing N_x tokens would change in a model that only counts, in total variation.
+
+    Left: means with one standard error over the counted contexts that still came up. Right: every such context of every generation; on the
+    diagonal the two are equal.
+    """
+    found = Measured(run)
+    figure, (left, right) = _panels(2)
+    for name, colour, marker, label in (
+        ("drift_tv", COLOURS[1], "s", "drawing N tokens alone (expected)"),
+        ("text_tv", COLOURS[4], "^", "from the model to its text (measured)"),
+        ("tv", COLOURS[0], "o", "from the model to the next (measured)"),
+    ):
+        _line(left, *found.means_where_drawn(name), colour, label, marker)
+    left.set_ylabel("total variation in one generation")
+    left.set_ylim(bottom=0)
+    expected, moved, drawn_from = (found.since(2, name) for name in ("drift_tv", "tv", "learned_counts"))
+    there = np.isfinite(expected) & (expected > 0)
+    if there.any():
+        dots = right.scatter(expected[there], moved[there], c=np.log10(drawn_from[there]), s=9, cmap="viridis", linewidths=0)
+        bar = figure.colorbar(dots, ax=right)
+        bar.set_label("N, stories that began so")
+        low, high = np.log10(drawn_from[there].min()), np.log10(drawn_from[there].max())
+        bar.set_ticks(ticks := np.arange(np.ceil(low), np.floor(high) + 1), labels=[f"{10**tick:,.0f}" for tick in ticks])
+        ends = [min(expected[there].min(), moved[there].min()), max(expected[there].max(), moved[there].max())]
+        right.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
+    right.set(xscale="log", yscale="log", xlabel="expected of drawing N tokens alone", ylabel="measured, model to model")
+    _legends(left)
+    return figure, f"Sampling drift and the models' own change, run {run}"
+
+
+@drawn
+def memory(run: str) -> tuple[Figure, str]:
+    """How far the next-token distribution has gone from where it began (left), and its entropy (right); means with one standard error."""
+    found = Measured(run)
+    figure, (left, right) = _panels(2)
+    for name, colour, marker, label in (
+        ("initial_tv", COLOURS[0], "o", "counted contexts, from p₀"),
+        ("truth_tv", COLOURS[2], "^", "counted contexts, from the grammar's law"),
+        ("position_first_tv", COLOURS[1], "s", "validation positions, from p₁"),
+    ):
+        generations, means, errors = found.means(name)
+        if len(means):
+            _line(left, generations, means, errors, colour, label, marker)
+    left.set_ylabel("total variation from the start")
+    left.set_ylim(0, 1)
+    for name, colour, marker, label in (
+        ("entropy", COLOURS[0], "o", "counted contexts"),
+        ("position_entropy", COLOURS[1], "s", "validation positions"),
+    ):
+        _line(right, *found.means(name), colour, label, marker)
+    right.set_ylabel("entropy of the next token (nats)")
+    _legends(left, right)
+    return figure, f"Memory of the initial corpus by generation, run {run}"
+
+
+def attaining_by_generation(run: str) -> Markdown:
+    """Which tokens the maximum of D_inf is about: their probability and rank before, generation by generation."""
+    from IPython.display import Markdown
+
+    from collapse_lib.display import literal
+
+    found = Measured(run)
+    rows = ["| generation | probability before | rank before | never seen there | most often |", "|--:|--:|--:|--:|:--|"]
+    for record in found.records:
+        metrics = record["metrics"]
+        tops = [first["token"] for first, *_ in record["examples"]["attaining"]]
+        often = sorted(set(tops), key=lambda token: (-tops.count(token), token))[:3]
+        rows.append(
+            f"| {record['generation']} | {metrics['attaining_probability']['value']:.1g} | {metrics['attaining_rank']['value']:,.0f} "
+            f"| {metrics['attaining_unseen']['value']:.0%} | {' '.join(map(literal, often))} |"
+        )
+    return Markdown("\n".join(rows))
+
+
+def in_words(run: str) -> Markdown:
+    """The last generation's numbers in sentences; each is true of the run that it is about."""
+    from IPython.display import Markdown
+
+    found = Measured(run)
+    last, metrics = found.records[-1]["generation"], found.records[-1]["metrics"]
+    contexts = metrics["contexts"]["value"]
+    accumulated_sum, direct = metrics["accumulated"]["value"], metrics["initial_divergence"]["value"]
+    lines = [
+        f"Run **{run}**, generation {last}, means over {contexts} counted contexts:",
+        f"- the errors add up to {accumulated_sum:.1f} nats, so that equation (3) leaves the initial corpus a weight of "
+        f"w = 10<sup>{-accumulated_sum / np.log(10):.1f}</sup> (geometric mean);",
+        f"- the share of p₀ that the model can still contain is w* = {np.exp(-direct):.2g} (geometric mean), which is "
+        f"10<sup>{(accumulated_sum - direct) / np.log(10):.1f}</sup> times as much;",
+        f"- the distribution itself has moved a total variation of {_value(metrics['initial_tv'])} from p₀.",
+    ]
+    (generations, *moved), (_, *expected) = found.means_where_drawn("tv"), found.means_where_drawn("drift_tv")
+    if len(generations) and generations[-1] == last:
+        (mean, error), (drawn, drawn_error) = ([float(values[-1]) for values in pair] for pair in (moved, expected))
+        verb = "less" if mean < drawn else "more"
+        lines.append(
+            f"- in this generation it moved {_plus_minus(mean, error)} where contexts still came up, {verb} than the "
+            f"{_plus_minus(drawn, drawn_error)} by which drawing as many stories would have moved a model that only counts."
+        )
+    return Markdown("\n".join([lines[0], "", *lines[1:]]))
+
+
+# The twins.
+
+
+@drawn
+def twins(record: dict[str, Any]) -> tuple[Figure, str]:
+    """Distances between chains by generation, with one standard error over stories; the last panel compares the texts, token by token."""
+    parts = list(record["generations"][-1]["positions"])
+    titles = {"chain": "at the chain's held-out stories", "twin": "at the twin's held-out stories"}
+    figure, panels = _panels(len(parts) + 1)
+    trained = [found for found in record["generations"] if found["generation"]]
+    for panel, part in zip(panels, parts, strict=False):
+        for pair, (colour, marker, label) in PAIR_LOOKS.items():
+            values = [found["positions"][part][pair]["tv"] for found in trained]
+            errors = np.array([value["standard_error"] or 0.0 for value in values])
+            _line(panel, [found["generation"] for found in trained], np.array([value["value"] for value in values]), errors, colour, label, marker)
+        panel.set_ylabel("total variation, next token")
+        panel.set_title(titles[part], fontsize=11)
+        panel.set_ylim(bottom=0)
+    for pair, (colour, marker, _) in PAIR_LOOKS.items():
+        values = [found["unigram_tv"][pair] for found in record["generations"]]
+        panels[-1].plot([found["generation"] for found in record["generations"]], values, color=colour, marker=marker)
+    panels[-1].set_ylabel("total variation, frequencies of tokens")
+    panels[-1].set_title("of their texts (0: the initial corpora)", fontsize=11)
+    panels[-1].set_ylim(bottom=0)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    return figure, f"Twin chains by generation, run {record['runs']['chain']}"
+
+
+def twins_setup(record: dict[str, Any]) -> Markdown:
+    """In what the three runs differ."""
+    from IPython.display import Markdown
+
+    roles = list(record["runs"])
+    names = sorted({name for fields in record["fields"].values() for name in fields})
+    rows = ["| | " + " | ".join(f"`{record['runs'][role]}`" for role in roles) + " |", "|:--|" + ":--|" * len(roles)]
+    for name in names:
+        cells = [record["fields"][role].get(name, record["fields"]["chain"][name]) for role in roles]
+        rows.append(f"| {name} | " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
+    for name, label in (("train_stories", "stories trained on"), ("epochs", "epochs")):
+        rows.append(f"| {label} | " + " | ".join(f"{record[name][role]:,}" for role in roles) + " |")
+    return Markdown("\n".join(rows))
+
+
+def twins_in_words(record: dict[str, Any]) -> Markdown:
+    """What the comparison says about the first and the last generation, as far as its numbers go."""
+    from IPython.display import Markdown
+
+    trained = [found for found in record["generations"] if found["generation"]]
+    first, last = trained[0], trained[-1]
+    lines = []
+    for part, words in (("chain", "the chain's"), ("twin", "the twin's")):
+        if part not in last["positions"]:
+            continue
+        begin, end = first["positions"][part], last["positions"][part]
+        excess, error = end["excess"]["tv"]["value"], end["excess"]["tv"]["standard_error"]
+        lines.append(
+            f"At {end['contexts']} positions of {words} held-out stories, generation {last['generation']} of the chain and its twin are "
+            f"{_value(end['twin']['tv'])} apart in total variation (generation {first['generation']}: {_value(begin['twin']['tv'])}), two chains "
+            f"that differ in their seeds {_value(end['reseeded']['tv'])} ({_value(begin['reseeded']['tv'])}). {_verdict(excess, error)} "
+            f"The difference was {_value(begin['excess']['tv'])} in generation {first['generation']} and is {_value(end['excess']['tv'])} now."
+        )
+    lines.append(
+        "The ± is one standard error over held-out stories. It does not cover chance among chains: each kind of chain was run once, and another pair "
+        "of seeds would be another distance apart."
+    )
+    return Markdown("\n\n".join(lines))
+
+
+def _verdict(excess: float, error: float | None) -> str:
+    if error is None:
+        return "With a single story there is no telling how sure that is."
+    if excess > 3 * error:
+        return "That is farther than chance alone sets chains apart: **here the chain still depends on its initial corpus.**"
+    if excess < -3 * error:
+        return "That is nearer than other seeds alone set chains apart: no trace of the initial corpus is left that this could show."
+    return "The two do not differ by more than three standard errors: **no trace of the initial corpus can be told from chance here.**"
+
+
+# Drawing.
+
+
+def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=((7.2, 9.6, 12.6)[count - 1], 4.1), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for panel in axes:
+        panel.set_xlabel("generation")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure, axes
+
+
+def _band(axes: Axes, generations: Sequence[int], values: NDArray[np.float64], colour: str, label: str, marker: str) -> None:
+    """The median over contexts and a band that holds the middle half of them; values [generations, contexts]."""
+    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=1)
+    axes.plot(generations, middle, color=colour, marker=marker, label=label)
+    axes.fill_between(generations, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _line(axes: Axes, generations: Sequence[int], means: NDArray, errors: NDArray, colour: str, label: str, marker: str) -> None:
+    axes.plot(generations, means, color=colour, marker=marker, label=label)
+    axes.fill_between(generations, means - errors, means + errors, color=colour, alpha=0.2, linewidth=0)
+
+
+def _legends(*panels: Axes) -> None:
+    """A legend above each panel, where it hides nothing."""
+    for panel in panels:
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _left_out(epsilon: str) -> str:
+    return f"without the worst {100 * float(epsilon):g}%" if epsilon else "all tokens"
+
+
+def _words(context: str) -> str:
+    from html import escape
+
+    return escape(f"“{context}”") if context else "a story's beginning"
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | None]:
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+
+
+def _value(metric: dict[str, Any]) -> str:
+    return _plus_minus(metric["value"], metric.get("standard_error"))
+
+
+def _plus_minus(value: float, error: float | None) -> str:
+    if not error:
+        return f"{value:.3f}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))  # two of them for the error
+    return f"{value:.{digits}f} ± {error:.{digits}f}"

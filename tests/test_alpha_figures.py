@@ -1,0 +1,186 @@
+"""Figures of the errors and of twins, drawn from made-up measurements: what they show and say, not how it looks."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from synthetic_runs import write_run
+
+from collapse_lib import alpha_figures as figures
+from collapse_lib.errors import UserError
+from collapse_lib.files import write_json
+
+CONTEXTS, POSITIONS, SMOOTHING = ["", "Once upon", "<b>One</b> | day"], 4, ("0.01", "0.1")
+
+
+def measurement(generation: int, truth: bool) -> dict:
+    """What the step ``alpha`` would have written."""
+    steps = {"": 5.0, "_0.01": 1.0, "_0.1": 0.5}
+    context = np.array([1.0, 1.2, 1.4])
+    series = {
+        "counts": [900, 300, 80],
+        "learned_counts": [800, 100, 0 if generation > 2 else 3],
+        "entropy": context,
+        "position_entropy": [2.0] * POSITIONS,
+    }
+    for suffix, size in steps.items():
+        series[f"divergence{suffix}"] = size * context
+        series[f"accumulated{suffix}"] = generation * size * context
+        series[f"initial_divergence{suffix}"] = size * np.sqrt(generation) * context
+    series |= {"initial_tv": 0.1 * generation * context, "tv": 0.1 * context, "initial_kl": context, "kl": context}
+    if generation > 1:
+        series |= {"drift_tv": [0.01, 0.1, 0.3], "text_tv": [0.02, 0.1, 0.3], "position_first_tv": [0.1 * generation] * POSITIONS}
+        if generation > 2:
+            series["drift_tv"] = [0.01, 0.1, None]
+    if truth:
+        series["truth_tv"] = 0.2 * context
+    series = {name: np.asarray(values).tolist() for name, values in series.items()}
+    metrics = {name: summary(values) for name, values in series.items()}
+    metrics |= {
+        "contexts": summary([3]),
+        "attaining_probability": summary([1e-7]),
+        "attaining_rank": summary([1800.0]),
+        "attaining_unseen": summary([1.0]),
+    }
+    top = [{"token": " zoo|", "before": 1e-7, "now": 1e-10}]
+    return {"metrics": metrics, "series": series, "examples": {"contexts": CONTEXTS, "attaining": [top, top, top]}, "seconds": 1.0}
+
+
+def summary(values: list) -> dict:
+    there = [value for value in values if value is not None]
+    return {"value": float(np.mean(there)), "unit": "1", "definition": "made up", "standard_error": 0.02}
+
+
+def add_alpha(root, run: str, generations: int, truth: bool = False) -> None:
+    for generation in range(1, generations + 1):
+        folder, head = root / run / f"generation-{generation:02d}", {"step": "alpha", "generation": generation}
+        write_json(folder / "metrics" / "alpha.json", head | measurement(generation, truth))
+        manifest = json.loads((folder / "manifests" / "train.json").read_text())
+        write_json(folder / "manifests" / "alpha.json", manifest | head)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    write_run(tmp_path, "demo", 4)
+    add_alpha(tmp_path, "demo", 4, truth=True)
+    write_run(tmp_path, "one", 1)
+    add_alpha(tmp_path, "one", 1)
+    write_run(tmp_path, "without", 2)
+    return tmp_path
+
+
+def test_the_sum_of_errors_is_the_median_over_contexts():
+    axes = figures.accumulated("demo").figure.axes[0]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines) == ["all tokens", "without the worst 1%", "without the worst 10%"]
+    np.testing.assert_allclose(lines["all tokens"].get_ydata(), [6.0 * generation for generation in (1, 2, 3, 4)])
+    band = axes.collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((5.5, 26.0))  # the middle half of 5, 6, 7 times the generation
+
+
+def test_the_weight_falls_below_the_memory():
+    left, right = figures.weights("demo").figure.axes
+    weight, memory = (line.get_ydata() for line in left.get_lines())
+    np.testing.assert_allclose(weight, np.exp([-6.0 * generation for generation in (1, 2, 3, 4)]))
+    assert (weight <= memory + 1e-12).all() and left.get_yscale() == "log"
+    assert {line.get_label() for line in right.get_lines()} >= {"w*", "w* without the worst 1%", "w* without the worst 10%"}
+
+
+def test_drift_leaves_out_contexts_that_never_came_up():
+    left, right = figures.drift("demo").figure.axes[:2]
+    assert left.get_lines()[0].get_label().startswith("drawing")
+    drift, _, moved = (line.get_xydata().tolist() for line in left.get_lines())
+    assert [generation for generation, _ in drift] == [2, 3, 4]
+    np.testing.assert_allclose([value for _, value in drift], [0.41 / 3, 0.055, 0.055])
+    np.testing.assert_allclose([value for _, value in moved], [0.12, 0.11, 0.11])  # the same contexts in both
+    assert len(right.collections[0].get_offsets()) == 3 + 2 + 2
+
+
+def test_memory_shows_the_law_of_the_grammar_where_there_is_one():
+    labels = {run: [line.get_label() for line in figures.memory(run).figure.axes[0].get_lines()] for run in ("demo", "one")}
+    assert any("grammar" in label for label in labels["demo"]) and not any("grammar" in label for label in labels["one"])
+
+
+def test_every_figure_can_be_drawn_of_a_single_generation():
+    for draw in (figures.accumulated, figures.weights, figures.drift, figures.memory):
+        picture = draw("one")
+        assert len(picture.svg) > 1000 and picture.svg == draw("one").svg and "one" in picture.title
+
+
+def test_the_interactive_figure_has_a_line_a_context_and_takes_no_markup_from_them():
+    interactive = figures.accumulated_interactive("demo")
+    traces = interactive.figure.data
+    assert len(traces) == len(CONTEXTS) + 1 and traces[-1].name == "median"
+    assert list(traces[0].y) == [5.0, 10.0, 15.0, 20.0] and "&lt;b&gt;" in traces[2].name
+    (menu,) = interactive.figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == ["all tokens", "without the worst 1%", "without the worst 10%"]
+    assert "http" not in interactive.html
+
+
+def test_tables_show_tokens_as_text():
+    table = figures.attaining_table(measurement(2, False)).data
+    assert "<b>" not in table and all(row.count("|") == 7 for row in table.splitlines())
+    assert "1,000" in table and "1e-07" in table and "story's beginning" in table
+    rows = figures.attaining_by_generation("demo").data.splitlines()[2:]
+    assert len(rows) == 4 and all(row.count("|") == 6 and "1,800" in row and "100%" in row for row in rows)
+
+
+def test_the_words_are_those_of_the_numbers():
+    text = figures.in_words("demo").data
+    assert "add up to 24.0 nats" in text and "10<sup>-10.4</sup>" in text
+    assert "moved 0.110 ± 0.010 where contexts still came up, more than the 0.055 ± 0.045" in text
+    assert "generation 1" in figures.in_words("one").data and "still came up" not in figures.in_words("one").data
+
+
+def test_a_run_without_the_step_is_said():
+    for draw in (figures.accumulated, figures.in_words, figures.accumulated_interactive):
+        with pytest.raises(UserError, match="'without' has no finished step 'alpha' yet"):
+            draw("without")
+
+
+def comparison(excess: float, error: float | None = 0.01) -> dict:
+    """What ``twins.compare`` would have written: twins that are ``excess`` farther apart than seeds in the last generation."""
+
+    def part(apart: float) -> dict:
+        pairs = {"twin": 0.2 + apart, "both": 0.21 + apart, "reseeded": 0.2, "excess": apart, "excess_both": 0.01 + apart}
+        kinds = {pair: {kind: {"value": value, "standard_error": error} for kind in ("tv", "js")} for pair, value in pairs.items()}
+        return {"contexts": 40, "stories": 20} | kinds
+
+    texts = {"twin": 0.3, "both": 0.3, "reseeded": 0.1}
+    generations = [{"generation": 0, "unigram_tv": texts}]
+    generations += [{"generation": n, "unigram_tv": texts, "positions": {"chain": part(apart)}} for n, apart in ((1, 0.4), (2, 0.3), (3, excess))]
+    names = {"chain": "demo", "twin": "demo-twin", "reseeded": "demo-reseeded"}
+    fields = {"chain": {"corpus.seed": None, "seed": 1}, "twin": {"corpus.grammar": "twin"}, "reseeded": {"seed": 2}}
+    fields["chain"]["corpus.grammar"] = "standard"
+    return {"runs": names, "fields": fields, "generations": generations} | {name: dict.fromkeys(names, 1500) for name in ("train_stories", "epochs")}
+
+
+@pytest.mark.parametrize(
+    ("excess", "error", "said"),
+    [
+        (0.2, 0.01, "still depends on its initial corpus"),
+        (0.02, 0.01, "no trace of the initial corpus can be told from chance"),
+        (-0.2, 0.01, "nearer than other seeds alone set chains apart"),
+        (0.2, None, "no telling how sure"),
+    ],
+)
+def test_the_verdict_on_twins_follows_the_numbers(excess, error, said):
+    text = figures.twins_in_words(comparison(excess, error)).data
+    assert said in text
+    verdicts = ["still depends", "can be told from chance", "nearer than other seeds", "no telling"]
+    assert sum(verdict in text for verdict in verdicts) == 1
+
+
+def test_twins_are_drawn_pair_by_pair_with_their_texts():
+    models, texts = figures.twins(comparison(0.2)).figure.axes
+    np.testing.assert_allclose(models.get_lines()[0].get_ydata(), [0.6, 0.5, 0.4])
+    assert [line.get_xdata().tolist() if hasattr(line.get_xdata(), "tolist") else list(line.get_xdata()) for line in texts.get_lines()] == [
+        [0, 1, 2, 3]
+    ] * 3
+    table = figures.twins_setup(comparison(0.2)).data
+    assert "| corpus.grammar | standard | twin | standard |" in table and "| seed | 1 | 1 | 2 |" in table and "1,500" in table
+    assert re.search(r"\| corpus.seed \| – \| – \| – \|", table)
