@@ -59,7 +59,7 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
 
 def _parameters(step: Step, device: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {"run": step.run.name}
-    if step.generation:
+    if step.name != "corpus":  # the one step that only generation 0 has
         parameters["generation"] = step.generation
     if STEPS[step.name].on_device:
         parameters["device"] = device

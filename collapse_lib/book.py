@@ -28,6 +28,7 @@ from collapse_lib.errors import UserError
 from collapse_lib.files import write_text
 from collapse_lib.paths import project_root, run_names
 from collapse_lib.run import Run
+from collapse_lib.twins import RECORD as TWINS_RECORD
 
 PROSE = ("*.md", "*.bib", "*.yml", "_static/*")
 RENDERERS = (
@@ -257,6 +258,7 @@ def _records(runs: Sequence[Shown]) -> list[Path]:
     files = []
     for shown in runs:
         files.append(shown.run.folder / "protocol.yaml")
+        files += [file for file in [shown.run.folder / TWINS_RECORD] if file.is_file()]
         for generation, steps in shown.results.items():
             for step in (shown.run.step(generation, name) for name in steps):
                 files += [step.notebook, step.metrics_file, step.manifest_file]

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from collapse_lib import __version__
 from collapse_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from collapse_lib.protocol import Protocol
+    from collapse_lib.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,17 +49,33 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run a preset, or go on with an interrupted run", description="Execute every missing step of a run with papermill."
     )
-    run.add_argument("preset", help="a preset (`collapse presets`), a protocol .yaml file, or the name of a run to go on with")
-    run.add_argument("--name", help="the run's folder under papermill_runs (default: the preset's name)")
-    run.add_argument(
-        "--set",
+    twins = commands.add_parser(
+        "twins",
+        help="ask whether the initial corpus is forgotten: a run, its twin, and the run with other seeds",
+        description="Make three runs that share a protocol and a tokenizer: NAME; NAME-twin, which begins from another initial corpus; and "
+        "NAME-reseeded, which begins from the same one with other seeds. Then compare them generation by generation.",
+    )
+    twins.add_argument(
+        "--change",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="change a field of the protocol, e.g. training.batch_size=64; may be repeated",
+        help="the twin's initial corpus, e.g. corpus.source=other.txt; may be repeated (default: the grammar's twin, or the source's next stories)",
     )
-    run.add_argument("--generations", type=int, metavar="N", help="how many generations (a finished run can be extended)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    twins.set_defaults(command=_twins)
+    for command in (run, twins):
+        command.add_argument("preset", help="a preset (`collapse presets`), a protocol .yaml file, or the name of a run to go on with")
+        command.add_argument("--name", help="the run's folder under papermill_runs (default: the preset's name)")
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            help="change a field of the protocol, e.g. training.batch_size=64; may be repeated",
+        )
+        command.add_argument("--generations", type=int, metavar="N", help="how many generations (a finished run can be extended)")
+        command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    run.add_argument("--max-cost", metavar="X", help="most that a judge's grades may cost in all, short for --set gpt_eval.max_cost=X")
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="show where a run is")
@@ -71,6 +92,38 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
     results.set_defaults(command=_results)
 
+    judge = commands.add_parser(
+        "judge", help="ask what a judge would cost, try it, serve one", description="What there is to do about the judge that grades completions."
+    )
+    tasks = judge.add_subparsers(required=True, metavar="TASK")
+    for name, words in (
+        ("estimate", "how many requests, tokens and how much money grading a run takes; sends nothing"),
+        ("check", "have the judge grade the run's control rows alone: can it tell stories from noise? (paid, and kept for the run)"),
+        ("forget", "drop a run's grades, so that another judge can grade it; completions and paid answers stay"),
+    ):
+        task = tasks.add_parser(name, help=words, description=words)
+        task.add_argument("run", nargs="?", default="newest", help="default: the run that advanced last")
+        if name != "forget":
+            task.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="try another value, e.g. gpt_eval.judge=MODEL")
+        task.set_defaults(command=globals()[f"_judge_{name}"])
+    serve = tasks.add_parser("serve", help="serve a small, weak judge on this machine, for those without a key", description="Ctrl-C stops it.")
+    serve.add_argument("--port", type=int, default=8123)
+    serve.add_argument("--threads", type=int, default=None, help="default: all cores")
+    serve.set_defaults(command=_judge_serve)
+
+    bench = commands.add_parser(
+        "bench",
+        help="time our fast paths beside what a user would otherwise do",
+        description="Both sides in turn, in one run, and a check that they agree.",
+    )
+    bench.add_argument("what", choices=["sampling", "training", "perplexity", "free-text"])
+    bench.add_argument("--config", choices=["demo", "1m", "33m"], default="1m", help="size of the model (default: 1m)")
+    bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    bench.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side does its work (default: 3)")
+    bench.add_argument("--length", type=int, metavar="TOKENS", help="sampled tokens a sequence (default: the paper's 600 on a GPU, fewer on a CPU)")
+    bench.add_argument("--json", metavar="FILE", help="write the report to this file too")
+    bench.set_defaults(command=_bench)
+
     book = commands.add_parser("book", help="execute the figure notebooks and build the book")
     book.add_argument("runs", nargs="*", metavar="RUN", help="the runs to show, the main one first (default: all, demo first)")
     book.set_defaults(command=_book)
@@ -79,27 +132,43 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.batch import advance
+    from collapse_lib.run import Run
+
+    if options.max_cost is not None:
+        options.set.append(f"gpt_eval.max_cost={options.max_cost}")
+    name, protocol = _wanted(options)
+    run = Run.create(name, protocol)
+    began = time.perf_counter()
+    print(f"run {run.name}: {protocol.generations} generations in {run.folder}", flush=True)
+    if protocol.gpt_eval.judge:
+        _print_estimate(run)
+    executed = advance(run, options.device)
+    seconds = time.perf_counter() - began
+    print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
+
+
+def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
+    """The name and the protocol that a preset (or a run to go on with), ``--name``, ``--set`` and ``--generations`` ask for."""
     from collapse_lib.paths import run_names
-    from collapse_lib.protocol import Protocol, load_preset, preset_names
+    from collapse_lib.protocol import load_preset, preset_names
     from collapse_lib.run import Run
 
     changes = dict(_assignment(text) for text in options.set)
     if options.generations is not None:
         changes["generations"] = str(options.generations)
-    known_preset = options.preset in preset_names() or options.preset.endswith((".yaml", ".yml"))
-    if not known_preset and options.preset in run_names():
-        protocol: Protocol = Run.open(options.preset).protocol
-    else:
-        protocol = load_preset(options.preset)
+    is_preset = options.preset in preset_names() or options.preset.endswith((".yaml", ".yml"))
+    protocol = Run.open(options.preset).protocol if not is_preset and options.preset in run_names() else load_preset(options.preset)
     name = options.name or options.preset.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
-    if changes:
-        protocol = protocol.with_changes(changes)
-    run = Run.create(name, protocol)
+    return name, protocol.with_changes(changes) if changes else protocol
+
+
+def _twins(options: argparse.Namespace) -> None:
+    from collapse_lib.twins import run_twins
+
+    name, protocol = _wanted(options)
     began = time.perf_counter()
-    print(f"run {run.name}: {protocol.generations} generations in {run.folder}", flush=True)
-    executed = advance(run, options.device)
-    seconds = time.perf_counter() - began
-    print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
+    file = run_twins(name, protocol, dict(_assignment(text, "--change") for text in options.change), options.device)
+    print(f"compared in {file} after {time.perf_counter() - began:.1f} s; notebooks/figures/twins.ipynb and `collapse book` show it.")
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -152,6 +221,78 @@ def _results(options: argparse.Namespace) -> None:
     print(results.formatted(results.load(options.run), options.format))
 
 
+def _judge_estimate(options: argparse.Namespace) -> None:
+    _print_estimate(_changed_run(options))
+
+
+def _judge_check(options: argparse.Namespace) -> None:
+    from collapse_lib.grading import check
+
+    run = _changed_run(options)
+    for name, metric in check(run).items():
+        print(f"{name:<30} {metric['value']:>8.3g}  {metric['unit']:<14} {metric['definition']}")
+
+
+def _judge_forget(options: argparse.Namespace) -> None:
+    from collapse_lib.grading import forget
+    from collapse_lib.run import Run
+
+    run = Run.open(options.run)
+    print(f"dropped the grades of {forget(run)} generations of run {run.name}")
+
+
+def _judge_serve(options: argparse.Namespace) -> None:
+    import threading
+
+    from collapse_lib.judge import LOCAL_MODEL, local_judge
+
+    with local_judge(options.port, threads=options.threads) as url:
+        print(f"A WEAK judge, good for trying things out and not for conclusions, answers at {url} until Ctrl-C. Elsewhere:\n")
+        print(f"    export OPENAI_BASE_URL={url}\n    collapse run NAME --set gpt_eval.judge={LOCAL_MODEL}", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nstopped")
+
+
+def _changed_run(options: argparse.Namespace) -> Run:
+    """A run with some fields changed for this command alone."""
+    from collapse_lib.run import Run
+
+    run = Run.open(options.run)
+    return Run(run.folder, run.protocol.with_changes(dict(_assignment(text) for text in options.set)))
+
+
+def _print_estimate(run: Run) -> None:
+    from collapse_lib.grading import estimate
+
+    found = estimate(run)
+    for generation, expected in found.items():
+        print(f"judge {run.protocol.gpt_eval.judge}, generation {generation:>2}: {expected}", flush=True)
+    if not found:
+        print(f"judge {run.protocol.gpt_eval.judge}: every generation is graded")
+    elif None not in (costs := [expected.cost for expected in found.values()]):
+        print(f"judge {run.protocol.gpt_eval.judge}: about {sum(costs):.4f} in all", flush=True)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from collapse_lib import bench
+    from collapse_lib.files import write_text
+
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(f"There is no folder '{Path(options.json).absolute().parent}' to write the report to.")
+    report = bench.bench(options.what, options.config, options.device, options.rounds, options.length)
+    print(bench.table(report))
+    print(bench.line(report))
+    if options.json:
+        write_text(Path(options.json), bench.line(report) + "\n")
+    if not bench.is_equivalent(report):
+        print("collapse: the two sides did not do the same, so their times say nothing.", file=sys.stderr)
+        raise SystemExit(1)
+
+
 def _book(options: argparse.Namespace) -> None:
     from collapse_lib import book
 
@@ -159,10 +300,10 @@ def _book(options: argparse.Namespace) -> None:
     print(f"{report.pages} pages in {report.seconds:.1f} s: {report.path}")
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(text: str, option: str = "--set") -> tuple[str, str]:
     field, sign, value = text.partition("=")
     if not sign or not field.strip():
-        raise UserError(f"--set takes FIELD=VALUE, not '{text}'.")
+        raise UserError(f"{option} takes FIELD=VALUE, not '{text}'.")
     return field.strip(), value.strip()
 
 

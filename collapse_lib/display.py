@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,11 +37,30 @@ def word_list(counts: list[list[Any]]) -> Markdown:
     return Markdown(", ".join(f"{literal(word)} ({count:,})" for word, count in counts) or "*none*")
 
 
+def completed(pairs: list[list[str]]) -> Markdown:
+    """Beginnings with what a model wrote behind them."""
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"{index}. {literal(beginning)} **▸** {literal(text)}" for index, (beginning, text) in enumerate(pairs, 1)))
+
+
+def graded(cases: list[dict[str, Any]]) -> Markdown:
+    """Completions with their grades, or with the answer that was none."""
+    from IPython.display import Markdown
+
+    lines = []
+    for index, case in enumerate(cases, 1):
+        grades = [f"{name} **{case[name]}**" for name in ("grammar", "creativity", "consistency") if name in case]
+        said = ", ".join(grades) or f"malformed answer: {literal(case['malformed'])}"
+        lines.append(f"{index}. {literal(case['beginning'])} **▸** {literal(case['completion'])} \\\n   {said}")
+    return Markdown("\n".join(lines))
+
+
 def literal(text: str) -> str:
     """Text as inline HTML code, so that whatever a collapsed model writes, a page shows it and is not shaped by it."""
     from html import escape
 
-    escaped = escape(text.replace("\n", " ⏎ ").strip()).translate(MARKUP) or "(nothing)"
+    escaped = escape(re.sub(r"\r\n?|\n", " ⏎ ", text).strip()).translate(MARKUP) or "(nothing)"
     return f'<span class="sample">{escaped}</span>'
 
 

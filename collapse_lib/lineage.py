@@ -21,6 +21,21 @@ def _initial(protocol: Protocol, generation: int) -> bool:
     return generation == 0
 
 
+def _completes(protocol: Protocol, generation: int) -> bool:
+    """Generation 0 stands for the untrained baseline."""
+    every = protocol.completions.every
+    return every is not None and (generation == 0 or (generation >= 1 and (generation - 1) % every == 0))
+
+
+def _is_graded(protocol: Protocol, generation: int) -> bool:
+    return protocol.gpt_eval.judge is not None and _completes(protocol, generation)
+
+
+def _is_classified(protocol: Protocol, generation: int) -> bool:
+    settings = protocol.classification
+    return bool(settings.tasks) and (generation == 0 or (generation >= 1 and (generation - 1) % settings.every == 0))
+
+
 @dataclass(frozen=True)
 class StepKind:
     """A step that generations have.
@@ -67,6 +82,35 @@ STEPS: dict[str, StepKind] = {
         (),
         "entropy {entropy:.3f} nats, {oov_lexicon_occurrences:,} non-words",
         on_device=False,
+    ),
+    "alpha": StepKind(
+        "Alpha: the errors of the proof",
+        ("train", "previous train", "initial corpus", "previous corpus", "previous alpha"),
+        ("seed", "alpha", "evaluation.max_context"),
+        "D_inf {divergence:.2f} nats at {contexts} contexts, accumulated {accumulated:.2f}",
+    ),
+    # Two steps, because a judge may be chosen, or changed, long after the models are gone.
+    "completions": StepKind(
+        "Prompted completions",
+        ("train", "initial corpus"),
+        ("seed", "completions", "sampling.start", "sampling.max_context", "sampling.overflow"),
+        "{completions:,} completions of {beginnings:,} beginnings",
+        done_in=_completes,
+    ),
+    "gpt_eval": StepKind(
+        "GPT-Eval",
+        ("completions", "initial corpus"),
+        ("seed", "gpt_eval"),
+        "{graded:,} of {completions:,} completions graded, {malformed:,} malformed answers",
+        done_in=_is_graded,
+        on_device=False,
+    ),
+    "classification": StepKind(
+        "Classification",
+        ("train", "initial corpus"),
+        ("seed", "model", "classification"),
+        "mean accuracy {mean_accuracy:.3f} on {tasks} tasks",
+        done_in=_is_classified,
     ),
 }
 

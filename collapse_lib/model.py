@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapse_lib.errors import UserError
+from collapse_lib.narrow_attention import NARROW, narrow_attention
 from collapse_lib.protocol import ModelSettings
 
 IGNORED = -100  # a target that is no target, as in torch's cross entropy
@@ -34,8 +37,9 @@ FIXED_FIELDS = {
 }
 UNUSED_FIELDS = {"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0}
 
-# Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32); a CPU wants them to stay in its cache.
-LOSS_CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**28}
+# Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32), a CPU hundreds.
+LOSS_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned into exponentials
 
 
 @dataclass(frozen=True)
@@ -140,13 +144,20 @@ class SelfAttention(nn.Module):
         q, k, v = (project(x).view(split).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, N, T, D] each
         if keys_values is not None:
             keys_values.append((k, v))
-        short = self.window >= T  # then the window hides nothing, and the plain causal kernel is the fast one
-        mask = None if short else band_mask(T, self.window, x.device)
+        attend = narrow_attention if self.head_dim < NARROW and x.device.type == "cpu" else self._fused
+        y = attend(q, k, v, self.window)  # [B, N, T, D]
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, H))
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """What ``narrow_attention`` computes, by torch's fused kernels."""
+        T = q.shape[2]
+        short = window >= T  # then the window hides nothing, and the plain causal kernel is the fast one
+        mask = None if short else band_mask(T, window, q.device)
         pad = -self.head_dim % 8 if q.is_cuda else 0  # the fused CUDA kernels want multiples of 8; zeros change no dot product
         if pad:
             q, k, v = (F.pad(heads, (0, pad)) for heads in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=short, scale=1.0)  # [B, N, T, D]; GPT-Neo does not scale
-        return self.out_proj(y[..., : self.head_dim].transpose(1, 2).reshape(B, T, H))
+        return y[..., : self.head_dim]
 
 
 class Attention(nn.Module):
@@ -252,7 +263,6 @@ class GPTNeo(nn.Module):
         """
         hidden = self(tokens).flatten(0, 1)  # [R, H]
         device = hidden.device.type
-        chunk_rows = chunk_rows or max(1, LOSS_CHUNK_LOGITS[device] // self.config.vocab_size)
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         loss = _ChunkedCrossEntropy.apply(hidden, self.head, targets.flatten(), chunk_rows, dtype, torch.is_grad_enabled())
         return loss, (targets != IGNORED).sum()
@@ -308,40 +318,93 @@ class GPTNeo(nn.Module):
         return model.requires_grad_(True)
 
 
+def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """``-log p(target)`` in nats, fp32 [R], for hidden states [R, H] and targets [R], without ever holding all logits; no gradient."""
+    losses = torch.empty(len(hidden), device=hidden.device)
+    for rows in _row_chunks(len(hidden), len(head), hidden.device):
+        h = hidden[rows]
+        log_z = _log_normalizers(*_exponentials(h, head, None)[1:])
+        losses[rows] = log_z - (h.float() * head[targets[rows]].float()).sum(-1)
+    return losses
+
+
+def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: int | None = None) -> Iterator[slice]:
+    size = chunk_rows or max(1, LOSS_CHUNK_LOGITS[device.type] // vocabulary)
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))
+
+
+def _exponentials(h: Tensor, head: Tensor, space: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
+    """exp(logit - largest of its chunk of ids) for rows [n, H], with the chunks' sums and largest logits, [n, chunks] each.
+
+    The ids are taken in chunks whose logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a chunk, are kept in
+    ``space`` ([chunks, n, ids]) if it is given, else dropped.
+    """
+    size = _chunk_ids(len(h), len(head), h.device)
+    kept, sums, largest = [], [], []
+    for number, start in enumerate(range(0, len(head), size)):
+        ids = head[start : start + size]
+        place = space[number, : len(h), : len(ids)] if space is not None and h.dtype == torch.float32 else None
+        e = torch.mm(h, ids.T, out=place).float()
+        largest.append(e.amax(-1, keepdim=True))
+        sums.append(e.sub_(largest[-1]).exp_().sum(-1, keepdim=True))
+        if space is not None:
+            kept.append(e)
+    return kept, torch.cat(sums, -1), torch.cat(largest, -1)
+
+
+def _log_normalizers(sums: Tensor, largest: Tensor) -> Tensor:
+    """log of the sum over all ids of e^logit, [n], from chunks' sums relative to their largest."""
+    return torch.logsumexp(sums.log() + largest, -1)
+
+
+def _chunk_ids(rows: int, vocabulary: int, device: torch.device) -> int:
+    return min(vocabulary, max(64, CACHED_LOGITS // rows)) if device.type == "cpu" else vocabulary
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Summed cross entropy of ``hidden @ weight.T``, with both gradients computed in the forward pass, chunk by chunk.
+    """Summed cross entropy of ``hidden @ head.T``, with both gradients computed in the forward pass, chunk by chunk.
 
     The gradient of a sum is known up to the factor that arrives in the backward pass, so a chunk's logits can be turned into gradients
     while they are there and dropped: checkpointing would compute every logit twice. Products run in ``dtype`` (autocast's, if it is on),
-    softmax and sums in fp32.
+    exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: its factor a row goes to the hidden
+    states, where there is less to multiply, and the targets' part is a sum of single vectors.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int, dtype: torch.dtype, needs_grad: bool) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int | None, dtype: torch.dtype, needs_grad: bool) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.to(dtype)  # [V, H]
             loss = torch.zeros((), device=hidden.device)
+            chunks = list(_row_chunks(len(hidden), len(head), hidden.device, chunk_rows))
+            space = None
             if needs_grad:
-                grad_hidden = torch.empty_like(hidden)
+                grad_hidden = torch.empty(hidden.shape, device=hidden.device)
                 grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-            for start in range(0, len(hidden), chunk_rows):
-                rows = slice(start, start + chunk_rows)
-                kept = targets[rows, None] != IGNORED  # [n, 1]
-                target = targets[rows, None].clamp_min(0)  # [n, 1]
-                h = hidden[rows].to(dtype) * kept  # [n, H]; an ignored row adds nothing to the head's gradient
-                logits = (h @ head.T).float()  # [n, V]
-                # One exponential a logit: softmax gives 1 / Z at the largest logit, and log Z from it is as good as logsumexp.
-                largest, where = logits.max(-1, keepdim=True)  # [n, 1]
-                chosen = logits.gather(-1, target)
-                p = torch.softmax(logits, -1)  # [n, V]
-                loss += ((largest - p.gather(-1, where).log() - chosen) * kept).sum()
+                rows = chunks[0].stop if chunks else 1
+                size = _chunk_ids(rows, len(head), hidden.device)
+                space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
+            for rows in chunks:
+                kept = (targets[rows, None] != IGNORED).float()  # [n, 1]
+                target = targets[rows].clamp_min(0)  # [n]
+                h = hidden[rows].to(dtype)  # [n, H]
+                chosen = head[target]  # [n, H]
+                exponentials, sums, largest = _exponentials(h, head, space)
+                log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
+                loss += ((log_z - (h.float() * chosen.float()).sum(-1, keepdim=True)) * kept).sum()
                 if needs_grad:
-                    p.scatter_add_(-1, target, torch.full_like(chosen, -1.0))  # d loss / d logits
-                    p = p.to(dtype)
-                    grad_hidden[rows] = (p @ head) * kept
-                    grad_weight += p.T @ h
+                    factors = torch.exp(largest - log_z) * kept  # [n, chunks], from a chunk's exponentials to probabilities
+                    grad = chosen * -kept  # [n, H] fp32
+                    start = 0
+                    for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
+                        ids = slice(start, start := start + e.shape[1])
+                        e = e.to(dtype)
+                        grad += factor * (e @ head[ids])
+                        grad_weight[ids] += e.T @ (factor * h).to(dtype)
+                    grad_weight.index_add_(0, target, h * -kept)
+                    grad_hidden[rows] = grad
         if needs_grad:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+            ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype))
         return loss
 
     @staticmethod

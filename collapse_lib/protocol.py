@@ -40,12 +40,18 @@ class CorpusSettings(Section):
     )
     validation_stories: Count | None = Field(None, description="stories on which perplexity is computed; null takes all of the validation source")
     text_field: str = Field("text", description="column or key that holds the story in JSONL, Parquet and hub data")
+    skip: Annotated[int, Field(ge=0)] = Field(0, description="training stories passed over before the first one is taken")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = Field(
+        None, description="what the choice of stories and of the hold-out depends on; null: the run's seed, which decides all the rest too"
+    )
 
 
 class TokenizerSettings(Section):
     """How text becomes tokens; the same for every generation of a run."""
 
-    source: str = Field("learn", description="'learn' (byte-level BPE from the initial corpus), a folder or tokenizer.json, or a hub name")
+    source: str = Field(
+        "learn", description="'learn' (byte-level BPE from the initial corpus), 'run:NAME' (another run's), a folder or tokenizer.json, or a hub name"
+    )
     vocabulary: Count = Field(2048, description="tokens in a learned vocabulary, '<|endoftext|>' included")
 
 
@@ -124,8 +130,119 @@ class EvaluationSettings(Section):
     max_context: Count = Field(512, description="previous tokens a scored token may see")
 
 
+class CompletionsSettings(Section):
+    """Story beginnings that generations are asked to complete (section 5.3.3, step 1); always sampled from the model's own distribution."""
+
+    prompts: str = Field(
+        "own", description="'own' (44 beginnings shipped with the library), a .yaml file or a folder with one, or a hub name (roneneldan/TinyStories)"
+    )
+    beginnings: Count | None = Field(None, description="how many of the prompts are used, from the first on; null takes all")
+    samples: Count = Field(10, description="completions of each beginning")
+    max_new_tokens: Count = Field(210, description="most tokens of a completion")
+    every: Count | None = Field(5, description="generations 1, 1 + every, ... and the untrained baseline complete stories; null: none does")
+
+
+class GPTEvalSettings(Section):
+    """Grades that a language model, the judge, gives to the completions (section 5.3.3, step 2).
+
+    The endpoint and its key are no fields: they come from OPENAI_BASE_URL and OPENAI_API_KEY, so that a protocol from elsewhere cannot send
+    a key anywhere.
+    """
+
+    judge: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="model that grades, under its endpoint's name; null: nothing is graded"
+    )
+    answer_format: Literal["json_schema", "json_object", "text"] = Field(
+        "json_schema", description="how the judge is held to the form of a grade; models without structured output need 'text'"
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(0.0, description="of the judge; null leaves it to the endpoint")
+    max_answer_tokens: Count = Field(100, description="most tokens of a judge's answer")
+    controls: Annotated[int, Field(ge=2)] = Field(
+        20, description="real stories of which a continuation, its words shuffled, and random tokens are graded too"
+    )
+    concurrency: Count = Field(4, description="requests under way at once")
+    retries: Annotated[int, Field(ge=0)] = Field(6, description="times a request is sent again after 429, 5xx or no answer")
+    timeout: Positive = Field(60.0, description="seconds to wait for an answer")
+    price_in: Annotated[float, Field(ge=0)] | None = Field(None, description="price of a million prompt tokens; null: unknown")
+    price_out: Annotated[float, Field(ge=0)] | None = Field(None, description="price of a million answer tokens; null: unknown")
+    max_cost: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="most that grading this run may cost, in the prices' currency; null: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _limit_has_prices(self) -> GPTEvalSettings:
+        if self.max_cost is not None and (self.price_in is None or self.price_out is None):
+            raise ValueError("gpt_eval.max_cost needs gpt_eval.price_in and gpt_eval.price_out (per million tokens) to count with")
+        return self
+
+
+# The tasks of ``tasks.TASKS``, in the paper's order.
+TaskName = Literal["imdb", "sst2", "yelp", "yelp_full", "qqp", "qnli", "mrpc", "rte", "cola", "grammar_fits", "grammar_happy"]
+
+
+class ClassificationSettings(Section):
+    """Fine-tuning on classification tasks (section 5.4); without tasks a run has no such step."""
+
+    tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
+    data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
+    every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
+    seeds: Count = Field(1, description="fine-tunings of each model on each task, which differ in the new layer and the order of the rows")
+    train_rows: Count | dict[TaskName, Count] | None = Field(None, description="training rows taken of each task, or by task; null takes all")
+    test_rows: Count | dict[TaskName, Count] | None = Field(None, description="test rows taken of each task, or by task; null takes all")
+    epochs: Positive | dict[TaskName, Positive] = Field(
+        {"yelp": 0.1, "yelp_full": 0.1}, description="passes over the training rows, or by task with 1 for those not named"
+    )
+    learning_rate: Positive = Field(5e-5, description="at the start; it falls linearly to zero")
+    batch_size: Count = 8
+    max_length: Count = Field(128, description="tokens of a row, both texts of a pair together; the longer text is cut at its end")
+    separator: str = Field("", description="text between the texts of a pair; the released code has none")
+
+    @model_validator(mode="after")
+    def _each_task_once(self) -> ClassificationSettings:
+        if twice := [task for task in self.tasks if self.tasks.count(task) > 1]:
+            raise ValueError(f"classification.tasks names '{twice[0]}' more than once")
+        return self
+
+    def rows_of(self, task: str) -> tuple[int | None, int | None]:
+        """Training and test rows to take of a task; None takes all."""
+        train, test = (limit.get(task) if isinstance(limit, dict) else limit for limit in (self.train_rows, self.test_rows))
+        return train, test
+
+    def epochs_of(self, task: str) -> float:
+        """Passes over a task's training rows."""
+        return self.epochs.get(task, 1.0) if isinstance(self.epochs, dict) else self.epochs
+
+
+class AlphaSettings(Section):
+    """Where and how the errors of section 2 are measured (step ``alpha``)."""
+
+    contexts: Count = Field(64, description="most story beginnings that are used as contexts with exact counts, the empty one included")
+    longest: Annotated[int, Field(ge=0)] = Field(24, description="tokens of the longest such beginning")
+    minimum_count: Count = Field(50, description="stories of the initial corpus that must begin that way")
+    positions: Count = Field(256, description="positions of validation stories where generations are compared with each other")
+    smoothing: tuple[Share, ...] = Field((0.001, 0.01, 0.1), description="masses of probability that the smoothed divergence may leave out")
+    truth_stories: Annotated[int, Field(ge=0)] = Field(
+        30_000, description="stories of the grammar, where it is the source, in which its own law is counted; 0: none"
+    )
+
+
 # Fields that say how the work is done and how far, never what comes out: a run may go on with others.
-FREE_FIELDS = ("description", "generations", "sampling.batch_size", "training.checkpoint_every")
+FREE_FIELDS = (
+    "description",
+    "generations",
+    "sampling.batch_size",
+    "training.checkpoint_every",
+    "gpt_eval.concurrency",
+    "gpt_eval.retries",
+    "gpt_eval.timeout",
+    "gpt_eval.price_in",
+    "gpt_eval.price_out",
+    "gpt_eval.max_cost",
+)
+
+
+# Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
+LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None}
 
 
 class Protocol(Section):
@@ -140,6 +257,10 @@ class Protocol(Section):
     training: TrainingSettings = TrainingSettings()
     sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    alpha: AlphaSettings = AlphaSettings()
+    classification: ClassificationSettings = ClassificationSettings()
+    completions: CompletionsSettings = CompletionsSettings()
+    gpt_eval: GPTEvalSettings = GPTEvalSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
@@ -148,6 +269,8 @@ class Protocol(Section):
         if self.sampling.overflow == "extend":
             longest["sampling.length (with sampling.overflow = extend)"] = self.sampling.length
         longest["evaluation.max_context"] = self.evaluation.max_context
+        if self.classification.tasks:
+            longest["classification.max_length"] = self.classification.max_length
         for name, tokens in longest.items():
             if tokens > positions:
                 raise ValueError(f"{name} is {tokens}, more than model.max_position_embeddings = {positions}")
@@ -166,8 +289,8 @@ class Protocol(Section):
         return {name: value for name, value in fields if name not in FREE_FIELDS and (name in wanted or name.partition(".")[0] in wanted)}
 
     def hash(self, names: Iterable[str]) -> str:
-        """SHA-256 (16 hex digits) over the fields of ``deciding``."""
-        fields = self.deciding(names)
+        """SHA-256 (16 hex digits) over the fields of ``deciding``, ``LATER_FIELDS`` left out where they change nothing."""
+        fields = {name: value for name, value in self.deciding(names).items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def flat(self) -> dict[str, Any]:

@@ -120,8 +120,9 @@ class Run:
         return [self.step(generation, name) for name in steps_of(self.protocol, generation)]
 
     def seed(self, generation: int, purpose: str) -> int:
-        """A 63-bit seed that depends on the run's seed, the generation and the purpose, and on nothing else."""
-        text = f"{self.protocol.seed}/{generation}/{purpose}"
+        """A 63-bit seed that depends on the run's seed (the ``corpus`` on ``corpus.seed``, if given), the generation and the purpose alone."""
+        own = self.protocol.corpus.seed if purpose == "corpus" else None
+        text = f"{self.protocol.seed if own is None else own}/{generation}/{purpose}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,8 @@ def read_stories(settings: CorpusSettings, split: Split = "train", seed: int = 0
 
     Validation stories come from ``settings.validation_source`` if given, else from the source's own validation split (of a hub
     data set, or files named ``validation*`` in a folder), else 5% of the source, chosen by ``seed``, are carved out of it.
-    The grammar has no end: its two splits are two streams of stories seeded differently.
+    The grammar has no end: its two splits are two streams of stories seeded differently. Of the train split ``settings.skip`` stories are
+    passed over first.
 
     Raises ``UserError`` for a source that is missing or unreadable (at once) or has a bad or too few stories (on reaching them).
     """
@@ -49,6 +50,8 @@ def read_stories(settings: CorpusSettings, split: Split = "train", seed: int = 0
             stories = _at_least(2, splits["train"], settings.source)
         else:
             stories = _carved(_at_least(2, splits["train"], settings.source), split, seed)
+    if split == "train" and settings.skip:
+        stories = _behind(settings.skip, stories, settings.source)
     return islice(stories, limit)
 
 
@@ -63,6 +66,14 @@ def held_out(seed: int, purpose: str, index: int, share: float) -> bool:
 def _carved(stories: Iterator[str], split: Split, seed: int) -> Iterator[str]:
     wanted = split == "validation"
     return (story for index, story in enumerate(stories) if held_out(seed, "validation", index, CARVED_SHARE) == wanted)
+
+
+def _behind(skip: int, stories: Iterator[str], source: str) -> Iterator[str]:
+    """The stories behind the first ``skip``; two are the fewest of a corpus."""
+    first = list(islice(stories, skip, skip + 2))
+    if len(first) < 2:
+        raise UserError(f"corpus.skip is {skip}, but '{source}' has no two training stories behind as many.")
+    return chain(first, stories)
 
 
 def _derived(seed: int, purpose: str) -> int:
@@ -117,7 +128,7 @@ def _grammar(settings: CorpusSettings, split: Split, seed: int) -> Iterator[str]
     count = getattr(settings, field)
     if count is None:
         raise UserError(f"corpus.{field} is null, but the grammar has no end: give a number of stories.")
-    return StoryGrammar(settings.grammar).stories(_derived(seed, split), count)
+    return StoryGrammar(settings.grammar).stories(_derived(seed, split), count + (settings.skip if split == "train" else 0))
 
 
 def _folder(folder: Path) -> dict[str, list[Path]]:

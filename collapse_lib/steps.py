@@ -57,7 +57,8 @@ def initial_corpus(step: Step, device: str) -> None:
         if protocol.tokenizer.source == "learn":
             tokenizer = tokenization.learn(read_stories(protocol.corpus, "train", seed), protocol.tokenizer.vocabulary)
         else:
-            tokenizer = tokenization.load(protocol.tokenizer.source)
+            kind, _, other = protocol.tokenizer.source.partition("run:")
+            tokenizer = load_tokenizer(Run.open(other)) if other and not kind else tokenization.load(protocol.tokenizer.source)
         _publish(run.tokenizer_folder, tokenizer.save)
         build_initial_corpus(protocol, tokenizer, step.folder / "corpus", seed)
         parts = {part: initial_part(run, part) for part in ("train", "holdout", "validation")}
@@ -175,6 +176,30 @@ def free_text(step: Step, device: str) -> None:
         tokenizer = load_tokenizer(run)
         known = corpus_word_types(initial_part(run, "train"), tokenizer)
         record.metrics, record.examples = measure(sampled_corpus(run, step.generation), tokenizer, known)
+
+
+@_step("classification")
+def classification(step: Step, device: str) -> None:
+    """Section 5.4: copies of the model, of an untrained one in generation 0, are fine-tuned on classification tasks."""
+    from collapse_lib.metrics.classification import classify, report
+    from collapse_lib.tasks import read_tasks
+
+    run, settings, unfinished = step.run, step.run.protocol.classification, step.folder / "classification"
+    with step.recording(device) as record:
+        tasks = read_tasks(settings)
+        model = load_model(run, step.generation) if step.generation else fresh_model(run, 0)
+        confusions = classify(
+            model.to(device),
+            tasks,
+            load_tokenizer(run),
+            settings,
+            # The same new layer and the same order of rows for every generation: they differ in their pre-training alone.
+            seed=lambda purpose: run.seed(0, f"classification/{purpose}"),
+            folder=unfinished,
+            identity={"parents": {name: parent.output_hashes() for name, parent in step.parents().items()}, "protocol": step.protocol_hash},
+        )
+        report(record, tasks, confusions)
+    shutil.rmtree(unfinished)
 
 
 def choose_device(device: str = "auto") -> str:

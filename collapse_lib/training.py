@@ -333,7 +333,7 @@ class _Trainer:
 
     def run_epoch(self, position: _Position, checkpoint: _Checkpoint) -> None:
         """Train from the position to the end of its epoch, which then counts as finished."""
-        batches = _batches(len(self.blocks), self.settings, self.seed, position.epoch)
+        batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch)
         pending: list[Tensor] = []  # losses of the last steps, still on the device
         mark = time.perf_counter()
         with self._bar(position) as bar:
@@ -439,7 +439,7 @@ class _Trainer:
         return tensor.pin_memory().to(self.accelerator.device, non_blocking=True) if self.accelerator.device.type == "cuda" else tensor
 
 
-def _batches(blocks: int, settings: TrainingSettings, seed: int, epoch: int) -> list[np.ndarray]:
+def epoch_batches(blocks: int, settings: TrainingSettings, seed: int, epoch: int) -> list[np.ndarray]:
     """The block numbers of every effective batch of an epoch; the last may be smaller, so that a small corpus is learned whole."""
     entropy = (REPEATED_SEED if settings.data_order == "repeated" else seed, epoch)
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).permutation(blocks)

@@ -50,7 +50,8 @@ def test_missing_runs_are_named_with_those_there_are(run):
 
 def test_steps_come_in_the_order_of_the_data(run):
     names = [(step.generation, step.name) for step in run.steps()]
-    assert names[:5] == [(0, "corpus"), (1, "train"), (1, "sample"), (1, "perplexity"), (1, "free_text")]
+    core = [name for name in names if name[1] in ("corpus", "train", "sample", "perplexity", "free_text")]
+    assert core[:5] == [(0, "corpus"), (1, "train"), (1, "sample"), (1, "perplexity"), (1, "free_text")]
     seen = set()
     for step in run.steps():
         assert {(parent.generation, parent.name) for parent in step.parents().values()} <= seen

@@ -21,7 +21,7 @@ from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.errors import UserError
 from collapse_lib.model import GPTNeo, GPTNeoConfig
 from collapse_lib.protocol import TrainingSettings
-from collapse_lib.training import EMPTY, IGNORED, Blocks, _batches, adamw, micro_batch_size, thinned, train
+from collapse_lib.training import EMPTY, IGNORED, Blocks, adamw, epoch_batches, micro_batch_size, thinned, train
 
 VOCABULARY, EOS = 32, 31
 CONFIG = GPTNeoConfig(VOCABULARY, num_layers=2, hidden_size=16, num_heads=4, window_size=4, max_position_embeddings=16, eos_token_id=EOS)
@@ -116,10 +116,10 @@ def test_a_corpus_without_one_block_is_refused(tmp_path):
 
 def test_an_epoch_shows_every_block_once_in_an_order_of_its_own():
     def order(seed: int, epoch: int, **changes) -> list[int]:
-        return np.concatenate(_batches(100, settings(**changes), seed, epoch)).tolist()
+        return np.concatenate(epoch_batches(100, settings(**changes), seed, epoch)).tolist()
 
     assert sorted(order(1, 0)) == list(range(100))
-    assert [len(batch) for batch in _batches(100, settings(), 1, 0)] == [16] * 6 + [4]  # the rest is learned too
+    assert [len(batch) for batch in epoch_batches(100, settings(), 1, 0)] == [16] * 6 + [4]  # the rest is learned too
     assert order(1, 0) == order(1, 0)
     assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
     assert order(1, 0, data_order="repeated") == order(2, 0, data_order="repeated") != order(2, 1, data_order="repeated")

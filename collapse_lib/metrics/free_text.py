@@ -51,7 +51,7 @@ def free_text(corpus: TokenCorpus, tokenizer: Tokenizer, initial_word_types: set
     repeats = Repeats()
     for tokens, first in _blocks(corpus):
         repeats.add(tokens, first)
-    words, mixed = _corpus_words(corpus, tokenizer)
+    words, mixed = corpus_words(corpus, tokenizer)
     lexicon_metrics, lexicon_frequent = _oov("lexicon", "wordfreq's large English list", words, lexicon())
     initial_metrics, initial_frequent = _oov("initial", "the words of the initial corpus", words, initial_word_types)
     metrics = {
@@ -81,7 +81,7 @@ def word_types(texts: Iterable[str]) -> set[str]:
 
 def corpus_word_types(corpus: TokenCorpus, tokenizer: Tokenizer) -> set[str]:
     """The same of a corpus, without decoding it row by row."""
-    return set(_corpus_words(corpus, tokenizer)[0])
+    return set(corpus_words(corpus, tokenizer)[0])
 
 
 # Entropy
@@ -115,7 +115,7 @@ def _entropy_metrics(counts: np.ndarray) -> dict[str, Metric]:
 # Words
 
 
-def _corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str], int]:
+def corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str], int]:
     """Words of a corpus and the number of mixed pieces; see ``count_words``."""
     segments: Counter[bytes] = Counter()
     starts_word = _starts_word(tokenizer)

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from collapse_lib.errors import UserError
+from collapse_lib.model import next_token_losses
+from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
 
 if TYPE_CHECKING:
     from collapse_lib.corpus import TokenCorpus
     from collapse_lib.model import GPTNeo
 
-BATCH_TOKENS = 16384  # tokens of a forward pass
-LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}  # fp32 values of the largest array of logits, whatever the vocabulary
+BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens of a forward pass: a CPU wants them to stay in its cache
 RELEASED_STRIDE = 512  # tokens between the released code's windows
 
 
@@ -50,7 +50,7 @@ def perplexity(
     corpus: TokenCorpus,
     max_context: int,
     definition: str = "paper",
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> dict[str, Any]:
     """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32.
 
@@ -60,7 +60,8 @@ def perplexity(
     that no window before it held; the mean over the scored tokens is multiplied by the number of new ones, so that a story's unscored
     first token takes the mean of the others. A story of one token has no such mean and is left out.
 
-    ``batch_tokens`` is the size of a forward pass and changes rounding only. The model is left on its device and in its mode.
+    ``batch_tokens`` is the size of a forward pass, chosen by device when not given; it changes rounding only. The model is left on its device
+    and in its mode.
 
     Returns a dict of ``perplexity``, ``loss_nats`` (per token), ``bits_per_token``, ``tokens`` and ``stories`` that count,
     ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the units drawn
@@ -71,10 +72,11 @@ def perplexity(
     stories = [row if definition == "paper" else row[1:] for row in corpus.iter_rows()]
     windows = {"paper": paper_windows, "released": released_windows}[definition]([len(story) for story in stories], max_context)
     loss_sums = np.zeros(len(stories))
-    with progress(int(windows.tokens.sum()), "token", "perplexity") as bar:
-        for chosen in _batches(windows, batch_tokens):
-            shown, scored = _tokens(stories, windows, chosen)
-            losses = _token_losses(model, shown, scored)
+    device = model.head.device
+    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
+    with progress(int(windows.tokens.sum()), "token", "perplexity") as bar, side_by_side(device) as (_, run):
+        found = run(lambda chosen: _token_losses(model, *_tokens(stories, windows, chosen)), batches)
+        for chosen, losses in zip(batches, found, strict=True):
             counts = windows.end[chosen] - windows.first[chosen]
             weights = np.repeat(windows.tokens[chosen] / counts, counts)
             loss_sums += np.bincount(np.repeat(windows.story[chosen], counts), losses * weights, minlength=len(stories))
@@ -140,9 +142,7 @@ def _token_losses(model: GPTNeo, shown: np.ndarray, scored: np.ndarray) -> np.nd
     tokens = torch.from_numpy(shown).to(device)
     mask = torch.from_numpy(scored[:, 1:]).to(device)  # the hidden state at t predicts the token at t + 1
     hidden, targets = model(tokens[:, :-1])[mask], tokens[:, 1:][mask]  # [n, H], [n]
-    rows = max(1, LOGITS_AT_ONCE[device.type] // model.config.vocab_size)
-    parts = [F.cross_entropy(model.logits(h), t, reduction="none") for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)]
-    return torch.cat(parts).double().cpu().numpy()
+    return next_token_losses(hidden, model.head, targets).double().cpu().numpy()
 
 
 def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
