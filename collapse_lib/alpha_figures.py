@@ -317,13 +317,17 @@ def twins_setup(record: dict[str, Any]) -> Markdown:
     return Markdown("\n".join(rows))
 
 
-def twins_in_words(record: dict[str, Any]) -> Markdown:
-    """What the comparison says about the first and the last generation, as far as its numbers go."""
+def twins_in_words(records: Sequence[dict[str, Any]]) -> Markdown:
+    """What the comparisons say about the first and the last generation, as far as their numbers go."""
     from IPython.display import Markdown
 
+    return Markdown("\n\n".join(map(_in_words, records)) or "There is no comparison to put into words.")
+
+
+def _in_words(record: dict[str, Any]) -> str:
     trained = [found for found in record["generations"] if found["generation"]]
     first, last = trained[0], trained[-1]
-    lines = []
+    lines = [f"**{record['runs']['chain']}.**"] if "runs" in record else []
     for part, words in (("chain", "the chain's"), ("twin", "the twin's")):
         if part not in last["positions"]:
             continue
@@ -339,7 +343,7 @@ def twins_in_words(record: dict[str, Any]) -> Markdown:
         "The ± is one standard error over held-out stories. It does not cover chance among chains: each kind of chain was run once, and another pair "
         "of seeds would be another distance apart."
     )
-    return Markdown("\n\n".join(lines))
+    return "\n\n".join(lines)
 
 
 def _verdict(excess: float, error: float | None) -> str:

@@ -169,7 +169,7 @@ def comparison(excess: float, error: float | None = 0.01) -> dict:
     ],
 )
 def test_the_verdict_on_twins_follows_the_numbers(excess, error, said):
-    text = figures.twins_in_words(comparison(excess, error)).data
+    text = figures.twins_in_words([comparison(excess, error)]).data
     assert said in text
     verdicts = ["still depends", "can be told from chance", "nearer than other seeds", "no telling"]
     assert sum(verdict in text for verdict in verdicts) == 1
