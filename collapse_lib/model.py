@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,9 @@ from torch.nn import functional as F
 
 from collapse_lib.errors import UserError
 from collapse_lib.narrow_attention import NARROW, narrow_attention
-from collapse_lib.protocol import ModelSettings
+
+if TYPE_CHECKING:
+    from collapse_lib.protocol import ModelSettings
 
 IGNORED = -100  # a target that is no target, as in torch's cross entropy
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_text
 
@@ -53,7 +55,11 @@ class Tokenizer:
 
         Token sequences that are not valid UTF-8, as a model may sample, give U+FFFD where they break.
         """
-        return self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=False)
+        return self.decode_batch([ids])[0]
+
+    def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of many token sequences, on all cores; see ``decode``."""
+        return self._tokenizer.decode_batch([np.asarray(ids).tolist() for ids in sequences], skip_special_tokens=False)
 
     @property
     def hash(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from collapse_lib.errors import UserError
-from collapse_lib.model import IGNORED, GPTNeo, GPTNeoConfig, band_mask
+from collapse_lib.model import IGNORED, LOSS_CHUNK_LOGITS, GPTNeo, GPTNeoConfig, band_mask, next_token_losses
 from collapse_lib.protocol import ModelSettings
 
 # The paper's shapes; a small vocabulary keeps them fast, and a large init makes attention matter (see test_attention_matters).
@@ -228,3 +228,17 @@ def test_a_mistaken_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match="vocab_size"):
         GPTNeo.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("vocabulary", [7, 64, 1000])
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_losses_without_all_logits(vocabulary: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the chunks of ids and rows, the losses are those of the plain cross entropy."""
+    random = torch.Generator().manual_seed(rows)
+    hidden, head = torch.randn(rows, 12, generator=random) * 4, torch.randn(vocabulary, 12, generator=random)
+    targets = torch.randint(vocabulary, (rows,), generator=random)
+    expected = F.cross_entropy(hidden @ head.T, targets, reduction="none")
+    for cached, held in ((1, 64), (2000, 700), (2**18, 2**23)):
+        monkeypatch.setattr("collapse_lib.model.CACHED_LOGITS", cached)
+        monkeypatch.setitem(LOSS_CHUNK_LOGITS, "cpu", held)
+        torch.testing.assert_close(next_token_losses(hidden, head, targets), expected, rtol=1e-5, atol=1e-5)

@@ -11,13 +11,13 @@ import numpy as np
 from collapse_lib.bench import OURS, Setup, Side, Work, check, timed
 
 UNIT = "tokens"
-ROWS, LENGTH = 4000, 600  # a shard or so of the paper's corpus
+ROWS, LENGTH = 10_000, 600  # a shard of the paper's corpus
 BROKEN = 0.02  # share of tokens replaced by chance, so that there are non-words to find
 
 
 def workload(setup: Setup) -> str:
     return (
-        f"{ROWS:,} sequences of {LENGTH} tokens: stories in which {BROKEN:.0%} of the tokens are random, learned vocabulary of {_vocabulary(setup)}"
+        f"{ROWS:,} sequences of {LENGTH} tokens: stories in which {BROKEN:.0%} of the tokens are out of place, learned vocabulary of {_vocabulary(setup)}"
     )
 
 
@@ -34,7 +34,7 @@ def make_input(setup: Setup) -> None:
     random = np.random.default_rng(0)
     rows = np.resize(stream, (ROWS, LENGTH)).astype(np.uint16)  # goes round where the stories do not suffice
     broken = random.random(rows.shape) < BROKEN
-    rows[broken] = random.integers(0, tokenizer.vocabulary, broken.sum())
+    rows[broken] = random.choice(stream, broken.sum())  # as frequent as they are in stories: a model's slips are mostly of that kind
     with CorpusWriter(setup.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=False) as writer:
         writer.write_shard(0, rows)
         writer.finish(1)

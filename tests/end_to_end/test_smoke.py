@@ -83,13 +83,13 @@ def test_status_and_results_tell_what_there_is(finished_runs):
 def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     steps = [
-        ("initial_corpus", 0, ["-p", "preset", "smoke"]),
+        ("corpus", 0, ["-p", "preset", "smoke"]),
         *((name, 1, ["-p", "generation", "1"]) for name in ("train", "sample", "perplexity", "free_text")),
     ]
     for notebook, generation, more in steps:
         folder = tmp_path / "smoke" / f"generation-{generation:02d}"
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{'corpus' if generation == 0 else notebook}.ipynb"
+        target = folder / f"{notebook}.ipynb"
         command = [sys.executable, "-m", "papermill", f"notebooks/steps/{notebook}.ipynb", str(target), "-p", "run", "smoke", *more, "-k", "python3"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr

@@ -124,23 +124,6 @@ def test_an_untrained_model_is_as_surprised_as_a_uniform_one(tmp_path):
     assert perplexity(fresh, write(tmp_path, LENGTHS), CONTEXT)["perplexity"] == pytest.approx(VOCABULARY, rel=0.02)
 
 
-def test_logits_are_made_in_pieces(tmp_path, model, monkeypatch):
-    corpus = write(tmp_path, LENGTHS)
-    whole = perplexity(model, corpus, CONTEXT)["loss_nats"]
-    largest = 0
-    make = model.logits
-
-    def watched(hidden):
-        nonlocal largest
-        largest = max(largest, hidden.shape[0])
-        return make(hidden)
-
-    monkeypatch.setattr(model, "logits", watched)
-    monkeypatch.setitem(module.LOGITS_AT_ONCE, "cpu", 3 * VOCABULARY)
-    assert perplexity(model, corpus, CONTEXT)["loss_nats"] == pytest.approx(whole, rel=1e-6)
-    assert largest == 3
-
-
 def test_more_context_than_positions_is_refused(tmp_path, model):
     with pytest.raises(UserError, match=r"evaluation.max_context is 65, but the model has only 64 positions"):
         perplexity(model, write(tmp_path, LENGTHS), 65)

@@ -1,0 +1,67 @@
+"""The bench times both sides, checks that they agree, and says so when they do not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from collapse_lib import bench, cli
+from collapse_lib.bench import free_text, perplexity, sampling, training
+from collapse_lib.errors import UserError
+
+
+def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "report.json"
+    assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(shown.splitlines()[-1])
+    assert report == json.loads(file.read_text())
+    ours, *baselines = report["sides"].values()
+    assert len(baselines) == 2 and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
+    for name, ratio in report["ratios"].items():
+        assert ratio["median"] == pytest.approx(ours["rate"] / report["sides"][name]["rate"])
+    assert bench.is_equivalent(report) and len(report["checks"]) == 4
+    assert all(0 < limit["share"] < 1.5 for limit in report["floors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["training", "perplexity", "free-text"])
+def test_every_bench_finds_both_sides_equal(what: str) -> None:
+    report = bench.bench(what, "demo", "cpu", rounds=1)
+    assert bench.is_equivalent(report), report["checks"]
+
+
+def test_sides_that_differ_are_called_so(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", None, tmp_path)
+    assert [check["passed"] for check in training.checks(setup, {"ours": [3.0, 2.5], "theirs": [3.0, 2.6]})] == [False]
+    assert [check["passed"] for check in training.checks(setup, {"ours": [3.0, 2.5], "theirs": [3.0]})] == [False]
+    assert [check["passed"] for check in perplexity.checks(setup, {"ours": (2.0, 10), "theirs": (2.0, 11)})] == [False]
+    assert [check["passed"] for check in free_text.checks(setup, {"ours": (1.0, 5, 1, 1), "theirs": (1.0, 5, 1, 2)})] == [True, False]
+
+
+def test_samples_of_another_distribution_are_noticed(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", 8, tmp_path)
+    sampling.make_input(setup)
+    work = sampling.ours(setup)()
+    twisted = {"tokens": np.zeros_like(work.outcome["tokens"]), "logits": work.outcome["logits"] + 1, "batch": 200}
+    found = sampling.checks(setup, {"ours": work.outcome, "theirs": twisted})
+    assert [check["passed"] for check in found] == [False, False]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [(("dance",), "no bench 'dance'"), (("sampling", "7b"), "no bench configuration '7b'")])
+def test_what_there_is_not(arguments: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        bench.bench(*arguments)
+
+
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "sampling", "--json", str(tmp_path / "no" / "report.json")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_the_worker_passes_errors_on(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", None, tmp_path)  # without the model that the side needs
+    with bench._worker(bench.Side("ours", sampling.ours), setup) as ask, pytest.raises(UserError, match=r"no config\.json"):
+        ask("work")
