@@ -21,16 +21,18 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, sha256, write_json
 from collapse_lib.progress import progress
-from collapse_lib.protocol import Protocol
 from collapse_lib.sources import held_out, read_stories
 from collapse_lib.tokenization import LARGEST_VOCABULARY, Tokenizer
+
+if TYPE_CHECKING:
+    from collapse_lib.protocol import Protocol
 
 SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
@@ -88,6 +90,10 @@ class TokenCorpus:
     def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Rows ``start`` to ``stop`` in order, as ``row`` gives them."""
         return map(self.row, range(start, self.rows if stop is None else min(stop, self.rows)))
+
+    def row_lengths(self) -> np.ndarray:
+        """int64[rows]: tokens of each row, its start token included if ``has_start``."""
+        return np.concatenate([np.empty(0, np.int64), *(np.diff(self._shard(number).offsets) for number in range(len(self._files)))])
 
     def shard_values(self) -> Iterator[np.ndarray]:
         """Each shard's rows end to end, uint16[tokens of the shard], without a copy."""

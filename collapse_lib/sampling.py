@@ -8,8 +8,8 @@ CPU (MKL, AVX2; inner sizes 64 to 3072, 1 to 600 rows): a row's result is the sa
 1 to 3 rows take another kernel. Softmax, LayerNorm, GELU and sums along a row never differed; fused attention of a single query does with
 more than one thread. Hence the three rules below: batches are padded to a multiple of ``GRANULE`` rows, each batch runs on one thread
 (several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products.
-On a GPU the kernels change with the batch size, so there batches are always padded to the full size, and the sample is the same, bit for bit, for
-one batch size; for another it differs where rounding moves a cumulative probability across a uniform.
+On a GPU (``gpu_decoding``) the kernels change with the batch size, so there batches are always padded to the full size, and the sample is the same,
+bit for bit, for one batch size; for another it differs where rounding moves a cumulative probability across a uniform.
 
 Shapes in the comments: B sequences, H hidden, N heads, D = H / N, V vocabulary (padded to whole tiles where it says Vp).
 """
@@ -19,29 +19,43 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from collapse_lib.corpus import CorpusWriter
 from collapse_lib.errors import UserError
-from collapse_lib.model import GPTNeo
 from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress as progress_bar
-from collapse_lib.protocol import SamplingSettings
+
+if TYPE_CHECKING:
+    from collapse_lib.corpus import CorpusWriter
+    from collapse_lib.model import GPTNeo
+    from collapse_lib.protocol import SamplingSettings
+
+Decode = Callable[..., Tensor]  # ``_decode`` with its model and settings given
 
 GRANULE = 16  # rows; 4 are enough where it was measured, and the padding costs little
 SMALL_VOCABULARY = 8192  # up to which all logits of a step are few enough to be held
 CHUNK_LOGITS = 2**18  # logits of a chunk, 1 MiB: what a core has of cache
 WIDE = 16  # numbers that a core multiplies at once in a small product
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by training.precision, which sampling on a GPU follows
 TILE = 64  # ids summed together in the inverse CDF: about the square root of the vocabularies in use
 LOOK_EVERY = 32  # steps between looks at whether every row has ended, and between updates of the progress bar: a look makes the host wait
 
 
-def sample_rows(model: GPTNeo, settings: SamplingSettings, rows: range, seed: int, batch_size: int | None = None, progress: Any = None) -> np.ndarray:
+def sample_rows(
+    model: GPTNeo,
+    settings: SamplingSettings,
+    rows: range,
+    seed: int,
+    batch_size: int | None = None,
+    progress: Any = None,
+    dtype: torch.dtype | None = None,
+) -> np.ndarray:
     """Sample the rows of a corpus freely, from its start.
 
     Args:
@@ -51,29 +65,36 @@ def sample_rows(model: GPTNeo, settings: SamplingSettings, rows: range, seed: in
         seed: of this generation's sampling.
         batch_size: rows decoded at once; ``settings.batch_size`` when not given.
         progress: anything with ``update(tokens)``.
+        dtype: of matrix products, keys and values on a GPU, logits excepted; the weights' own when not given, and always on a CPU.
 
     Returns:
         [len(rows), length] uint16, sampled tokens only; behind the first '<|endoftext|>' they are '<|endoftext|>' if ``after_eos`` is "pad".
     """
+    return _sample_rows(_decoder(model, settings, dtype), model, settings, rows, seed, batch_size, progress)
+
+
+def _sample_rows(
+    decoder: Decode, model: GPTNeo, settings: SamplingSettings, rows: range, seed: int, batch_size: int | None, progress: Any
+) -> np.ndarray:
     device = model.head.device
     eos = model.config.eos_token_id
 
-    def decode(batch: tuple[range, int]) -> np.ndarray:
+    def decode(batch: tuple[range, int]) -> Tensor:
         rows, width = batch
         uniforms = np.zeros((settings.length, width))
         uniforms[:, : len(rows)] = _uniforms(seed, rows, settings.length).T
         given = torch.full((1 if settings.start == "endoftext" else 0, width), eos, device=device)  # [given tokens, B]
         lengths = torch.full((width,), len(given), device=device)
-        tokens = _decode(model, settings, given, lengths, torch.from_numpy(uniforms).to(device), settings.after_eos == "pad", progress, len(rows))
-        return tokens[len(given) :, : len(rows)].T.to("cpu", torch.int32).numpy().astype(np.uint16)
+        tokens = decoder(given, lengths, torch.from_numpy(uniforms).to(device), settings.after_eos == "pad", progress, len(rows))
+        return tokens[len(given) :, : len(rows)].T.to(torch.int32)
 
-    with side_by_side(device) as (workers, run):
+    with side_by_side(device) as (workers, run):  # fetched together: while a GPU works on a batch, the host draws the uniforms of the next
         parts = list(run(decode, _batches(rows, batch_size or settings.batch_size, workers, device)))
-    return np.concatenate([np.empty((0, settings.length), np.uint16), *parts])
+    return np.concatenate([np.empty((0, settings.length), np.uint16), *(part.cpu().numpy().astype(np.uint16) for part in parts)])
 
 
-def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: CorpusWriter) -> dict[str, float]:
-    """Write a generation's corpus, shard by shard; shards that the writer already has are not sampled again.
+def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: CorpusWriter, dtype: torch.dtype | None = None) -> dict[str, float]:
+    """Write a generation's corpus, shard by shard; shards that the writer already has are not sampled again. ``dtype``: see ``sample_rows``.
 
     Returns:
         "sequences", "tokens" and "stories" ('<|endoftext|>' tokens) of the whole corpus, and of what was sampled by this call "seconds"
@@ -86,9 +107,11 @@ def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: 
     tokens = settings.sequences * settings.length
     tokens_to_sample = sum(len(shards[index]) for index in missing) * settings.length
     started = time.perf_counter()
+    decoder = _decoder(model, settings, dtype)
     with progress_bar(tokens, "token", "sampling", initial=tokens - tokens_to_sample) as bar:
         for index in missing:
-            writer.write_shard(index, _stored_rows(sample_rows(model, settings, shards[index], seed, progress=bar), settings, eos))
+            sampled = _sample_rows(decoder, model, settings, shards[index], seed, None, bar)
+            writer.write_shard(index, _stored_rows(sampled, settings, eos))
     seconds = time.perf_counter() - started
     corpus = writer.finish(len(shards))
     return {
@@ -108,6 +131,7 @@ def complete(
     samples_per_prompt: int,
     seed: int,
     stop_at_eos: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> list[list[np.ndarray]]:
     """Sample continuations of prompts, of any lengths.
 
@@ -117,6 +141,7 @@ def complete(
         max_new_tokens: most tokens to sample for a prompt.
         samples_per_prompt: continuations of each prompt; sample s of prompt i has the randomness of row i * samples_per_prompt + s.
         stop_at_eos: end a continuation at '<|endoftext|>', which is then left out.
+        dtype: see ``sample_rows``.
 
     Returns:
         For each prompt its continuations, uint16 arrays of at most ``max_new_tokens`` tokens.
@@ -127,6 +152,7 @@ def complete(
     # Rows of like length together, so that few steps of a batch go by with some rows still reading and others already done.
     order = sorted(range(len(prompts) * samples_per_prompt), key=lambda row: (len(prompts[row // samples_per_prompt]), row))
     found: dict[int, np.ndarray] = {}
+    decoder = _decoder(model, settings, dtype)
 
     def decode(batch: tuple[Sequence[int], int]) -> None:
         rows, width = batch
@@ -141,7 +167,7 @@ def complete(
             first = len(text) - lengths.min()
             uniforms[first : first + max_new_tokens, column] = uniform
         place = [torch.from_numpy(array).to(device) for array in (given, lengths, uniforms)]
-        tokens = _decode(model, settings, *place, stop_at_eos, None, len(rows)).cpu().numpy()
+        tokens = decoder(*place, stop_at_eos, None, len(rows)).cpu().numpy()
         for column, (row, text) in enumerate(zip(rows, texts, strict=True)):
             new = tokens[len(text) : len(text) + max_new_tokens, column].astype(np.uint16)
             ends = np.flatnonzero(new == eos) if stop_at_eos else ()
@@ -153,6 +179,15 @@ def complete(
 
 
 # --- the decoding loop ---------------------------------------------------------------------------------------------------------------
+
+
+def _decoder(model: GPTNeo, settings: SamplingSettings, dtype: torch.dtype | None) -> Decode:
+    """The decoding loop for the model's device."""
+    if model.head.device.type == "cpu":
+        return partial(_decode, model, settings)
+    from collapse_lib.gpu_decoding import StaticDecoder
+
+    return StaticDecoder(model, settings, dtype).decode
 
 
 @torch.inference_mode()
@@ -179,7 +214,7 @@ def _decode(
     ended = torch.zeros(width, dtype=torch.bool, device=given.device)
     cache = _Cache(model, settings, width, total)
     head = TiledHead(model.head)
-    restricted = settings.temperature != 1 or settings.top_k is not None or settings.top_p not in (None, 1)
+    restricted = is_restricted(settings)
     for position in range(total):
         # The hidden state behind position - 1 predicts the token at position.
         hidden = cache.advance(tokens, position - 1) if position else _masked_zero(model, width)  # [B, H]
@@ -203,6 +238,11 @@ def _decode(
             if stop_at_eos and ended.all():
                 break
     return tokens
+
+
+def is_restricted(settings: SamplingSettings) -> bool:
+    """Whether anything but the model's own distribution is sampled."""
+    return settings.temperature != 1 or settings.top_k is not None or settings.top_p not in (None, 1)
 
 
 def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
@@ -298,6 +338,15 @@ class TiledHead:
         return torch.cat([mass * torch.exp(own - of_rows) for mass, own in zip(masses, largest, strict=True)], -1), of_rows
 
 
+def capacity(model: GPTNeo, settings: SamplingSettings, total: int) -> int:
+    """Most tokens in view while ``total`` are sampled; ``UserError`` if the model has not as many positions."""
+    most = total if settings.overflow == "extend" else min(settings.max_context, total)
+    limit = model.config.max_position_embeddings
+    if most > limit:
+        raise UserError(f"Sampling needs {most} positions, more than the model's max_position_embeddings = {limit}.")
+    return most
+
+
 class _Cache:
     """Keys and values of a batch whose rows are all equally long, and the rules for when they no longer fit.
 
@@ -311,10 +360,7 @@ class _Cache:
     def __init__(self, model: GPTNeo, settings: SamplingSettings, width: int, total: int):
         config = model.config
         self.model, self.overflow, self.filled = model, settings.overflow, 0
-        self.capacity = total if settings.overflow == "extend" else min(settings.max_context, total)  # tokens in view
-        if self.capacity > config.max_position_embeddings:
-            limit = config.max_position_embeddings
-            raise UserError(f"Sampling needs {self.capacity} positions, more than the model's max_position_embeddings = {limit}.")
+        self.capacity = capacity(model, settings, total)
         self.split = (width, 3, config.hidden_size)
         joined = max(1, WIDE // config.head_dim) if model.head.device.type == "cpu" else 1
         self.joined = math.gcd(joined, config.num_heads)  # J, heads multiplied together
@@ -389,8 +435,14 @@ def _masked_zero(model: GPTNeo, width: int) -> Tensor:
 
 def _uniforms(seed: int, rows: Sequence[int], count: int) -> np.ndarray:
     """[len(rows), count] float64 in [0, 1): each row's own stream."""
-    streams = (np.random.Generator(np.random.Philox(key=np.array([seed, row], np.uint64))) for row in rows)
-    return np.stack([stream.random(count) for stream in streams])
+    stream = np.random.Philox(key=0)
+    generator, state = np.random.Generator(stream), stream.state
+    uniforms = np.empty((len(rows), count))
+    for row, into in zip(rows, uniforms, strict=True):  # setting the key takes a third of the time that a new generator would
+        state["state"]["key"][:] = seed, row
+        stream.state = state
+        generator.random(out=into)
+    return uniforms
 
 
 def _batches(rows: Sequence[int], batch_size: int, workers: int, device: torch.device) -> list[tuple[Sequence[int], int]]:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from collapse_lib.errors import UserError
-from collapse_lib.protocol import CorpusSettings
+
+if TYPE_CHECKING:
+    from collapse_lib.protocol import CorpusSettings
 
 Split = Literal["train", "validation"]
 Stories = Callable[[], Iterator[str]]  # called again, it starts again

@@ -13,6 +13,7 @@ UNIT = "tokens"
 PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.
 LENGTH = {"cpu": {"demo": 127, "1m": 40, "33m": 12}, "cuda": {"demo": 127, "1m": 600, "33m": 600}}
+GPU_BATCHES = 4  # of ours a round: a corpus has hundreds, which share the recording of a step and draw their uniforms while the GPU works
 # Batches among which transformers' best is looked for.
 BATCHES = {"cpu": (16, 64, PAPER_BATCH), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
 PROBE = np.random.default_rng(0).integers(0, 2000, (2, 300))  # tokens on which the logits are compared
@@ -40,17 +41,20 @@ def ours(setup: Setup) -> Callable[[], Work]:
     import torch
 
     from collapse_lib.model import GPTNeo
-    from collapse_lib.sampling import sample_rows
+    from collapse_lib.sampling import DTYPES, sample_rows
 
     model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
     length = _length(setup)
     settings = setup.protocol.sampling
     rows = min(settings.batch_size, PAPER_BATCH) if setup.device == "cpu" and setup.config != "demo" else settings.batch_size
     settings = settings.model_copy(update={"length": length, "batch_size": rows})
+    if setup.device != "cpu":
+        rows *= GPU_BATCHES
+    dtype = DTYPES[setup.protocol.training.precision]
     probe = torch.from_numpy(_probe(setup)).to(setup.device)
 
     def work() -> Work:
-        tokens, seconds = timed(lambda: sample_rows(model, settings, range(rows), seed=1), setup.device)
+        tokens, seconds = timed(lambda: sample_rows(model, settings, range(rows), seed=1, dtype=dtype), setup.device)
         with torch.no_grad():
             logits = model.logits(model(probe))[:, -1].cpu().numpy()
         return Work(tokens.size, seconds, {"tokens": tokens[:PAPER_BATCH], "logits": logits})
@@ -63,12 +67,17 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     from transformers import GPTNeoForCausalLM
     from transformers.utils import logging
 
+    from collapse_lib.sampling import DTYPES
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = GPTNeoForCausalLM.from_pretrained(setup.model_folder).to(setup.device).eval()
     model.generation_config.eos_token_id = None  # sample on behind the end of a story, as we do
     eos = model.config.eos_token_id
-    probe = torch.from_numpy(_probe(setup)).to(setup.device)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(_probe(setup)).to(setup.device)).logits[:, -1].cpu().numpy()
+    if setup.device != "cpu":  # in the precision that ours samples in
+        model = model.to(DTYPES[setup.protocol.training.precision])
 
     @torch.no_grad()
     def generate(batch: int, length: int) -> Any:
@@ -83,8 +92,6 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
 
     def work() -> Work:
         tokens, seconds = timed(lambda: generate(best, _length(setup)), setup.device)
-        with torch.no_grad():
-            logits = model(probe).logits[:, -1].float().cpu().numpy()
         return Work(tokens.numel(), seconds, {"tokens": tokens[:PAPER_BATCH].cpu().numpy(), "logits": logits, "batch": best})
 
     return work
