@@ -41,6 +41,8 @@ PAIRS = {
     "both": ("twin", "reseeded"),  # another initial corpus and other seeds
 }
 RECORD = "twins.json"
+# Evaluations that the comparison does not need, and that the two other runs are spared.
+SPARED = {"completions.every": "null", "gpt_eval.judge": "null", "classification.tasks": "[]"}
 
 
 def names(name: str) -> dict[str, str]:
@@ -69,21 +71,26 @@ def protocols(name: str, protocol: Protocol, changes: dict[str, str] | None = No
     for field in changes:
         if not field.startswith("corpus."):
             raise UserError(f"A twin may differ in its initial corpus alone, in fields such as corpus.source, and not in '{field}'.")
-    twin = protocol.with_changes({"tokenizer.source": f"run:{name}"} | changes)
+    twin = protocol.with_changes({"tokenizer.source": f"run:{name}"} | SPARED | changes)
     if twin.corpus == corpus:
         raise UserError(f"The twin's initial corpus would be the chain's own: {' and '.join(changes)} must get other values than the chain has.")
     own_seed = protocol.seed if corpus.seed is None else corpus.seed
-    reseeded = {"seed": str((protocol.seed + 1) % 2**32), "corpus.seed": str(own_seed), "tokenizer.source": f"run:{name}"}
+    reseeded = {"seed": str((protocol.seed + 1) % 2**32), "corpus.seed": str(own_seed), "tokenizer.source": f"run:{name}"} | SPARED
     return {"chain": protocol, "twin": twin, "reseeded": protocol.with_changes(reseeded)}
 
 
 def run_twins(name: str, protocol: Protocol, changes: dict[str, str] | None = None, device: str = "auto") -> Path:
-    """Make the three runs, or go on with them, and compare them; returns the record's file."""
+    """Make the three runs, or go on with them, and compare them; returns the record's file.
+
+    A run that is there already keeps its generations where it has more than ``protocol`` asks for.
+    """
     from collapse_lib.batch import advance
+    from collapse_lib.paths import run_names
 
     wanted = protocols(name, protocol, changes)
     for role, run_name in names(name).items():
-        run = Run.create(run_name, wanted[role])
+        there = Run.open(run_name).protocol.generations if run_name in run_names() else 0
+        run = Run.create(run_name, wanted[role].with_changes({"generations": str(max(there, protocol.generations))}))
         print(f"{role}: run {run.name}, {run.protocol.generations} generations in {run.folder}", flush=True)
         advance(run, device)
     return compare(name, device)
@@ -129,7 +136,11 @@ def comparisons(runs: Runs = "newest") -> list[dict[str, Any]]:
 def _head(runs: dict[str, Run]) -> dict[str, Any]:
     """What the three runs are and have in common."""
     chain = runs["chain"].protocol
-    fields = {role: {name: run.protocol.flat()[name] for name in chain.differences(run.protocol)} for role, run in runs.items() if role != "chain"}
+    fields = {
+        role: {name: run.protocol.flat()[name] for name in chain.differences(run.protocol) if name not in SPARED}
+        for role, run in runs.items()
+        if role != "chain"
+    }
     stories = {role: initial_part(run, "train").rows for role, run in runs.items()}
     same = {name: chain.flat()[name] for name in sorted({name for changed in fields.values() for name in changed})}
     return {

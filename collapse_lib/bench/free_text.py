@@ -16,9 +16,7 @@ BROKEN = 0.02  # share of tokens replaced by chance, so that there are non-words
 
 
 def workload(setup: Setup) -> str:
-    return (
-        f"{ROWS:,} sequences of {LENGTH} tokens: stories in which {BROKEN:.0%} of the tokens are out of place, learned vocabulary of {_vocabulary(setup)}"
-    )
+    return f"{ROWS:,} sequences of {LENGTH} tokens: stories with {BROKEN:.0%} of the tokens out of place, learned vocabulary of {_vocabulary(setup)}"
 
 
 def make_input(setup: Setup) -> None:

@@ -10,9 +10,10 @@ import pytest
 from .conftest import ROOT
 
 FIGURES = sorted((ROOT / "notebooks" / "figures").glob("*.ipynb"))
+QUICK = ("figure_1_perplexity", "twins")  # the book's tests execute all of them too, in one kernel; each by itself takes minutes
 
 
-@pytest.mark.parametrize("source", FIGURES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("source", [pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in FIGURES])
 def test_it_runs_alone_on_the_newest_run(finished_runs, tmp_path, source):
     target = tmp_path / source.name
     command = [sys.executable, "-m", "papermill", str(source), str(target), "-k", "python3"]
