@@ -26,9 +26,10 @@ from collapse_lib import book_pages
 from collapse_lib.book_pages import Shown
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_text
-from collapse_lib.paths import project_root, run_names
+from collapse_lib.paths import project_root, run_names, runs_root
 from collapse_lib.run import Run
 from collapse_lib.twins import RECORD as TWINS_RECORD
+from collapse_lib.twins import names as twins_names
 
 PROSE = ("*.md", "*.bib", "*.yml", "_static/*")
 RENDERERS = (
@@ -82,13 +83,15 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
 
 
 def _shown(names: Sequence[str]) -> list[Shown]:
-    """The runs to show: those named, each of which must have a finished generation, or all that have one."""
+    """The runs to show: those named, each of which must have a finished generation, or all that have one and are not there for another's sake."""
     if names:
         runs = [Shown.read(Run.open(name)) for name in dict.fromkeys(names)]
         if unfinished := [shown.name for shown in runs if not shown.models]:
             raise UserError(f"Run '{unfinished[0]}' has no finished generation to show yet; `collapse run {unfinished[0]}` goes on with it.")
         return runs
-    order = sorted(run_names(), key=lambda name: (name != "demo", name == "smoke", name))
+    there = run_names()
+    companions = {name for chain in there for role, name in twins_names(chain).items() if role != "chain"}  # the chain's page on twins tells of them
+    order = sorted(set(there) - companions, key=lambda name: (name != "demo", name == "smoke", name))
     runs = [shown for shown in (Shown.read(Run.open(name)) for name in order) if shown.models]
     if not runs:
         raise UserError("There is no run with a finished generation to make a book of; `collapse run demo` makes one.")
@@ -123,9 +126,12 @@ def _stage(stage: Path, source: Path, runs: Sequence[Shown]) -> None:
                 staged.text(f"{page}.svg", book_pages.generation_curves(shown, generation))
     pages = _execute_notebooks(stage, runs)
     for folder, executed in pages.items():
+        names = [shown.name for shown in runs] if folder == "figures" else []
         for name, notebook in executed.items():
-            page, images = book_pages.executed_page(notebook, name, [shown.name for shown in runs] if folder == "figures" else [])
+            page, images = book_pages.executed_page(notebook, name, names)
             staged.text(f"{folder}/{name}.ipynb", nbformat.writes(page))
+            if names:
+                staged.text(f"{folder}/{name}.csv", book_pages.figure_data(notebook, names))
             for file, svg in images.items():
                 staged.text(f"{folder}/{file}", svg)
         for notebook in _notebooks(folder):
@@ -173,11 +179,13 @@ def _execute_notebooks(stage: Path, runs: Sequence[Shown]) -> dict[str, dict[str
 
     Figures are drawn of these runs; the theory is about none. A notebook that fails raises what ``batch.execute`` raises.
     """
+    import papermill
+
     from collapse_lib.batch import execute
     from collapse_lib.kernel import warm_kernel
 
     names = [shown.name for shown in runs]
-    data = [file for file in _records(runs) if file.suffix != ".ipynb"]
+    data = [file for file in _records(runs) if file.suffix != ".ipynb"] + sorted((runs_root() / "bench").glob("*.json"))
     pages: dict[str, dict[str, Path]] = {}
     with warm_kernel() as kernel:
         for folder, parameters, files in (("figures", {"runs": names}, data), ("theory", {}, [])):
@@ -187,7 +195,8 @@ def _execute_notebooks(stage: Path, runs: Sequence[Shown]) -> dict[str, dict[str
                 mark = executed.with_suffix(".sha256")
                 inputs = _digest([notebook, *_library(), *files], extra=parameters.get("runs", []))
                 if not (executed.is_file() and mark.is_file() and mark.read_text() == inputs):
-                    execute(notebook, executed, parameters, kernel)
+                    known = papermill.inspect_notebook(str(notebook))  # not every page is about runs
+                    execute(notebook, executed, {name: value for name, value in parameters.items() if name in known}, kernel)
                     write_text(mark, inputs)
     return pages
 

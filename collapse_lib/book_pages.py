@@ -322,7 +322,10 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
 
 
 def executed_page(executed: Path, name: str, runs: Sequence[str] = ()) -> tuple[NotebookNode, dict[str, str]]:
-    """An executed notebook as a page with its downloads; if it shows runs, its SVG images too, by file name: ``<name>.svg``, ``<name>-2.svg``, ..."""
+    """An executed notebook as a page with its downloads; if it shows runs, its SVG images too, by file name: ``<name>.svg``, ``<name>-2.svg``, ...
+
+    The page of a figure links ``<name>.csv``, which has to be put beside it: see ``figure_data``.
+    """
     import nbformat
     from nbformat.v4 import new_markdown_cell
 
@@ -334,13 +337,32 @@ def executed_page(executed: Path, name: str, runs: Sequence[str] = ()) -> tuple[
     drawn = [view["image/svg+xml"] for view in views if runs and "image/svg+xml" in view]
     images = {f"{name}{f'-{position}' if position > 1 else ''}.svg": svg for position, svg in enumerate(drawn, 1)}
     head = f"Download {{download}}`this notebook <source/{name}.ipynb>`"
-    head += ", the data of " + " and ".join(_file(run, f"../runs/{run}/results.csv") for run in runs) if runs else ""
+    if runs:
+        head += f", {_file('its numbers', f'{name}.csv')}, everything measured in " + " and ".join(
+            _file(run, f"../runs/{run}/results.csv") for run in runs
+        )
     head += (", or the image as " + " and ".join(_file(file, file) for file in images) if images else "") + "."
     if any("Plotly." in view.get("text/html", "") for view in views):
         head += '\n\n<script src="../plotly/plotly.min.js"></script>'
     page.cells.insert(1, new_markdown_cell(head))
     _number_cells(page, name)
     return page, images
+
+
+def figure_data(executed: Path, runs: Sequence[str]) -> str:
+    """The numbers behind a figure's notebook as CSV: of these runs, the steps that the notebook's metadata name (``collapse.data``).
+
+    Without that all steps; ``"executed"`` instead of a list of steps stands for the table of executed notebooks.
+    """
+    import nbformat
+
+    from collapse_lib import results
+
+    wanted = nbformat.read(executed, as_version=4).metadata.get("collapse", {}).get("data")
+    if wanted == "executed":
+        return results.formatted(results.executed(runs), "csv") + "\n"
+    table = results.load(runs)
+    return results.formatted(table[table["step"].isin(wanted)] if wanted else table, "csv") + "\n"
 
 
 def _file(words: str, path: str) -> str:

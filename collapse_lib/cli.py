@@ -87,9 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("--fields", action="store_true", help="list every field of a protocol with its meaning and default")
     presets.set_defaults(command=_presets)
 
-    results = commands.add_parser("results", help="print everything a run measured")
+    results = commands.add_parser("results", help="print everything a run measured, or write it to a file")
     results.add_argument("run", nargs="?", default="newest", help="default: the run that advanced last")
     results.add_argument("--format", choices=["table", "csv", "json"], default="table")
+    results.add_argument("--output", metavar="FILE", help="write them to this .csv, .parquet or .json file instead")
     results.set_defaults(command=_results)
 
     judge = commands.add_parser(
@@ -110,6 +111,22 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8123)
     serve.add_argument("--threads", type=int, default=None, help="default: all cores")
     serve.set_defaults(command=_judge_serve)
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a run will take: time for each step, GPU hours, disk, memory",
+        description="Measure this machine for half a minute (or take a recorded one) and reckon what a run takes; runs and fetches nothing.",
+    )
+    plan.add_argument("preset", help="a preset (`collapse presets`), a protocol .yaml file, or the name of a run")
+    plan.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the protocol; may be repeated")
+    plan.add_argument("--generations", type=int, metavar="N", help="how many generations")
+    plan.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+    plan.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs of the kind that is measured share training and sampling")
+    plan.add_argument("--machine", metavar="NAME|FILE", help="a machine that --record wrote, instead of measuring this one")
+    plan.add_argument("--record", metavar="FILE", help="write what was measured to this file, for --machine elsewhere")
+    plan.add_argument("--check", metavar="RUN", help="compare the plan with the seconds that a finished run recorded")
+    plan.add_argument("--json", metavar="FILE", help="write the plan to this file too, as one line of JSON")
+    plan.set_defaults(command=_plan, name=None)
 
     bench = commands.add_parser(
         "bench",
@@ -216,9 +233,16 @@ def _presets(options: argparse.Namespace) -> None:
 
 
 def _results(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
     from collapse_lib import results
 
-    print(results.formatted(results.load(options.run), options.format))
+    table = results.load(options.run)
+    if options.output:
+        results.save(table, Path(options.output))
+        print(f"{len(table)} numbers in {options.output}")
+    else:
+        print(results.formatted(table, options.format))
 
 
 def _judge_estimate(options: argparse.Namespace) -> None:
@@ -291,6 +315,40 @@ def _bench(options: argparse.Namespace) -> None:
     if not bench.is_equivalent(report):
         print("collapse: the two sides did not do the same, so their times say nothing.", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from collapse_lib import calibration, plan
+    from collapse_lib.files import write_text
+    from collapse_lib.run import Run
+
+    if options.machine and options.record:
+        raise UserError("--machine takes a recorded machine and --record measures this one; give one of the two.")
+    for file in filter(None, (options.record, options.json)):
+        if not Path(file).absolute().parent.is_dir():
+            raise UserError(f"There is no folder '{Path(file).absolute().parent}' to write '{file}' to.")
+    name, protocol = _wanted(options)
+    run = Run.open(options.check) if options.check else None
+    machine = calibration.load(options.machine) if options.machine else None
+    text = plan.text_of(protocol)
+    if machine is None:
+        terminal = sys.stderr  # as it is now: what is measured is kept from writing to it
+        machine = calibration.calibrate(
+            protocol, text.vocabulary, text.sample(), options.device, lambda what: print(f"\r\x1b[Kmeasuring {what}", end="", file=terminal)
+        )
+        print("\r\x1b[K", end="", file=terminal, flush=True)
+        print(f"measured {machine.device} for {machine.measured_in:.0f} s")
+    if options.record:
+        machine.save(Path(options.record))
+    found = plan.plan(protocol, machine, text, options.gpus, name)
+    compared = plan.check(found, protocol, run) if run else None
+    print(plan.table(found))
+    if compared:
+        print("\n" + plan.check_table(compared, run.name))
+    if options.json:
+        write_text(Path(options.json), plan.line(found) + "\n")
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ def metrics_table(results: dict[str, Any]) -> Markdown:
     for name, metric in results["metrics"].items():
         error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
         unit = "" if metric["unit"] == "1" else metric["unit"]
-        rows.append(f"| {name.replace('_', ' ')} | {number(metric['value'])}{error} | {unit} | {metric['definition']} |")
+        rows.append(f"| {plain(name.replace('_', ' '))} | {number(metric['value'])}{error} | {plain(unit)} | {plain(metric['definition'])} |")
     return Markdown("\n".join(["| measure | value | unit | what it is |", "|:--|--:|:--|:--|", *rows]))
 
 
@@ -58,10 +58,15 @@ def graded(cases: list[dict[str, Any]]) -> Markdown:
 
 def literal(text: str) -> str:
     """Text as inline HTML code, so that whatever a collapsed model writes, a page shows it and is not shaped by it."""
+    line = re.sub(r"\r\n?|\n", " ⏎ ", text).strip()
+    return f'<span class="sample">{plain(line) or "(nothing)"}</span>'
+
+
+def plain(text: str) -> str:
+    """Text of one line for a place where Markdown is read: its letters and none of its markup."""
     from html import escape
 
-    escaped = escape(re.sub(r"\r\n?|\n", " ⏎ ", text).strip()).translate(MARKUP) or "(nothing)"
-    return f'<span class="sample">{escaped}</span>'
+    return escape(text).translate(MARKUP)
 
 
 def number(value: float | int) -> str:

@@ -169,10 +169,25 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
 
 
 @drawn
-def figure_2(table: DataFrame, run: str) -> tuple[Figure, str]:
-    """Entropy of the generated text (line, left axis) and its OOV words against both lexicons (bars, right axis), as in the paper."""
-    entropy, lexicon, initial = _free_text(table, run)
-    figure, (panel,) = _axes()
+def figure_2(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
+    """Entropy of the generated text (line, left axis) and its OOV words against both lexicons (bars, right axis), as in the paper.
+
+    Several runs get a panel each: they write corpora of different sizes, so that their counts have no axis in common.
+    """
+    names = [runs] if isinstance(runs, str) else list(runs)
+    found = [_free_text(table, run) for run in names]
+    figure, panels = _axes(len(found), columns=2)
+    for panel, run, measures in zip(panels, names, found, strict=True):
+        bars = _entropy_and_words(panel, *measures)
+        if len(found) > 1:
+            panel.set_title(run, fontsize=11)
+    handles = [handle for axes in (panel, bars) for handle in axes.get_legend_handles_labels()[0]]
+    figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=3, frameon=False, fontsize=10)
+    return figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
+
+
+def _entropy_and_words(panel: Axes, entropy: DataFrame, lexicon: DataFrame, initial: DataFrame) -> Axes:
+    """Draw one run of Figure 2; returns the axes of the bars."""
     bars = panel.twinx()
     bars.bar(lexicon["generation"] - 0.2, lexicon["value"], 0.38, color=LEXICON_COLOUR, label="OOV, English lexicon")
     bars.bar(
@@ -194,9 +209,7 @@ def figure_2(table: DataFrame, run: str) -> tuple[Figure, str]:
     bars.set_ylabel("OOV words in the corpus")
     panel.set_ylabel("entropy (nats)", color=ENTROPY_COLOUR)
     panel.tick_params(axis="y", colors=ENTROPY_COLOUR)
-    handles = [handle for axes in (panel, bars) for handle in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=3, frameon=False, fontsize=10)
-    return figure, f"Entropy and out-of-vocabulary words by generation, run {run}"
+    return bars
 
 
 def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
@@ -320,13 +333,19 @@ def _colours() -> list[str]:
     return [*COLOURS, *("#555555" for _ in range(50))]  # beyond six runs the labels have to do
 
 
-def _axes(panels: int = 1) -> tuple[Figure, Sequence[Axes]]:
+def _axes(panels: int = 1, columns: int = 0) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with some panels, at most ``columns`` side by side (0: all of them)."""
     # Not pyplot: its global state would tie a figure to the notebook's.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(7.2 if panels == 1 else 5.2 * panels, 3.9), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    across = min(panels, columns or panels)
+    rows = -(-panels // across)
+    figure = Figure(figsize=(7.2 if panels == 1 else 5.2 * across, 3.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, across, squeeze=False).flat
+    for spare in axes[panels:]:
+        spare.remove()
+    axes = axes[:panels]
     for panel in axes:
         panel.set_xlabel("generation")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -13,7 +13,7 @@ from collapse_lib.results import executed, measured, metric, select
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
     from pandas import DataFrame
 
 GRADES = {"grammar": "grammar", "consistency": "consistency", "creativity": "creativity"}
@@ -66,13 +66,30 @@ def ungraded(runs: str | Sequence[str]) -> Markdown:
 
 
 @drawn
-def figure_3(table: DataFrame, run: str) -> tuple[Figure, str]:
-    """Grammar (left) and consistency (right) by generation with one standard error; lines for the untrained baseline and the control rows."""
+def figure_3(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
+    """Grammar (left) and consistency (right) by generation with one standard error; lines for the untrained baseline and the control rows.
+
+    Several runs get a row each, on the same axis: each run's grades mean something beside its own control rows only.
+    """
     from matplotlib.figure import Figure
+
+    names = [runs] if isinstance(runs, str) else list(runs)
+    figure = Figure(figsize=(10.4, 4.0 * len(names) + 0.3), layout="constrained")
+    for run, part in zip(names, figure.subfigures(len(names), 1, squeeze=False)[:, 0], strict=True):
+        _grade_panels(part, table, run)
+        if len(names) > 1:
+            part.suptitle(run, fontsize=11)
+        part.supxlabel(_stamp(run), fontsize=10, color="#222222" if _passes(_first(run)) else "#B00020")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
+    return figure, f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
+
+
+def _grade_panels(part: FigureBase, table: DataFrame, run: str) -> None:
+    """Draw one run of Figure 3."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10.4, 4.3), layout="constrained")
-    for panel, name in zip(figure.subplots(1, 2, sharey=True), ("grammar", "consistency"), strict=True):
+    for panel, name in zip(part.subplots(1, 2, sharey=True), ("grammar", "consistency"), strict=True):
         points, lines = _grades(table, run, name)
         panel.errorbar(
             points["generation"], points["value"], yerr=points["standard_error"], color=COLOURS[0], marker="o", capsize=3, label="generations"
@@ -82,10 +99,6 @@ def figure_3(table: DataFrame, run: str) -> tuple[Figure, str]:
         panel.set(xlabel="generation", ylabel=f"{name} (0 to 9)", ylim=(-0.3, 9.3))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         panel.yaxis.set_tick_params(labelleft=True)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
-    figure.supxlabel(_stamp(run), fontsize=10, color="#222222" if _passes(_first(run)) else "#B00020")
-    return figure, f"Grades by generation, run {run}"
 
 
 def figure_3_interactive(table: DataFrame, run: str) -> Interactive:

@@ -13,10 +13,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import read_json, replace_folder, sha256, write_json
+from collapse_lib.files import read_json, replace_folder, sha256, write_json, write_text
 from collapse_lib.run import Run, Step
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from collapse_lib.corpus import TokenCorpus
     from collapse_lib.model import GPTNeo
     from collapse_lib.tokenization import Tokenizer
@@ -66,6 +68,10 @@ def initial_corpus(step: Step, device: str) -> None:
             record.measure(f"{part}_stories", corpus.rows, "stories", f"stories of the initial corpus used for {part}")
             record.measure(f"{part}_tokens", corpus.real_tokens, "tokens", f"tokens in them, one '<|endoftext|>' a story included ({part})")
             record.outputs[part] = corpus.hash
+        size = text_bytes(parts["validation"], tokenizer)
+        record.measure("validation_bytes", size, "bytes", "UTF-8 bytes of the validation stories")
+        _words_file(run).unlink(missing_ok=True)
+        initial_words(run, tokenizer)
         record.measure("vocabulary", tokenizer.vocabulary, "tokens", "tokens the model can write")
         record.outputs["tokenizer"] = tokenizer.hash
         record.examples["samples"] = _excerpts(parts["train"], tokenizer)
@@ -109,7 +115,7 @@ def train(step: Step, device: str) -> None:
 def sample(step: Step, device: str) -> None:
     """Sections 3.1.1 and 5.1.2: the model writes the next generation's corpus, sampling its own distribution from an empty context."""
     from collapse_lib.corpus import CorpusWriter
-    from collapse_lib.sampling import sample_corpus
+    from collapse_lib.sampling import DTYPES, sample_corpus
 
     run, settings = step.run, step.run.protocol.sampling
     with step.recording(device) as record:
@@ -120,7 +126,8 @@ def sample(step: Step, device: str) -> None:
             step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
         )
         with writer:
-            statistics = sample_corpus(model, settings, run.seed(step.generation, "sample"), writer)
+            dtype = DTYPES[run.protocol.training.precision]
+            statistics = sample_corpus(model, settings, run.seed(step.generation, "sample"), writer, dtype)
         corpus = sampled_corpus(run, step.generation, recorded=False)
         record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
         record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
@@ -136,6 +143,7 @@ def sample(step: Step, device: str) -> None:
 def perplexity(step: Step, device: str) -> None:
     """Section 5.2: how well the model predicts real stories that no generation was trained on."""
     from collapse_lib.metrics.perplexity import perplexity as measure
+    from collapse_lib.metrics.perplexity import story_ends
 
     run, settings = step.run, step.run.protocol.evaluation
     with step.recording(device) as record:
@@ -143,8 +151,8 @@ def perplexity(step: Step, device: str) -> None:
         model = load_model(run, step.generation).to(device)
         found = measure(model, stories, settings.max_context, settings.perplexity)
         counts = {"tokens": found["tokens"], "stories": found["stories"]}
-        text = load_tokenizer(run)
-        size = sum(len(text.decode(row[1:]).encode()) for row in stories.iter_rows())
+        known = run.step(0, "corpus").results()["metrics"].get("validation_bytes")  # runs begun before it was measured lack it
+        size = known["value"] if known else text_bytes(stories, load_tokenizer(run))
         definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"
         record.measure("perplexity", found["perplexity"], "1", definition, counts=counts, standard_error=found["perplexity_standard_error"])
         record.measure(
@@ -163,19 +171,40 @@ def perplexity(step: Step, device: str) -> None:
             "the same loss spread over the stories' UTF-8 bytes: comparable across tokenisers",
             counts={"bytes": size},
         )
+        for band in found["bands"]:
+            first, last = band["first"], band["last"]
+            where = f"{first} to {last} tokens" if last > first else "no token"
+            record.measure(
+                f"loss_at_{first}_{last}" if last > first else f"loss_at_{first}",
+                band["loss_nats"],
+                "nats/token",
+                f"mean loss of the tokens before which the model was shown {where} of the story",
+                counts={"tokens": band["tokens"]},
+                standard_error=band["loss_standard_error"],
+            )
+        ends = story_ends(model, stories, settings.max_context, settings.perplexity)
+        record.measure(
+            "end_probability",
+            ends["probability"],
+            "1",
+            "mean probability of '<|endoftext|>' where a validation story ends",
+            counts={"stories": ends["stories"]},
+            standard_error=ends["standard_error"],
+        )
 
 
 @_step("free_text")
 def free_text(step: Step, device: str) -> None:
-    """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote."""
-    from collapse_lib.metrics.free_text import corpus_word_types
+    """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote, and how long its stories are."""
     from collapse_lib.metrics.free_text import free_text as measure
+    from collapse_lib.metrics.story_lengths import story_lengths
 
     run = step.run
     with step.recording("cpu") as record:
-        tokenizer = load_tokenizer(run)
-        known = corpus_word_types(initial_part(run, "train"), tokenizer)
-        record.metrics, record.examples = measure(sampled_corpus(run, step.generation), tokenizer, known)
+        tokenizer, corpus = load_tokenizer(run), sampled_corpus(run, step.generation)
+        record.metrics, record.examples = measure(corpus, tokenizer, initial_words(run, tokenizer))
+        settings = run.protocol.sampling
+        record.metrics |= story_lengths(corpus, initial_part(run, "train"), settings.length, continues=settings.after_eos == "continue")
 
 
 @_step("classification")
@@ -255,6 +284,21 @@ def initial_part(run: Run, part: str) -> TokenCorpus:
     return TokenCorpus.open(run.generation_folder(0) / "corpus" / part)
 
 
+def initial_words(run: Run, tokenizer: Tokenizer) -> set[str]:
+    """The different words of the initial training stories, kept in a file beside them: to find them takes minutes at full scale."""
+    from collapse_lib.metrics.free_text import corpus_word_types
+
+    file = _words_file(run)
+    if not file.is_file():  # in runs begun before the corpus step wrote it
+        write_text(file, "\n".join(sorted(corpus_word_types(initial_part(run, "train"), tokenizer))))
+    return set(file.read_text(encoding="utf-8").split())
+
+
+def text_bytes(stories: TokenCorpus, tokenizer: Tokenizer) -> int:
+    """UTF-8 bytes of complete rows as text, their start tokens left out."""
+    return sum(len(tokenizer.decode(row[1:]).encode()) for row in stories.iter_rows())
+
+
 def sampled_corpus(run: Run, generation: int, recorded: bool = True) -> TokenCorpus:
     """The corpus that a generation wrote; ``recorded=False`` opens it before its step is finished."""
     from collapse_lib.corpus import TokenCorpus
@@ -276,6 +320,10 @@ def _epochs(run: Run) -> int:
     if found is None:
         raise UserError(f"Generation 1 of run '{run.name}' has not been trained yet, and it decides the number of epochs.")
     return found["metrics"]["epochs"]["value"]
+
+
+def _words_file(run: Run) -> Path:
+    return run.generation_folder(0) / "corpus" / "words.txt"
 
 
 def _drop_shards_of_another_model(step: Step) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from synthetic_runs import write_run
 
 from collapse_lib import book, book_pages
 from collapse_lib.book_pages import Shown
@@ -184,9 +188,31 @@ def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
     head = page.cells[1].source
     assert all(
         part in head
-        for part in ("<source/figure_9.ipynb>", "<../runs/other/results.csv>", "<figure_9-2.svg>", '<script src="../plotly/plotly.min.js">')
+        for part in (
+            "<source/figure_9.ipynb>",
+            "<figure_9.csv>",
+            "<../runs/other/results.csv>",
+            "<figure_9-2.svg>",
+            '<script src="../plotly/plotly.min.js">',
+        )
     )
     assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+
+
+@pytest.mark.parametrize(
+    ("data", "steps"), [(["perplexity"], {"perplexity"}), (None, {"corpus", "train", "sample", "perplexity", "free_text"}), ("executed", None)]
+)
+def test_a_figure_has_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any, steps: set[str] | None) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
+    for name in ("demo", "other"):
+        write_run(tmp_path / "runs", name, 2)
+    nbformat.write(new_notebook(metadata={"collapse": {"data": data}} if data else {}), tmp_path / "figure_9.ipynb")
+    rows = list(csv.DictReader(io.StringIO(book_pages.figure_data(tmp_path / "figure_9.ipynb", ["demo", "other"]))))
+    assert {row["run"] for row in rows} == {"demo", "other"}
+    if steps is None:
+        assert {"seconds", "device", "torch"} <= rows[0].keys()
+    else:
+        assert {row["step"] for row in rows} == steps and {"generation", "metric", "value", "unit"} <= rows[0].keys()
 
 
 def test_a_chapter_offers_its_notebook_alone(tmp_path: Path) -> None:

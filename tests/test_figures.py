@@ -69,6 +69,16 @@ def test_figure_2_has_entropy_left_and_both_lexicons_right():
     assert "nats" in left.get_ylabel() and "OOV" in right.get_ylabel() and left.get_zorder() > right.get_zorder()
 
 
+def test_figure_2_of_several_runs_has_a_panel_each(runs):
+    write_run(runs, "third", 3)
+    table = results.load("alpha,steep,third")
+    axes = figures.figure_2(table, ["alpha", "steep", "third"]).figure.axes
+    panels, bars = axes[:3], axes[3:]
+    assert [panel.get_title() for panel in panels] == ["alpha", "steep", "third"] and len(bars) == 3
+    for panel, run in zip(panels, ("alpha", "steep", "third"), strict=True):
+        assert panel.get_lines()[0].get_ydata().tolist() == results.metric(table, run, "entropy")["value"].tolist()
+
+
 def test_a_run_of_one_generation(runs):
     write_run(runs, "one", 1)
     table = results.load("one")

@@ -11,8 +11,9 @@ import sys
 import pytest
 from synthetic_runs import write_run
 
-from collapse_lib import results
+from collapse_lib import cli, results
 from collapse_lib.errors import UserError
+from collapse_lib.files import write_json
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,35 @@ def test_files_that_cannot_be_written(tmp_path):
         results.save(results.load("alpha"), tmp_path / "results.xlsx")
     with pytest.raises(UserError, match="no folder"):
         results.save(results.load("alpha"), tmp_path / "nowhere" / "results.csv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_the_command_writes_files(tmp_path, capsys, suffix):
+    import pandas
+
+    file = tmp_path / f"out.{suffix}"
+    assert cli.main(["results", "alpha,beta", "--output", str(file)]) == 0
+    table = results.load("alpha,beta")
+    assert capsys.readouterr().out == f"{len(table)} numbers in {file}\n"
+    pandas.testing.assert_frame_equal(getattr(pandas, f"read_{suffix}")(file), table, check_dtype=False)
+
+
+def test_the_command_refuses_other_files_in_one_sentence(tmp_path, capsys):
+    assert cli.main(["results", "alpha", "--output", str(tmp_path / "out.xlsx")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("collapse: Results cannot be written to 'out.xlsx'") and said.err.count("\n") == 1
+    assert not (tmp_path / "out.xlsx").exists()
+
+
+@pytest.mark.parametrize("step", ["alpha", "gpt_eval", "classification", "completions"])
+def test_every_kind_of_step_is_in_the_table(runs, step):
+    head = {"step": step, "generation": 2}
+    place = runs / "alpha" / "generation-02"
+    metric = {"value": 0.5, "unit": "1", "definition": "made up", "standard_error": 0.1}
+    write_json(place / "metrics" / f"{step}.json", head | {"metrics": {"found": metric}, "series": {}, "examples": {}, "seconds": 1.0})
+    write_json(place / "manifests" / f"{step}.json", head | {"started": "2024-01-01T02:09:00+00:00"})
+    row = results.load("alpha").query("metric == 'found'").iloc[0]
+    assert row[["generation", "step", "value", "standard_error"]].tolist() == [2, step, 0.5, 0.1]
 
 
 def test_execution_statistics():

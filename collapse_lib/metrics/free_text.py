@@ -19,9 +19,10 @@ Levels depend on the lexicon, trends hardly do.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 BLOCK_TOKENS = 1 << 20  # tokens looked at together: large enough for numpy, small enough for any memory
 NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount of text, so every generation gives the same amount
 PACKED = 4  # 16-bit token ids that fit into a 64-bit number
+DECODED_TOGETHER = 1 << 16  # runs of tokens given to the tokeniser at once
 FREQUENT = 20  # OOV words shown as examples
 
 Metric = dict[str, Any]
@@ -44,12 +46,12 @@ Metric = dict[str, Any]
 def free_text(corpus: TokenCorpus, tokenizer: Tokenizer, initial_word_types: set[str]) -> tuple[dict[str, Metric], dict[str, Any]]:
     """Measure a corpus; memory grows with its different words and not with its length.
 
-    ``initial_word_types`` is what ``corpus_word_types`` or ``word_types`` says of the initial corpus. Returns ``(metrics, examples)`` as a
+    ``initial_word_types`` is what ``corpus_word_types`` says of the initial corpus. Returns ``(metrics, examples)`` as a
     step's metrics file holds them: ``metrics[name]`` has ``value``, ``unit``, ``definition`` and, where it is a ratio, its ``counts``; a
     ratio of nothing is 0.
     """
     repeats = Repeats()
-    for tokens, first in _blocks(corpus):
+    for tokens, first in blocks(corpus):
         repeats.add(tokens, first)
     words, mixed = corpus_words(corpus, tokenizer)
     lexicon_metrics, lexicon_frequent = _oov("lexicon", "wordfreq's large English list", words, lexicon())
@@ -71,16 +73,8 @@ def free_text(corpus: TokenCorpus, tokenizer: Tokenizer, initial_word_types: set
     return metrics, examples
 
 
-def word_types(texts: Iterable[str]) -> set[str]:
-    """The different words of some texts, case-folded; streams over the texts."""
-    chunks: Counter[str] = Counter()
-    for text in texts:
-        chunks.update(text.split())
-    return set(count_words(chunks)[0])
-
-
 def corpus_word_types(corpus: TokenCorpus, tokenizer: Tokenizer) -> set[str]:
-    """The same of a corpus, without decoding it row by row."""
+    """The different words of a corpus, case-folded."""
     return set(corpus_words(corpus, tokenizer)[0])
 
 
@@ -119,7 +113,7 @@ def corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str
     """Words of a corpus and the number of mixed pieces; see ``count_words``."""
     segments: Counter[bytes] = Counter()
     starts_word = _starts_word(tokenizer)
-    for tokens, first in _blocks(corpus):
+    for tokens, first in blocks(corpus):
         _count_segments(segments, tokens, first, starts_word, corpus.eos_id, cut_off=not corpus.rows_are_complete)
     return count_words(_chunks(segments, tokenizer))
 
@@ -133,7 +127,7 @@ def _count_segments(segments: Counter[bytes], tokens: np.ndarray, first: np.ndar
     """Count the runs of token ids between one beginning of a word and the next, as their bytes.
 
     Decoding 6e8 tokens takes many minutes; the distinct runs are few, and the text of a row is theirs end to end. ``tokens`` and
-    ``first`` are a block of ``_blocks``. A row ends the run, and so does EOS, which belongs to none. With ``cut_off`` the last run
+    ``first`` are a block of ``blocks``. A row ends the run, and so does EOS, which belongs to none. With ``cut_off`` the last run
     of a row is dropped unless EOS follows it: sampling stopped there, perhaps inside a word.
     """
     is_eos = tokens == eos_id
@@ -146,7 +140,10 @@ def _count_segments(segments: Counter[bytes], tokens: np.ndarray, first: np.ndar
         row_ends = np.append(first[1:], True)
         keep &= ~row_ends[stops - 1]
     starts, lengths = starts[keep], (stops - starts)[keep]
-    for length in range(1, PACKED + 1):  # nearly all words
+    alone = np.bincount(tokens[starts[lengths == 1]])
+    for token in np.flatnonzero(alone).tolist():
+        segments[token.to_bytes(2, "little")] += int(alone[token])
+    for length in range(2, PACKED + 1):  # with the single tokens, nearly all words
         keys, counts = np.unique(_packed(tokens, starts[lengths == length], length), return_counts=True)
         for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
             segments[key.to_bytes(2 * length, "little")] += count
@@ -166,9 +163,13 @@ def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
 def _chunks(segments: Counter[bytes], tokenizer: Tokenizer) -> Counter[str]:
     """White-space separated chunks of text and how often each occurs."""
     chunks: Counter[str] = Counter()
-    for segment, count in segments.items():
-        for chunk in tokenizer.decode(np.frombuffer(segment, "<u2").tolist()).split():
-            chunks[chunk] += count
+    found = list(segments)
+    for start in range(0, len(found), DECODED_TOGETHER):
+        some = found[start : start + DECODED_TOGETHER]
+        texts = tokenizer.decode_batch([np.frombuffer(segment, "<u2") for segment in some])
+        for text, segment in zip(texts, some, strict=True):
+            for chunk in text.split():
+                chunks[chunk] += segments[segment]
     return chunks
 
 
@@ -180,6 +181,10 @@ def count_words(chunks: Counter[str]) -> tuple[Counter[str], int]:
     """
     pieces, words, mixed = _pieces_of_english(), Counter(), 0
     for chunk, count in chunks.items():
+        plain = _PLAIN_CHUNK.fullmatch(chunk)
+        if plain and plain[1] not in pieces.rules and f"{plain[1]}." not in pieces.rules:
+            words[plain[1].casefold()] += count
+            continue
         for piece in pieces(chunk):
             if word := as_word(piece.text):
                 words[word] += count
@@ -196,6 +201,10 @@ def as_word(piece: str) -> str | None:
     word = unicodedata.normalize("NFC", piece).casefold().translate(_PLAIN).strip("-")
     return word if word.replace("'", "").replace("-", "").isalpha() else None
 
+
+# A chunk out of which spaCy makes one word and punctuation, unless it knows the word as a contraction or an abbreviation. Nearly all chunks of a
+# corpus are like that, and asking spaCy about each costs fifty times as much as this expression.
+_PLAIN_CHUNK = re.compile(r'"?([A-Za-z]+)[.,!?"]*')
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", ".": None})
 
@@ -256,7 +265,7 @@ class Repeats:
 
 
 def distinct_ngrams(tokens: np.ndarray, first: np.ndarray, n: int) -> tuple[int, int]:
-    """Numbers of different and of all n-grams (n <= 4) inside the rows of a block of ``_blocks``."""
+    """Numbers of different and of all n-grams (n <= 4) inside the rows of a block of ``blocks``."""
     starts = np.arange(max(len(tokens) - n + 1, 0))
     for offset in range(1, n):
         starts = starts[~first[starts + offset]]
@@ -265,7 +274,7 @@ def distinct_ngrams(tokens: np.ndarray, first: np.ndarray, n: int) -> tuple[int,
 
 
 def _distinct_metrics(corpus: TokenCorpus) -> dict[str, Metric]:
-    tokens, first = next(_blocks(corpus, NGRAM_TOKENS), (np.empty(0, np.uint16), np.empty(0, bool)))
+    tokens, first = next(blocks(corpus, NGRAM_TOKENS), (np.empty(0, np.uint16), np.empty(0, bool)))
     sample = f"the first {NGRAM_TOKENS:,} tokens in whole rows" if len(tokens) < corpus.real_tokens else "all rows"
     metrics = {}
     for n in range(1, 5):
@@ -277,7 +286,7 @@ def _distinct_metrics(corpus: TokenCorpus) -> dict[str, Metric]:
 # Reading
 
 
-def _blocks(corpus: TokenCorpus, size: int = BLOCK_TOKENS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def blocks(corpus: TokenCorpus, size: int = BLOCK_TOKENS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whole rows end to end, about ``size`` tokens at a time: tokens [n] uint16, and whether each is the first of its row [n] bool.
 
     The start token that a sampled row was given is left out.

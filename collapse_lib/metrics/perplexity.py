@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens of a forward pass: a CPU wants them to stay in its cache
 RELEASED_STRIDE = 512  # tokens between the released code's windows
+# First and last positions whose losses are told apart. What the released pipeline does to a text differs along its rows of 600: no model learns
+# to predict a row's first token (0), and what lies behind a training block (512 and more) is hardly trained.
+BANDS = ((0, 0), (1, 32), (33, 255), (256, 511), (512, 599))
 
 
 @dataclass(frozen=True)
@@ -65,23 +68,45 @@ def perplexity(
 
     Returns a dict of ``perplexity``, ``loss_nats`` (per token), ``bits_per_token``, ``tokens`` and ``stories`` that count,
     ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the units drawn
-    (None for a single story: nothing is known of the spread).
+    (None for a single story: nothing is known of the spread). ``bands`` is a list of dicts with ``first`` and ``last`` position, ``loss_nats``,
+    ``loss_standard_error`` and ``tokens``, for those of ``BANDS`` in which a token was scored. A token's position is the number of story
+    tokens that the model was shown before it, so that ``max_context - 1`` is the highest there is.
     """
     if max_context > model.config.max_position_embeddings:
         raise UserError(f"evaluation.max_context is {max_context}, but the model has only {model.config.max_position_embeddings} positions.")
     stories = [row if definition == "paper" else row[1:] for row in corpus.iter_rows()]
     windows = {"paper": paper_windows, "released": released_windows}[definition]([len(story) for story in stories], max_context)
     loss_sums = np.zeros(len(stories))
-    device = model.head.device
-    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
-    with progress(int(windows.tokens.sum()), "token", "perplexity") as bar, side_by_side(device) as (_, run):
-        found = run(lambda chosen: _token_losses(model, *_tokens(stories, windows, chosen)), batches)
-        for chosen, losses in zip(batches, found, strict=True):
-            counts = windows.end[chosen] - windows.first[chosen]
-            weights = np.repeat(windows.tokens[chosen] / counts, counts)
-            loss_sums += np.bincount(np.repeat(windows.story[chosen], counts), losses * weights, minlength=len(stories))
-            bar.update(int(windows.tokens[chosen].sum()))
-    return _summary(loss_sums, np.bincount(windows.story, windows.tokens, minlength=len(stories)))
+    band_sums, band_tokens = np.zeros((2, len(BANDS), len(stories)))
+    for chosen, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
+        counts = windows.end[chosen] - windows.first[chosen]
+        weights = np.repeat(windows.tokens[chosen] / counts, counts)
+        story, positions = np.repeat(windows.story[chosen], counts), _positions(windows, chosen, has_start=definition == "paper")
+        loss_sums += np.bincount(story, losses * weights, minlength=len(stories))
+        for band, (first, last) in enumerate(BANDS):
+            here = (positions >= first) & (positions <= last)
+            band_sums[band] += np.bincount(story[here], losses[here], minlength=len(stories))
+            band_tokens[band] += np.bincount(story[here], minlength=len(stories))
+    summary = _summary(loss_sums, np.bincount(windows.story, windows.tokens, minlength=len(stories)))
+    bands = zip(BANDS, band_sums, band_tokens, strict=True)
+    return summary | {"bands": [_band(*ends, sums, tokens) for ends, sums, tokens in bands if tokens.any()]}
+
+
+def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition: str = "paper", batch_tokens: int | None = None) -> dict[str, Any]:
+    """How probable '<|endoftext|>' is to ``model`` where the stories of ``corpus`` end, given at most ``max_context`` tokens before it.
+
+    ``definition`` says as in ``perplexity`` whether a story begins with its start token; empty stories are left out. Returns a dict of
+    ``probability``, the mean over stories, ``standard_error`` (None for a single story) and ``stories``.
+    """
+    stories = [np.append(row if definition == "paper" else row[1:], corpus.eos_id) for row in corpus.iter_rows() if len(row) > 1]
+    last = [len(story) - 1 for story in stories]
+    windows = Windows.from_rows((story, max(0, end - max_context), end + 1, end, 1) for story, end in enumerate(last))
+    found = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
+    probabilities = np.concatenate([np.empty(0), *found])
+    if not len(probabilities):
+        raise UserError("The validation corpus has no story with a token in it, so there is no end of one to predict.")
+    error = float(probabilities.std(ddof=1)) / math.sqrt(len(stories)) if len(stories) > 1 else None
+    return {"probability": float(probabilities.mean()), "standard_error": error, "stories": len(stories)}
 
 
 def paper_windows(lengths: Sequence[int], max_context: int) -> Windows:
@@ -135,6 +160,26 @@ def _tokens(stories: list[np.ndarray], windows: Windows, chosen: np.ndarray) -> 
     return shown, scored
 
 
+def _scored(
+    model: GPTNeo, stories: list[np.ndarray], windows: Windows, batch_tokens: int | None, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of the windows of a forward pass, and the losses of their scored tokens, window by window; a progress bar called ``name``."""
+    device = model.head.device
+    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
+    with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
+        found = run(lambda chosen: _token_losses(model, *_tokens(stories, windows, chosen)), batches)
+        for chosen, losses in zip(batches, found, strict=True):
+            yield chosen, losses
+            bar.update(int(windows.tokens[chosen].sum()))
+
+
+def _positions(windows: Windows, chosen: np.ndarray, has_start: bool) -> np.ndarray:
+    """Positions of the chosen windows' scored tokens, window by window; the start token has none."""
+    counts = windows.end[chosen] - windows.first[chosen]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat((windows.first - windows.begin)[chosen], counts) + within - has_start
+
+
 @torch.no_grad()
 def _token_losses(model: GPTNeo, shown: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """Losses in nats of the scored tokens, row by row, float64."""
@@ -152,9 +197,7 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     if not total:
         raise UserError("The validation corpus has no token that could be scored; give stories of at least two tokens.")
     loss = float(loss_sums.sum() / total)
-    # Tokens of one story are not independent, so the stories are the sample: the usual error of a ratio of two sums.
-    spread = float(np.square(loss_sums - loss * tokens)[counted].sum())
-    error = math.sqrt(spread * stories / (stories - 1)) / total if stories > 1 else None
+    error = _error(loss_sums, tokens, loss)
     return {
         "perplexity": math.exp(loss),
         "perplexity_standard_error": math.exp(loss) * error if error is not None else None,
@@ -165,3 +208,17 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
         "stories": stories,
         "stories_skipped": len(tokens) - stories,
     }
+
+
+def _band(first: int, last: int, loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
+    """The mean loss at some positions, from each story's summed loss and number of tokens there."""
+    loss = float(loss_sums.sum() / tokens.sum())
+    return {"first": first, "last": last, "loss_nats": loss, "loss_standard_error": _error(loss_sums, tokens, loss), "tokens": int(tokens.sum())}
+
+
+def _error(loss_sums: np.ndarray, tokens: np.ndarray, loss: float) -> float | None:
+    """The usual error of a ratio of two sums: tokens of one story are not independent, so the stories that have any are the sample."""
+    counted = tokens > 0
+    stories = int(counted.sum())
+    spread = float(np.square(loss_sums - loss * tokens)[counted].sum())
+    return math.sqrt(spread * stories / (stories - 1)) / float(tokens.sum()) if stories > 1 else None

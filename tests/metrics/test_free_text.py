@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from collapse_lib import tokenization
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.metrics import free_text as module
-from collapse_lib.metrics.free_text import Repeats, as_word, corpus_word_types, count_words, distinct_ngrams, entropy, free_text, lexicon, word_types
+from collapse_lib.metrics.free_text import Repeats, as_word, corpus_word_types, count_words, distinct_ngrams, entropy, free_text, lexicon
 
 STORIES = [
     "Once upon a time there was a little dog. The dog didn't like Mr. Brown's cat.\n\n“No!” said the dog. “It’s mine,” he'll say.",
@@ -139,8 +139,8 @@ def split_at(row: list[int], eos_id: int) -> list[list[int]]:
 
 def test_complete_rows_count_every_word(tmp_path, tokenizer):
     corpus = write(tmp_path, tokenizer, [[tokenizer.eos_id, *tokenizer.encode(story)] for story in STORIES], complete=True)
-    metrics, examples = free_text(corpus, tokenizer, word_types(STORIES))
     expected = words_of(STORIES)
+    metrics, examples = free_text(corpus, tokenizer, set(expected))
     found = values(metrics)
     assert (found["words"], found["word_types"], found["mixed"]) == (expected.total(), len(expected), 1)
     assert found["oov_initial_occurrences"] == found["oov_initial_types"] == found["oov_initial_rate"] == 0
@@ -215,8 +215,8 @@ def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):
     rows = [[tokenizer.eos_id, *(rng.randrange(tokenizer.vocabulary) for _ in range(30))] for _ in range(40)]
     corpus = write(tmp_path, tokenizer, rows)
     whole = free_text(corpus, tokenizer, {"dog"})
-    blocks = module._blocks
-    monkeypatch.setattr(module, "_blocks", lambda corpus, size=64: blocks(corpus, size))
+    blocks = module.blocks
+    monkeypatch.setattr(module, "blocks", lambda corpus, size=64: blocks(corpus, size))
     assert free_text(corpus, tokenizer, {"dog"}) == whole
 
 
@@ -226,9 +226,36 @@ def test_real_stories(tmp_path, real_data):
         stories = [json.loads(line)["text"] for line in file][:300]
     tokenizer = tokenization.load(real_data / "tokenizer")
     corpus = write(tmp_path, tokenizer, [[tokenizer.eos_id, *tokenizer.encode(story)] for story in stories], complete=True)
-    metrics, _ = free_text(corpus, tokenizer, word_types(stories))
-    found, expected = values(metrics), words_of(stories)
+    expected = words_of(stories)
+    metrics, _ = free_text(corpus, tokenizer, set(expected))
+    found = values(metrics)
     assert found["words"] == expected.total() and found["word_types"] == len(expected)
-    assert found["oov_initial_occurrences"] == 0 and corpus_word_types(corpus, tokenizer) == word_types(stories)
+    assert found["oov_initial_occurrences"] == 0 and corpus_word_types(corpus, tokenizer) == set(expected)
     assert found["oov_lexicon_rate"] < 0.5  # most are names and slips of the pen
     assert 5 < found["entropy"] < 6.5
+
+
+@given(
+    st.lists(st.text(alphabet="aBcdDx.,!?\":;)'-Mr3 ", min_size=1, max_size=8), min_size=1, max_size=20),
+    st.sampled_from(["", "gonna", "Mr", "cannot", "dont", "ok"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_plain_chunks_are_cut_as_spacy_cuts_them(made_up, special):
+    chunks = Counter(chunk for text in [*made_up, special, f'"{special}.', f"{special},", f"{special}!?"] for chunk in text.split())
+    expected = Counter()
+    for chunk, count in chunks.items():
+        for piece in module._pieces_of_english()(chunk):
+            if word := as_word(piece.text):
+                expected[word] += count
+    assert count_words(chunks)[0] == expected
+
+
+def test_every_exception_of_spacys_is_left_to_spacy():
+    special = {form for rule in module._pieces_of_english().rules for form in (rule, f"{rule}.", f'"{rule}', f"{rule}!", f"{rule.rstrip('.')},")}
+    chunks = Counter(chunk for form in special for chunk in form.split())
+    expected = Counter()
+    for chunk, count in chunks.items():
+        for piece in module._pieces_of_english()(chunk):
+            if word := as_word(piece.text):
+                expected[word] += count
+    assert count_words(chunks)[0] == expected

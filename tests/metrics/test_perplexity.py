@@ -12,7 +12,7 @@ import torch
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.errors import UserError
 from collapse_lib.metrics import perplexity as module
-from collapse_lib.metrics.perplexity import perplexity
+from collapse_lib.metrics.perplexity import perplexity, story_ends
 from collapse_lib.model import GPTNeo, GPTNeoConfig
 
 VOCABULARY, EOS, CONTEXT = 40, 39, 8
@@ -132,3 +132,45 @@ def test_more_context_than_positions_is_refused(tmp_path, model):
 def test_nothing_to_score_is_said(tmp_path, model):
     with pytest.raises(UserError, match="no token that could be scored"):
         perplexity(model, write(tmp_path, [1, 1, 1, 1]), CONTEXT, "released")
+
+
+@pytest.mark.parametrize(("definition", "context"), [("paper", 48), ("released", 64), ("paper", CONTEXT)])
+def test_losses_by_position(tmp_path, model, definition, context):
+    """Each token's loss sorted by hand into the bands, by the number of story tokens that the model was shown before it."""
+    corpus = write(tmp_path, LENGTHS)
+    found = perplexity(model, corpus, context, definition)
+    skipped = int(definition == "released")  # no start token, so the first token is never scored
+    by_band: dict[tuple[int, int], list[float]] = {}
+    for row in corpus.iter_rows():
+        losses = naive_losses(model, row[skipped:].tolist(), context)
+        for index, loss in enumerate(losses):
+            position = min(index + skipped, context - 1)
+            by_band.setdefault(next(band for band in module.BANDS if band[0] <= position <= band[1]), []).append(loss)
+    assert [(band["first"], band["last"]) for band in found["bands"]] == sorted(by_band)
+    for band in found["bands"]:
+        losses = by_band[band["first"], band["last"]]
+        assert band["tokens"] == len(losses) and band["loss_nats"] == pytest.approx(np.mean(losses), rel=1e-5)
+        assert band["loss_standard_error"] is None or band["loss_standard_error"] > 0  # a single story is that long
+    if definition == "paper":
+        assert sum(band["loss_nats"] * band["tokens"] for band in found["bands"]) / found["tokens"] == pytest.approx(found["loss_nats"])
+        assert found["bands"][0]["tokens"] == len(LENGTHS)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("definition", ["paper", "released"])
+def test_ends_of_stories(tmp_path, model, definition):
+    corpus, probabilities = write(tmp_path, LENGTHS), []
+    for row in corpus.iter_rows():
+        story = torch.tensor(row[int(definition == "released") :].astype(np.int64))[-CONTEXT:]
+        probabilities.append(torch.softmax(model.logits(model(story[None])[0, -1]).double(), -1)[EOS].item())
+    found = story_ends(model, corpus, CONTEXT, definition)
+    assert found["probability"] == pytest.approx(np.mean(probabilities), rel=1e-5) and found["stories"] == len(LENGTHS)
+    assert found["standard_error"] == pytest.approx(np.std(probabilities, ddof=1) / math.sqrt(len(LENGTHS)), rel=1e-4)
+
+
+def test_without_a_story_there_is_no_end(tmp_path, model):
+    with CorpusWriter(tmp_path, EOS, VOCABULARY, rows_are_complete=True) as writer:
+        writer.write_shard(0, [np.array([EOS])])
+        corpus = writer.finish(1)
+    with pytest.raises(UserError, match="no end of one to predict"):
+        story_ends(model, corpus, CONTEXT)
