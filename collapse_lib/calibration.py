@@ -251,17 +251,18 @@ def _sampling(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
     import torch
 
     from collapse_lib.parallel import side_by_side
-    from collapse_lib.sampling import GRANULE, TiledHead, _Cache, sample_rows
+    from collapse_lib.sampling import DTYPES, GRANULE, TiledHead, _Cache, sample_rows
 
     settings, device = protocol.sampling, model.head.device
     longest = settings.length if settings.overflow == "extend" else min(settings.max_context, settings.length)
     if device.type == "cuda":
         # Whole sequences, half as long and then in full: the difference is the half with the longer contexts.
         rows, half = range(settings.batch_size), max(1, longest // 2)
+        dtype = DTYPES[protocol.training.precision]
         seconds = []
         for length in (8, half, longest):  # the first warms up
             shorter = settings.model_copy(update={"length": length})
-            seconds.append(_timed(lambda: sample_rows(model, shorter, rows, seed=1), device)[1])  # noqa: B023
+            seconds.append(_timed(lambda: sample_rows(model, shorter, rows, seed=1, dtype=dtype), device)[1])  # noqa: B023
         first, last = seconds[1] / half, max(0.0, seconds[2] - seconds[1]) / max(1, longest - half)
         points = ((half // 2, first / len(rows)), (half + (longest - half) // 2, last / len(rows)))
         count = len(rows)
@@ -310,7 +311,8 @@ def _encoding(model: GPTNeo, length: int) -> float:
 
     with side_by_side(device) as (workers, run):
         encode(0)
-        times = max(1, int(FLOPS[device.type] / (model.flops_per_token(length) * tokens.numel() * workers)))
+        _, once = _timed(lambda: list(run(encode, range(workers))), device)
+        times = max(1, int(SECONDS / once))
         _, seconds = _timed(lambda: list(run(encode, range(times * workers))), device)
     return seconds / (times * workers * tokens.numel())
 
