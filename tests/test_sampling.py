@@ -20,6 +20,7 @@ from collapse_lib.protocol import SamplingSettings
 from collapse_lib.sampling import (
     GRANULE,
     TILE,
+    TiledHead,
     _batches,
     _Cache,
     _uniforms,
@@ -122,6 +123,24 @@ def test_inverse_cdf_is_exact_in_the_tail() -> None:
     assert strays(inverse_cdf(logits.expand(len(uniform), -1), uniform)) < 3e-8
     naive = torch.searchsorted(logits[0].softmax(-1).cumsum(-1), uniform.float(), right=True).clamp_max(50256)
     assert strays(naive) > 6e-8
+
+
+@pytest.mark.parametrize("vocabulary", [50257, 9001])
+def test_the_tiled_head_samples_as_if_all_logits_were_there(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against fp64 probabilities: no uniform, in the tail either, falls farther from its id than rounding, whatever the chunks."""
+    generator = torch.Generator().manual_seed(3)
+    head, hidden = torch.randn(vocabulary, 16, generator=generator), torch.randn(40, 16, generator=generator) * 0.7
+    p = (hidden.double() @ head.double().T).softmax(-1)
+    edges = F.pad(p.cumsum(-1), (1, 0))
+    tail = 1 - torch.logspace(-3, -15, 20, dtype=torch.float64)
+    uniform = torch.cat([torch.rand(18, generator=generator, dtype=torch.float64), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), tail])
+    for cached in (1, 2**14, 2**18, 2**30):
+        monkeypatch.setattr("collapse_lib.sampling.CHUNK_LOGITS", cached)
+        found = TiledHead(head).sample(hidden, uniform)
+        assert found.max() < vocabulary and (p.gather(1, found[:, None]) > 0).all()
+        low, high = edges.gather(1, found[:, None])[:, 0], edges.gather(1, found[:, None] + 1)[:, 0]
+        assert (low - uniform).maximum(uniform - high).max() < 2e-6  # what fp32 logits can be off by
+    assert (TiledHead(head).logits(hidden)[:, vocabulary:] == -math.inf).all()
 
 
 def test_inverse_cdf_never_takes_an_impossible_id() -> None:
