@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from collapse_lib import bench, cli
-from collapse_lib.bench import free_text, perplexity, sampling, training
+from collapse_lib.bench import free_text, perplexity, records, sampling, training
 from collapse_lib.errors import UserError
 
 
@@ -65,3 +65,28 @@ def test_the_worker_passes_errors_on(tmp_path) -> None:
     setup = bench.Setup("demo", "cpu", None, tmp_path)  # without the model that the side needs
     with bench._worker(bench.Side("ours", sampling.ours), setup) as ask, pytest.raises(UserError, match=r"no config\.json"):
         ask("work")
+
+
+def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    assert records.recorded() == []
+    (tmp_path / "bench").mkdir()
+    for config, rate in (("33m", 50.0), ("1m", 400.0)):
+        report = {
+            "bench": "sampling",
+            "config": config,
+            "device": "a device",
+            "date": "2026-01-01T00:00:00",
+            "unit": "tokens",
+            "sides": {"ours": {"rate": rate, "peak_memory_bytes": 2**20}, "theirs": {"rate": rate / 4, "peak_memory_bytes": 2**21}},
+            "ratios": {"theirs": {"median": 4.0, "least": 3.0, "most": 5.0}},
+            "floors": [{"name": "memory", "measured": "a copy", "limit_rate": 2 * rate, "share": 0.5}],
+            "checks": [bench.check("the same", True)],
+        }
+        (tmp_path / "bench" / f"{config}.json").write_text(json.dumps(report))
+    reports = records.recorded()
+    assert [report["config"] for report in reports] == ["1m", "33m"]
+    table = records.rates(reports)
+    assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00 (3.00 to 5.00)"
+    assert records.limits(reports)["share"].tolist() == ["50%", "50%"] and set(records.checks(reports)["same"]) == {"yes"}
+    assert "4.0×" in records.ratios(reports).svg

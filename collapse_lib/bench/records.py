@@ -83,13 +83,13 @@ def ratios(reports: list[Report]) -> tuple[Figure, str]:
 
     rows = [(report, name, ratio) for report in reports for name, ratio in report["ratios"].items()]
     devices = list(dict.fromkeys(report["device"] for report in reports))
-    figure = Figure(figsize=(8.0, 0.42 * len(rows) + 1.2))
+    figure = Figure(figsize=(9.0, 0.5 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for row, (report, _, ratio) in enumerate(rows):
         axes.barh(row, ratio["median"], color=COLOURS[devices.index(report["device"]) % len(COLOURS)], height=0.62)
         axes.plot([ratio["least"], ratio["most"]], [row, row], color="black", linewidth=1.2)
         axes.annotate(f"{ratio['median']:.1f}×", (ratio["most"], row), xytext=(5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [f"{report['bench']}, {report['config']}: {name}" for report, name, _ in rows])
+    axes.set_yticks(range(len(rows)), [f"{report['bench']}, {report['config']}\n{name}" for report, name, _ in rows], fontsize=9)
     axes.invert_yaxis()
     axes.axvline(1, color="#777777", linewidth=1)
     axes.grid(axis="x")
