@@ -185,7 +185,7 @@ def _execute_notebooks(stage: Path, runs: Sequence[Shown]) -> dict[str, dict[str
     from collapse_lib.kernel import warm_kernel
 
     names = [shown.name for shown in runs]
-    data = [file for file in _records(runs) if file.suffix != ".ipynb"] + sorted((runs_root() / "bench").glob("*.json"))
+    data = [file for file in _records(runs) if file.suffix != ".ipynb"]
     pages: dict[str, dict[str, Path]] = {}
     with warm_kernel() as kernel:
         for folder, parameters, files in (("figures", {"runs": names}, data), ("theory", {}, [])):
@@ -263,8 +263,8 @@ def _library() -> list[Path]:
 
 
 def _records(runs: Sequence[Shown]) -> list[Path]:
-    """The small files that runs are shown from: protocols, executed notebooks, metrics and manifests."""
-    files = []
+    """The small files that pages are made from: recorded benches, and of runs the protocols, executed notebooks, metrics and manifests."""
+    files = sorted((runs_root() / "bench").glob("*.json"))
     for shown in runs:
         files.append(shown.run.folder / "protocol.yaml")
         files += [file for file in [shown.run.folder / TWINS_RECORD] if file.is_file()]

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from collapse_lib.errors import UserError
 
 if TYPE_CHECKING:
+    import datasets
+
     from collapse_lib.protocol import CorpusSettings
 
 Split = Literal["train", "validation"]
@@ -150,24 +152,34 @@ def _named(files: list[Path], split: str) -> list[Path]:
     return [path for path in starting if re.fullmatch(rf"{split}([-_.]?\d.*)?", path.name.partition(".")[0])] or starting
 
 
-def _hub(name: str, field: str) -> dict[str, Stories]:
+def load_from_hub(*name: str, otherwise: Callable[[str], str]) -> datasets.DatasetDict:
+    """The data set that ``datasets.load_dataset(*name)`` finds: on the hub or, when that cannot be reached, in the local cache.
+
+    Raises ``UserError`` with the sentence that ``otherwise`` makes of the first line of the reason.
+    """
     import datasets
     from huggingface_hub import HfApi
 
     reason: Exception | None = None
     try:
-        HfApi().dataset_info(name, timeout=10)
+        HfApi().dataset_info(name[0], timeout=10)
     except Exception as error:
         # Then straight to the local cache: `datasets` itself would first retry for half a minute.
         reason, datasets.config.HF_HUB_OFFLINE = error, True
     try:
-        found = datasets.load_dataset(name)
+        return datasets.load_dataset(*name)
     except Exception as error:  # network, name and format failures share no base class
-        first_line = str(reason or error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"'{name}' is no local file or folder and could not be fetched from the dataset hub ({first_line}); "
+        raise UserError(otherwise(str(reason or error).strip().partition("\n")[0].rstrip("."))) from None
+
+
+def _hub(name: str, field: str) -> dict[str, Stories]:
+    found = load_from_hub(
+        name,
+        otherwise=lambda reason: (
+            f"'{name}' is no local file or folder and could not be fetched from the dataset hub ({reason}); "
             "give local data with --set corpus.source=FILE_OR_FOLDER and --set tokenizer.source=FOLDER (or learn)."
-        ) from None
+        ),
+    )
     if "train" not in found and "validation" not in found:
         raise UserError(f"Data set '{name}' has splits {', '.join(found)}; it needs 'train' or 'validation'.")
     return {split: partial(_read_dataset, found[split], name, field) for split in ("train", "validation") if split in found}

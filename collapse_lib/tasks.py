@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collapse_lib.errors import UserError
+from collapse_lib.sources import load_from_hub
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -184,23 +185,13 @@ def _frame(path: Path) -> DataFrame:
 
 
 def _hub(task: Task) -> dict[str, DataFrame]:
-    import datasets
-    from huggingface_hub import HfApi
-
-    reason: Exception | None = None
-    try:
-        HfApi().dataset_info(task.hub[0], timeout=10)
-    except Exception as error:
-        # Then straight to the local cache: `datasets` itself would first retry for half a minute.
-        reason, datasets.config.HF_HUB_OFFLINE = error, True
-    try:
-        found = datasets.load_dataset(*task.hub)
-    except Exception as error:  # network, name and format failures share no base class
-        first_line = str(reason or error).strip().partition("\n")[0].rstrip(".")
-        raise UserError(
-            f"Task '{task.name}' could not be fetched from the dataset hub as '{' '.join(task.hub)}' ({first_line}); "
+    found = load_from_hub(
+        *task.hub,
+        otherwise=lambda reason: (
+            f"Task '{task.name}' could not be fetched from the dataset hub as '{' '.join(task.hub)}' ({reason}); "
             "give local files with --set classification.data=FOLDER, or choose tasks that need none: grammar_fits and grammar_happy."
-        ) from None
+        ),
+    )
     if missing := [split for split in ("train", task.test_split) if split not in found]:
         raise UserError(f"Task '{task.name}' has no {missing[0]} split: '{' '.join(task.hub)}' holds {', '.join(found)}.")
     return {split: found[split].to_pandas() for split in ("train", task.test_split)}

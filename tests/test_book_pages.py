@@ -318,3 +318,10 @@ def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
 def test_scripts_come_from_installed_packages() -> None:
     for package, path in (book.MATHJAX, book.PLOTLY):
         assert book._packaged(package, path).stat().st_size > 1_000_000
+
+
+def test_the_book_is_made_from_recorded_benches_too(shown):
+    before = book._records([shown])
+    report = shown.run.folder.parent / "bench" / "sampling-demo-cpu.json"
+    write_json(report, {"bench": "sampling"})
+    assert set(book._records([shown])) - set(before) == {report}
