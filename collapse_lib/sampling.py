@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ SMALL_VOCABULARY = 8192  # up to which all logits of a step are few enough to be
 CHUNK_LOGITS = 2**18  # logits of a chunk, 1 MiB: what a core has of cache
 WIDE = 16  # numbers that a core multiplies at once in a small product
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by training.precision, which sampling on a GPU follows
+SAFE = (1e-20, 1e30)  # sums of exp(logit) in which fp32 loses nothing to its range
 TILE = 64  # ids summed together in the inverse CDF: about the square root of the vocabularies in use
 LOOK_EVERY = 32  # steps between looks at whether every row has ended, and between updates of the progress bar: a look makes the host wait
 
@@ -314,28 +315,44 @@ class TiledHead:
         """What ``inverse_cdf(self.logits(hidden), uniform)`` gives, up to rounding: [B] int64 from [B, H] and [B]."""
         if self.vocabulary <= SMALL_VOCABULARY:
             return inverse_cdf(self.logits(hidden), uniform)
-        mass, largest = self._masses(hidden)
+        mass, shift = self._masses(hidden)
 
         def inside(tile: Tensor) -> Tensor:
             logits = (self.tiles[tile[:, 0]] @ hidden[:, :, None])[:, :, 0]  # [B, TILE]
             ids = tile * TILE + torch.arange(TILE, device=tile.device)
-            return torch.where(ids < self.vocabulary, torch.exp(logits - largest), 0)
+            return torch.where(ids < self.vocabulary, torch.exp(logits - shift), 0)
 
         return _invert(mass, inside, uniform)
 
     def _masses(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """The tiles' sums of exp(logit - largest), [B, tiles], and the largest logits of the rows, [B, 1]."""
+        """The tiles' sums of exp(logit - shift), [B, tiles], and the shifts of the rows, [B, 1].
+
+        A shift costs two more passes over the logits, and exp of a usual logit fits into fp32 as it is. So only rows whose sum leaves the safe
+        range are done again, shifted by their largest logit; what becomes of a row never depends on the others.
+        """
+        mass = self._sums(hidden, None)
+        total = mass.sum(-1, keepdim=True)  # [B, 1]
+        shift = torch.zeros_like(total)
+        if not (safe := (total > SAFE[0]) & (total < SAFE[1])).all():
+            largest = torch.stack([logits.amax(-1, keepdim=True) for logits in self._chunks(hidden)]).amax(0)
+            shift = torch.where(safe, shift, largest)
+            mass = torch.where(safe, mass, self._sums(hidden, largest))
+        return mass, shift
+
+    def _sums(self, hidden: Tensor, shift: Tensor | None) -> Tensor:
+        sums = [(logits if shift is None else logits.sub_(shift)).exp_().view(len(hidden), -1, TILE).sum(-1) for logits in self._chunks(hidden)]
+        return torch.cat(sums, -1)
+
+    def _chunks(self, hidden: Tensor) -> Iterator[Tensor]:
+        """The logits, [B, ids of a chunk], of one chunk after the other; the space of a chunk is used again for the next."""
         size = max(1, CHUNK_LOGITS // (len(hidden) * TILE)) * TILE  # ids of a chunk
         space = hidden.new_empty(len(hidden), size)
-        masses, largest = [], []
         for first in range(0, len(self.rows), size):
             rows = self.rows[first : first + size]
             logits = torch.mm(hidden, rows.T, out=space) if len(rows) == size else hidden @ rows.T
-            logits[:, max(0, self.vocabulary - first) :] = -math.inf
-            largest.append(logits.amax(-1, keepdim=True))
-            masses.append(logits.sub_(largest[-1]).exp_().view(len(hidden), -1, TILE).sum(-1))
-        of_rows = torch.stack(largest).amax(0)  # [B, 1]
-        return torch.cat([mass * torch.exp(own - of_rows) for mass, own in zip(masses, largest, strict=True)], -1), of_rows
+            if first + len(rows) > self.vocabulary:
+                logits[:, self.vocabulary - first :] = -math.inf
+            yield logits
 
 
 def capacity(model: GPTNeo, settings: SamplingSettings, total: int) -> int:

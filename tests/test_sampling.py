@@ -143,6 +143,24 @@ def test_the_tiled_head_samples_as_if_all_logits_were_there(vocabulary: int, mon
     assert (TiledHead(head).logits(hidden)[:, vocabulary:] == -math.inf).all()
 
 
+def test_logits_outside_the_range_of_exp_are_sampled_exactly() -> None:
+    """Rows whose logits all lie beyond what exp can take in fp32, among ordinary ones, which they must not touch."""
+    vocabulary, hidden = 9001, torch.randn(40, 8, generator=torch.Generator().manual_seed(6))
+    head = torch.randn(vocabulary, 8, generator=torch.Generator().manual_seed(7))
+    head[:, 0] = 1  # so that a state's first number is added to all its logits
+    hidden[:, 0] = 0
+    uniform = torch.rand(40, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    ordinary = TiledHead(head).sample(hidden, uniform)
+    for row, offset in enumerate((90, -90, 300, -300, 1000, -1000)):
+        hidden[row, 0] = offset
+    p = (hidden.double() @ head.double().T).softmax(-1)
+    edges = F.pad(p.cumsum(-1), (1, 0))
+    found = TiledHead(head).sample(hidden, uniform)
+    low, high = edges.gather(1, found[:, None])[:, 0], edges.gather(1, found[:, None] + 1)[:, 0]
+    assert (low - uniform).maximum(uniform - high).max() < 3e-4  # a logit of 1000 is rounded by 3e-5, and a few of them add up
+    assert (found[6:] == ordinary[6:]).all()
+
+
 def test_inverse_cdf_never_takes_an_impossible_id() -> None:
     generator = torch.Generator().manual_seed(2)
     u = torch.tensor([0.0, 2**-53, 2**-1074, 0.5, 1 - 2**-53, 1 - 2**-52], dtype=torch.float64)

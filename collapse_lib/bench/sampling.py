@@ -14,8 +14,9 @@ PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.
 LENGTH = {"cpu": {"demo": 127, "1m": 40, "33m": 12}, "cuda": {"demo": 127, "1m": 600, "33m": 600}}
 GPU_BATCHES = 4  # of ours a round: a corpus has hundreds, which share the recording of a step and draw their uniforms while the GPU works
-# Batches among which transformers' best is looked for.
-BATCHES = {"cpu": (16, 64, PAPER_BATCH), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
+# Batches among which transformers' best is looked for, and ours on a CPU, where the protocol's would take minutes a round.
+BATCHES = {"cpu": (16, 64, PAPER_BATCH, 500), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
+OUR_BATCH = {"demo": 512, "1m": 800, "33m": PAPER_BATCH}
 PROBE = np.random.default_rng(0).integers(0, 2000, (2, 300))  # tokens on which the logits are compared
 
 
@@ -46,7 +47,7 @@ def ours(setup: Setup) -> Callable[[], Work]:
     model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
     length = _length(setup)
     settings = setup.protocol.sampling
-    rows = min(settings.batch_size, PAPER_BATCH) if setup.device == "cpu" and setup.config != "demo" else settings.batch_size
+    rows = OUR_BATCH[setup.config] if setup.device == "cpu" else settings.batch_size
     settings = settings.model_copy(update={"length": length, "batch_size": rows})
     if setup.device != "cpu":
         rows *= GPU_BATCHES
