@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
 PYTEST_ARGS ?=
+# Files of tests side by side on the cores, each file in one process: most of the time goes to waiting for kernels, browsers and single threads.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install judge book demo test test-slow lint format serve clean
@@ -35,10 +37,10 @@ book: demo ## run the demo and build the book
 	@echo "read it: make serve, or open book/_build/html/index.html"
 
 test: .venv/installed ## run the tests
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: .venv/installed ## run the tests that take longer than a minute each
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: .venv/installed ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

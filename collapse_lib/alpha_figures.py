@@ -12,20 +12,29 @@ import numpy as np
 
 from collapse_lib.errors import UserError
 from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
-from collapse_lib.results import executed, measured
+from collapse_lib.results import Runs, executed, measured, select
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
 GREY = "#777777"
+SHORT = 50.0  # highest over lowest value of a logarithmic axis that has few powers of ten to label
 PAIR_LOOKS = {
     "twin": (COLOURS[1], "o", "another initial corpus, same seeds"),
     "both": (COLOURS[3], "^", "another initial corpus, other seeds"),
     "reseeded": (COLOURS[0], "s", "same initial corpus, other seeds"),
 }
+
+PLACES = {"chain": "at the chain's held-out stories", "twin": "at the twin's held-out stories"}
+DISTANCES = {
+    "tv": ("total variation", "total variation, next token"),
+    "js": ("Jensen-Shannon divergence", "Jensen-Shannon divergence, next token (nats)"),
+}
+TEXTS_AXIS = "total variation, frequencies of tokens"
 
 
 class Measured:
@@ -165,7 +174,7 @@ def weights(run: str) -> tuple[Figure, str]:
         right.plot(found.generations, share, color=COLOURS[(2, 3, 4)[place % 3]], marker="^Dv"[place % 3], label=f"w* {_left_out(epsilon)}")
     _band(right, found.generations, np.exp(-found["initial_divergence"]), COLOURS[0], "w*", "o")
     right.set_yscale("log")
-    right.yaxis.set_major_formatter("{x:g}")
+    _plain_ticks(right.yaxis)
     _legends(left, right)
     return figure, f"Weight and memory of the initial corpus by generation, run {run}"
 
@@ -198,6 +207,8 @@ def drift(run: str) -> tuple[Figure, str]:
         ends = [min(expected[there].min(), moved[there].min()), max(expected[there].max(), moved[there].max())]
         right.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
     right.set(xscale="log", yscale="log", xlabel="expected of drawing N tokens alone", ylabel="measured, model to model")
+    for axis in (right.xaxis, right.yaxis):
+        _plain_ticks(axis)
     _legends(left)
     return figure, f"Sampling drift and the models' own change, run {run}"
 
@@ -280,7 +291,6 @@ def in_words(run: str) -> Markdown:
 def twins(record: dict[str, Any]) -> tuple[Figure, str]:
     """Distances between chains by generation, with one standard error over stories; the last panel compares the texts, token by token."""
     parts = list(record["generations"][-1]["positions"])
-    titles = {"chain": "at the chain's held-out stories", "twin": "at the twin's held-out stories"}
     figure, panels = _panels(len(parts) + 1)
     trained = [found for found in record["generations"] if found["generation"]]
     for panel, part in zip(panels, parts, strict=False):
@@ -288,18 +298,83 @@ def twins(record: dict[str, Any]) -> tuple[Figure, str]:
             values = [found["positions"][part][pair]["tv"] for found in trained]
             errors = np.array([value["standard_error"] or 0.0 for value in values])
             _line(panel, [found["generation"] for found in trained], np.array([value["value"] for value in values]), errors, colour, label, marker)
-        panel.set_ylabel("total variation, next token")
-        panel.set_title(titles[part], fontsize=11)
+        panel.set_ylabel(DISTANCES["tv"][1])
+        panel.set_title(PLACES[part], fontsize=11)
         panel.set_ylim(bottom=0)
     for pair, (colour, marker, _) in PAIR_LOOKS.items():
         values = [found["unigram_tv"][pair] for found in record["generations"]]
         panels[-1].plot([found["generation"] for found in record["generations"]], values, color=colour, marker=marker)
-    panels[-1].set_ylabel("total variation, frequencies of tokens")
+    panels[-1].set_ylabel(TEXTS_AXIS)
     panels[-1].set_title("of their texts (0: the initial corpora)", fontsize=11)
     panels[-1].set_ylim(bottom=0)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=10)
     return figure, f"Twin chains by generation, run {record['runs']['chain']}"
+
+
+def twins_interactive(record: dict[str, Any]) -> Interactive:
+    """The same to hover over, a panel at a time; a menu changes between total variation, Jensen-Shannon divergence and frequencies of tokens."""
+    import plotly.graph_objects as go
+
+    views = _twins_views(record)
+    shown = {label: _twins_traces(found) for label, (_, found) in views.items()}
+    (title, _), first = next(iter(views.values())), next(iter(shown.values()))
+    figure = go.Figure()
+    for place, (colour, _, label) in enumerate(PAIR_LOOKS.values()):
+        figure.add_scatter(
+            x=first["x"][place],
+            y=first["y"][place],
+            error_y={"type": "data", "array": first["error_y.array"][place], "thickness": 1, "width": 3},
+            customdata=first["customdata"][place],
+            name=label,
+            mode="lines+markers",
+            line={"color": colour},
+            hovertemplate="%{fullData.name}<br>generation %{x}: %{customdata}<extra></extra>",
+        )
+    choices = [
+        {"label": label, "method": "update", "args": [data, {"yaxis.title.text": views[label][0], "xaxis.autorange": True, "yaxis.autorange": True}]}
+        for label, data in shown.items()
+    ]
+    menu = {"buttons": choices, "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "pad": {"b": 4}}
+    plotly_layout(figure, title, updatemenus=[menu], legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
+    figure.update_layout(margin={"b": 105})
+    figure.update_yaxes(rangemode="tozero")
+    return Interactive(figure, f"twins-{record['runs']['chain']}")
+
+
+def _twins_views(record: dict[str, Any]) -> dict[str, tuple[str, dict[int, dict[str, Any]]]]:
+    """What a comparison holds, by its name in the menu: the axis, and by generation and pair a ``value`` with its ``standard_error``."""
+    trained = [found for found in record["generations"] if found["generation"]]
+    views = {}
+    for part in record["generations"][-1]["positions"]:
+        for kind, (name, axis) in DISTANCES.items():
+            there = {found["generation"]: {pair: found["positions"][part][pair][kind] for pair in PAIR_LOOKS} for found in trained}
+            views[f"{name}, {PLACES[part]}"] = axis, there
+    texts = {found["generation"]: {pair: {"value": value} for pair, value in found["unigram_tv"].items()} for found in record["generations"]}
+    return views | {"frequencies of tokens in their texts": (TEXTS_AXIS, texts)}
+
+
+def _twins_traces(found: dict[int, dict[str, Any]]) -> dict[str, list[list[Any]]]:
+    """Attributes of Plotly's traces, a list a pair."""
+    values = [[pairs[pair] for pairs in found.values()] for pair in PAIR_LOOKS]
+    return {
+        "x": [list(found)] * len(values),
+        "y": [[value["value"] for value in several] for several in values],
+        "error_y.array": [[value.get("standard_error") for value in several] for several in values],
+        "customdata": [[_value(value) for value in several] for several in values],
+    }
+
+
+def uncompared(runs: Runs, records: Sequence[dict[str, Any]]) -> Markdown:
+    """A sentence on the runs that ``records`` do not compare with twins, and how to have them compared."""
+    from IPython.display import Markdown
+
+    compared = {name for record in records for name in record["runs"].values()}
+    missing = [run for run in select(runs) if run not in compared]
+    if not missing:
+        return Markdown("Every run shown here has been compared with its twins.")
+    names = ", ".join(f"**{run}**" for run in missing)
+    return Markdown(f"Not compared with twins: {names}. `collapse twins {missing[0]}` makes the two other runs, and compares.")
 
 
 def twins_setup(record: dict[str, Any]) -> Markdown:
@@ -387,6 +462,16 @@ def _legends(*panels: Axes) -> None:
     """A legend above each panel, where it hides nothing."""
     for panel in panels:
         panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis: on a short one 1, 2 and 5 of each decade, whose labels would run into each other on a long one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < SHORT * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _left_out(epsilon: str) -> str:

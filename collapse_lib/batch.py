@@ -40,10 +40,10 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
     """
     from collapse_lib.kernel import warm_kernel
 
-    # Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse; the kernel inherits this.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What the kernel inherits. Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse.
+    inherited = {PROGRESS_VARIABLE: str(run.progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     executed = []
-    with run.exclusive(), warm_kernel() as kernel:
+    with run.exclusive(), _environment(inherited), warm_kernel() as kernel:
         for step in run.steps():
             if step.is_finished():
                 continue
@@ -86,19 +86,19 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
         raise UserError(f"Notebook {source.name} has no parameter '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.stem}.tmp.ipynb")
-    os.environ["COLLAPSE_RUNS"] = str(runs_root())  # the kernel works elsewhere, but on the same runs
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(beside),
-            parameters,
-            engine_name=ENGINE,
-            km=kernel,
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=120,
-            extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
-        )
+        with _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
+            papermill.execute_notebook(
+                str(source),
+                str(beside),
+                parameters,
+                engine_name=ENGINE,
+                km=kernel,
+                kernel_name="python3",
+                progress_bar=False,
+                start_timeout=120,
+                extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
+            )
     except PapermillExecutionError as error:
         if error.ename == "UserError":
             beside.unlink(missing_ok=True)
@@ -142,11 +142,25 @@ def _coalesced(outputs: list[Any]) -> list[Any]:
 
 
 @contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, for kernels that start while the block runs, and leave them as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
 def _watched(progress_file: Path, label: str) -> Iterator[None]:
     """Show the kernel's progress bar in this terminal while the block runs."""
     from tqdm import tqdm
 
-    os.environ[PROGRESS_VARIABLE] = str(progress_file)
     stop = threading.Event()
     bar = tqdm(desc=label, leave=False, unit_scale=True, dynamic_ncols=True, mininterval=0.2, disable=None)
 

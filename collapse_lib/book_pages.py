@@ -297,11 +297,17 @@ Its most frequent words that are not in the English lexicon: {listed}.
 
 
 def section(notebook: NotebookNode, title: str, level: int = 2) -> list[NotebookNode]:
-    """An executed notebook's cells for a page: its first heading at ``level``, parameters folded away, papermill's marks gone."""
+    """An executed notebook's cells for a page: its first heading at ``level``, parameters folded away, papermill's marks gone.
+
+    Of the parameters' defaults and those that papermill put in their place, the page shows the latter.
+    """
     cells = []
+    injected = any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
     for original in notebook.cells:
         cell = copy.deepcopy(original)
         tags = [*cell.metadata.get("tags", [])]
+        if injected and "parameters" in tags:
+            continue
         if "parameters" in tags or "injected-parameters" in tags:
             tags.append("hide-input")
         kept = {"tags": tags, "mystnb": cell.metadata.get("mystnb")}
@@ -352,17 +358,24 @@ def executed_page(executed: Path, name: str, runs: Sequence[str] = ()) -> tuple[
 def figure_data(executed: Path, runs: Sequence[str]) -> str:
     """The numbers behind a figure's notebook as CSV: of these runs, the steps that the notebook's metadata name (``collapse.data``).
 
-    Without that all steps; ``"executed"`` instead of a list of steps stands for the table of executed notebooks.
+    Without that all steps; a word instead of a list stands for another table: "executed" notebooks, distances of "twins", recorded "benches".
     """
     import nbformat
 
-    from collapse_lib import results
+    from collapse_lib import results, twins
+    from collapse_lib.bench import records
 
     wanted = nbformat.read(executed, as_version=4).metadata.get("collapse", {}).get("data")
     if wanted == "executed":
-        return results.formatted(results.executed(runs), "csv") + "\n"
-    table = results.load(runs)
-    return results.formatted(table[table["step"].isin(wanted)] if wanted else table, "csv") + "\n"
+        table = results.executed(runs)
+    elif wanted == "twins":
+        table = twins.table(twins.comparisons(runs))
+    elif wanted == "benches":
+        table = records.rates(records.recorded())
+    else:
+        table = results.load(runs)
+        table = table[table["step"].isin(wanted)] if wanted else table
+    return results.formatted(table, "csv") + "\n"
 
 
 def _file(words: str, path: str) -> str:

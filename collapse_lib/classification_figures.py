@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from collapse_lib.errors import UserError
 from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
 from collapse_lib.results import metric
+from collapse_lib.run import Run
 from collapse_lib.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -41,13 +42,33 @@ PAPER = {
 NOT_IN_PAPER = "*not one of its tasks*"
 
 
+def finetuned(table: DataFrame) -> list[str]:
+    """Names of the runs of a table that were fine-tuned on some task."""
+    tasks = {f"{task}_accuracy" for task in TASKS}
+    found = set(table.loc[(table["step"] == "classification") & table["metric"].isin(tasks), "run"])
+    return [run for run in table["run"].unique() if run in found]
+
+
+def unclassified(table: DataFrame) -> Markdown:
+    """A sentence on the runs of a table that were fine-tuned on no task, and how to have them fine-tuned."""
+    from IPython.display import Markdown
+
+    done = finetuned(table)
+    missing = [run for run in table["run"].unique() if run not in done]
+    if not missing:
+        return Markdown("Every run shown here has been fine-tuned.")
+    names = ", ".join(f"**{run}**" for run in missing)
+    chosen = "" if Run.open(missing[0]).protocol.classification.tasks else " --set 'classification.tasks=[grammar_fits, grammar_happy]'"
+    return Markdown(f"Fine-tuned on no task: {names}. `collapse run {missing[0]}{chosen}` does it, as long as the run's models are there.")
+
+
 @drawn
 def classification(table: DataFrame, measure: Measure = "accuracy") -> tuple[Figure, str]:
     """``measure`` by generation, a panel a task, a line a run; whiskers are one standard deviation between fine-tunings, if there are several."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    runs, tasks = _runs(table, measure), _tasks(table, measure)
+    runs, tasks = _runs(table), _tasks(table, measure)
     colours = _colours(runs)
     columns = len(tasks) if len(tasks) <= COLUMNS else min(COLUMNS, math.ceil(len(tasks) / 2))
     lines = math.ceil(len(tasks) / columns)
@@ -88,7 +109,7 @@ def classification_interactive(table: DataFrame, measure: Measure = "accuracy") 
     """The same to hover over, one task at a time: a menu changes the task."""
     import plotly.graph_objects as go
 
-    runs, tasks = _runs(table, measure), _tasks(table, measure)
+    runs, tasks = _runs(table), _tasks(table, measure)
     figure, shown_for = go.Figure(), []
     for task in tasks:
         for run, colour in _colours(runs).items():
@@ -119,8 +140,8 @@ def classification_interactive(table: DataFrame, measure: Measure = "accuracy") 
         for task in tasks
     ]
     menu = {"buttons": choices, "x": 0, "xanchor": "left", "y": 1.06, "yanchor": "bottom"}
-    plotly_layout(figure, LABELS[measure], updatemenus=[menu], legend={"orientation": "h", "y": -0.2})
-    figure.update_layout(title={"text": TASKS[tasks[0]].question, "x": 0.5, "font": {"size": 14}}, margin={"t": 80})
+    plotly_layout(figure, LABELS[measure], updatemenus=[menu], legend={"orientation": "h", "y": -0.24, "yanchor": "top"})
+    figure.update_layout(title={"text": TASKS[tasks[0]].question, "x": 0.5, "font": {"size": 14}}, margin={"t": 80, "b": 125}, height=470)
     return Interactive(figure, f"classification-{measure}")
 
 
@@ -129,7 +150,7 @@ def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
     from IPython.display import Markdown
 
     rows = ["| task | the paper | run | first generation | last generation | untrained | last against untrained |", "|:--|:--|:--|--:|--:|--:|:--|"]
-    runs = _runs(table, measure)
+    runs = finetuned(table)
     for task in _tasks(table, measure):
         for run in runs:
             points = _points(table, run, task, measure)
@@ -139,6 +160,8 @@ def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
             first, last, untrained = (_cell(part) for part in (trained.head(1), trained.tail(1), baseline))
             said = PAPER.get(task, NOT_IN_PAPER)
             rows.append(f"| {TASKS[task].title} | {said} | {run} | {first} | {last} | {untrained} | {_verdict(trained.tail(1), baseline)} |")
+    if not runs:
+        rows += [f"| {TASKS[task].title} | {said} | – | – | – | – | *not measured* |" for task, said in PAPER.items()]
     return Markdown("\n".join(rows))
 
 
@@ -162,12 +185,10 @@ def scores(measured: dict[str, Any]) -> Markdown:
     return Markdown("\n".join(rows))
 
 
-def _runs(table: DataFrame, measure: Measure) -> list[str]:
-    """The runs that were fine-tuned on some task."""
-    runs = table["run"].unique().tolist()
-    found = [run for run in runs if any(len(metric(table, run, f"{task}_{measure}", "classification")) for task in TASKS)]
+def _runs(table: DataFrame) -> list[str]:
+    found = finetuned(table)
     if not found:
-        raise UserError(f"No classification task has been measured yet in {', '.join(runs) or 'an empty table'}.")
+        raise UserError(f"No classification task has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
     return found
 
 

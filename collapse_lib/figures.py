@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 ENTROPY_COLOUR, LEXICON_COLOUR, INITIAL_COLOUR = COLOURS[0], COLOURS[4], COLOURS[5]
 ABSOLUTE, RELATIVE = "perplexity on real stories", "perplexity / that of the first generation"
+FEW = 10  # generations apart, up to which every one gets a tick; Plotly's own ticks are whole numbers beyond
 LOG_RANGE = 8.0  # highest over lowest value from which a logarithmic axis shows more than a linear one
 STYLE = {
     "font.size": 11,
@@ -238,7 +239,8 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     words = {"title": {"text": "OOV words in the corpus"}, "side": "right", "showgrid": False, "rangemode": "tozero"}
     plotly_layout(figure, "entropy (nats)", yaxis2=words, barmode="group", legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
-    figure.update_layout(yaxis={"overlaying": "y2", "side": "left"})
+    # Its ticks are its own: by default an overlaying axis has them where the other one's are, at values such as 5.7344.
+    figure.update_layout(yaxis={"overlaying": "y2", "side": "left", "tickmode": "auto"})
     return Interactive(figure, f"figure-2-{run}")
 
 
@@ -279,7 +281,7 @@ def beside_paper(table: DataFrame, metrics: Sequence[str]) -> Markdown:
     rows = ["| measure | the paper | run | here |", "|:--|:--|:--|:--|"]
     for name in metrics:
         for run in table["run"].unique():
-            found = metric(table, run, name)
+            found = metric(table, run, name, "perplexity" if name == "perplexity" else "free_text")  # the step alpha has an entropy, too
             if len(found):
                 points = list(zip(found["generation"].tolist(), found["value"].tolist(), strict=True))
                 rows.append(f"| {LABELS[name]} | {PAPER[name]} | {run} | {course(points)}; highest: {peak(points)} |")
@@ -379,7 +381,9 @@ def _label_ends(panel: Axes) -> None:
 
 
 def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
-    """Give an interactive figure the looks of the still ones; ``more`` goes to Plotly's layout."""
+    """Give an interactive figure, whose traces are there, the looks of the still ones; ``more`` goes to Plotly's layout."""
+    places = [place for trace in figure.data for place in trace.x]
+    few = all(isinstance(place, int) for place in places) and max(places) - min(places) <= FEW
     axis = {"showline": True, "linecolor": "#444444", "gridcolor": "#e4e4e4", "zeroline": False}
     figure.update_layout(
         template=None,
@@ -388,7 +392,7 @@ def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
         font={"color": "#222222", "size": 13},
         margin={"l": 70, "r": 70, "t": 60, "b": 55},
         height=440,
-        xaxis=axis | {"title": {"text": "generation"}, "showgrid": False, "tickformat": "d"},
+        xaxis=axis | {"title": {"text": "generation"}, "showgrid": False, "dtick": 1 if few else None},
         yaxis=axis | {"title": {"text": y_title}},
         **more,
     )

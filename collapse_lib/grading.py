@@ -69,7 +69,7 @@ def gpt_eval(step: Step, device: str) -> None:
         return judge.ask([_request(run, exercise) for exercise in exercises], settings, run.name)
 
     with step.recording("cpu") as record:
-        record.metrics, record.examples = measure.grade(read_completions(run, step.generation), control_rows(run), ask)
+        record.metrics, record.examples = measure.grade(_to_grade(run, step.generation), control_rows(run), ask)
 
 
 def read_completions(run: Run, generation: int) -> list[tuple[str, list[str]]]:
@@ -82,6 +82,11 @@ def read_completions(run: Run, generation: int) -> list[tuple[str, list[str]]]:
     # Not splitlines: random tokens spell characters that it takes for line ends.
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     return [(line["beginning"], line["completions"]) for line in lines]
+
+
+def _to_grade(run: Run, generation: int) -> list[tuple[str, list[str]]]:
+    """``read_completions``, of which a budget may have only the first few of each beginning graded."""
+    return [(beginning, texts[: run.protocol.gpt_eval.samples]) for beginning, texts in read_completions(run, generation)]
 
 
 def control_rows(run: Run) -> dict[str, list[Exercise]]:
@@ -111,9 +116,9 @@ def estimate(run: Run) -> dict[int, Estimate]:
     for generation in generations:
         if run.step(generation, "gpt_eval").results() is None:
             if run.step(generation, "completions").manifest():
-                exercises += [Exercise(beginning, text) for beginning, texts in read_completions(run, generation) for text in texts]
+                exercises += [Exercise(beginning, text) for beginning, texts in _to_grade(run, generation) for text in texts]
             else:  # the number keeps them apart: equal requests are sent once
-                stand_ins = (f"{generation} {sample} {longest}" for sample in range(protocol.completions.samples))
+                stand_ins = (f"{generation} {sample} {longest}" for sample in range(protocol.completions.samples)[: protocol.gpt_eval.samples])
                 exercises += [Exercise(beginning, text) for text in stand_ins for beginning in beginnings]
             found[generation] = judge.estimate([_request(run, exercise) for exercise in exercises], protocol.gpt_eval, run.name)
             exercises = []

@@ -10,6 +10,7 @@ from collapse_lib.display import literal
 from collapse_lib.errors import UserError
 from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
 from collapse_lib.results import executed, measured, metric, select
+from collapse_lib.run import Run
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -54,7 +55,7 @@ def verdict(record: dict[str, Any]) -> Markdown:
 
 
 def ungraded(runs: str | Sequence[str]) -> Markdown:
-    """A sentence on the runs that no judge has graded; nothing when all are."""
+    """A sentence on the runs that no judge has graded, and how to have them graded."""
     from IPython.display import Markdown
 
     graded = graded_runs(runs)
@@ -62,7 +63,12 @@ def ungraded(runs: str | Sequence[str]) -> Markdown:
     if not missing:
         return Markdown("Every run shown here has been graded.")
     names = ", ".join(f"**{name}**" for name in missing)
-    return Markdown(f"Not graded yet: {names}. `collapse run {missing[0]} --set gpt_eval.judge=MODEL` has a judge grade its completions.")
+    protocol = Run.open(missing[0]).protocol
+    judge = "" if protocol.gpt_eval.judge else " --set gpt_eval.judge=MODEL"
+    if protocol.completions.every is None:
+        command = f"`collapse run {missing[0]} --set completions.every=1{judge}`"
+        return Markdown(f"Not graded yet: {names}. {command} has the models, if they are there, complete stories and a judge grade them.")
+    return Markdown(f"Not graded yet: {names}. `collapse run {missing[0]}{judge}` has a judge grade its completions.")
 
 
 @drawn

@@ -59,7 +59,7 @@ async def _empty(manager: AsyncKernelManager) -> None:
     client.start_channels()
     try:
         await client.wait_for_ready(timeout=60)
-        await client.execute("%reset -f", silent=True, store_history=False, reply=True, timeout=60)
+        await client.execute("%reset -f\nget_ipython().execution_count = 1", silent=True, store_history=False, reply=True, timeout=60)
     finally:
         client.stop_channels()
 

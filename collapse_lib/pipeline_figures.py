@@ -2,6 +2,7 @@
 
 A chain can drift for two reasons: the models forget, as the paper argues, or the way in which text is sampled, cut and learned again
 changes it. The second leaves marks at fixed places: at a row's first token, where a story ends, behind the length of a training block.
+And two ways of measuring give two numbers for the same models, which "the same models by two definitions" sets side by side.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LOSS, RISE = "loss (nats a token)", "loss above generation 1's (nats a token)"
+PERPLEXITY, ENTROPY = "perplexity on real stories", "entropy (nats)"
 LOOKS = tuple(zip(COLOURS, "osD^vP", strict=True))
 # metric, its level in the initial corpus if it has one there, axis
 ENDS = (
@@ -32,6 +34,12 @@ PAPER = {
     "eos_share": "not reported",
     "end_probability": "not reported; in its released code no end is ever a training target",
     "story_length": "not reported; all sequences are said to have 600 tokens",
+}
+# What runs that were evaluated before it was measured are said to lack; "loss" and "definitions" stand for several metrics.
+MEASURES = {"loss": "losses by position", "story_length": "story lengths", "definitions": "perplexity and entropy by a second definition"}
+DEFINED = {
+    "paper": {"linestyle": "-", "marker": "o", "markerfacecolor": "white", "label": "by the paper's text"},
+    "released": {"linestyle": "--", "marker": "s", "markerfacecolor": "white", "label": "by the released code"},
 }
 LABELS = {
     "loss_at_0": "loss at a story's first token (nats)",
@@ -52,22 +60,32 @@ class Band(NamedTuple):
     points: DataFrame
 
 
+class Pair(NamedTuple):
+    """A measure of one run by both definitions, each with the generations and errors that it has; empty where it was not measured."""
+
+    paper: DataFrame
+    released: DataFrame
+
+
 def runs_with(table: DataFrame, name: str) -> list[str]:
-    """The runs of a table in which a metric was measured; ``loss`` stands for the losses by position."""
-    measured_there = table["metric"].isin(_positions(table)) if name == "loss" else table["metric"] == name
-    return table[measured_there]["run"].drop_duplicates().tolist()
+    """The runs of a table in which a metric was measured.
+
+    ``loss`` stands for the losses by position, ``definitions`` for the second perplexity and the second entropy, one of which is enough.
+    """
+    several = {"loss": _positions(table), "definitions": ("perplexity_paper", "perplexity_released", "entropy_padded")}
+    return table[table["metric"].isin(several.get(name, [name]))]["run"].drop_duplicates().tolist()
 
 
-def unmeasured(table: DataFrame) -> Markdown:
-    """A sentence on the runs that were evaluated before these things were measured; nothing is missing otherwise."""
+def unmeasured(table: DataFrame, *names: str) -> Markdown:
+    """A sentence on the runs that were evaluated before some of ``MEASURES`` were measured; nothing is missing otherwise."""
     from IPython.display import Markdown
 
-    there = set(runs_with(table, "loss")) & set(runs_with(table, "story_length"))
+    there = set.intersection(*(set(runs_with(table, name)) for name in names))
     missing = [run for run in table["run"].drop_duplicates() if run not in there]
     if not missing:
         return Markdown("Every run shown here has these measures.")
-    names = ", ".join(f"**{run}**" for run in missing)
-    return Markdown(f"Without losses by position or story lengths, because they were evaluated before these were measured: {names}.")
+    runs, what = ", ".join(f"**{run}**" for run in missing), " or ".join(MEASURES[name] for name in names)
+    return Markdown(f"Without {what}, because they were evaluated before these were measured: {runs}.")
 
 
 @drawn
@@ -155,6 +173,96 @@ def ends(table: DataFrame) -> tuple[Figure, str]:
     return figure, "Story ends and story lengths by generation"
 
 
+@drawn
+def definitions(table: DataFrame) -> tuple[Figure, str]:
+    """Perplexity (left) and entropy (right) of the same models and text by the paper's definition and by the released code's.
+
+    A colour a run, a full line and a dashed one; bands of one standard error over stories.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    runs = _some(table, "definitions")
+    figure = Figure(figsize=(10.4, 4.3), layout="constrained")
+    for panel, pair_of, words in zip(figure.subplots(1, 2), (perplexities, entropies), (PERPLEXITY, ENTROPY), strict=True):
+        for place, run in enumerate(runs):
+            for look, points in zip(DEFINED.values(), pair_of(table, run), strict=True):
+                error = points["standard_error"].fillna(0.0)
+                panel.plot(points["generation"], points["value"], color=_colour(place), **look)
+                low, high = points["value"] - error, points["value"] + error
+                panel.fill_between(points["generation"], low, high, color=_colour(place), alpha=0.15, linewidth=0)
+        panel.set(xlabel="generation", ylabel=words)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    colour = _colour(0) if len(runs) == 1 else "#444444"
+    handles = [Line2D([], [], color=_colour(place), label=run) for place, run in enumerate(runs)] if len(runs) > 1 else []
+    handles += [Line2D([], [], color=colour, **look) for look in DEFINED.values()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(6, len(handles)), frameon=False, fontsize=10)
+    return figure, "Perplexity and entropy by two definitions"
+
+
+def definitions_interactive(table: DataFrame, run: str) -> Interactive:
+    """The same of one run to hover over; two buttons change between perplexity and entropy."""
+    import plotly.graph_objects as go
+
+    _some(table[table["run"] == run], "definitions")
+    figure, buttons = go.Figure(), []
+    for look, colour, dash in zip(DEFINED.values(), COLOURS, ("solid", "dash"), strict=False):
+        figure.add_scatter(
+            name=look["label"],
+            mode="lines+markers",
+            line={"color": colour, "dash": dash},
+            hovertemplate=f"{look['label']}<br>generation %{{x}}: %{{y:.5g}}<extra></extra>",
+        )
+    for words, pair in ((PERPLEXITY, perplexities(table, run)), (ENTROPY, entropies(table, run))):
+        data = {"x": [points["generation"].tolist() for points in pair], "y": [points["value"].tolist() for points in pair]}
+        buttons.append({"label": words.split()[0], "method": "update", "args": [data, {"yaxis.title.text": words}]})
+    for trace, x, y in zip(figure.data, *buttons[0]["args"][0].values(), strict=True):
+        trace.update(x=x, y=y)
+    menu = {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "xanchor": "left", "y": 1.04, "yanchor": "bottom", "pad": {"b": 4}}
+    plotly_layout(figure, PERPLEXITY, updatemenus=[menu], showlegend=True)
+    return Interactive(figure, f"definitions-{run}")
+
+
+def perplexities(table: DataFrame, run: str) -> Pair:
+    """The perplexity of a run by either definition: the run's own, just called ``perplexity``, is the one that has no metric of its name."""
+    own = metric(table, run, "perplexity", "perplexity")
+    paper, released = (metric(table, run, f"perplexity_{definition}") for definition in DEFINED)
+    if len(released):
+        return Pair(own, released)
+    return Pair(paper, own) if len(paper) else Pair(paper, released)
+
+
+def entropies(table: DataFrame, run: str) -> Pair:
+    """The entropy of a run's text: of the tokens that the models wrote, and of rows with the padding behind their first end."""
+    return Pair(metric(table, run, "entropy", "free_text"), metric(table, run, "entropy_padded"))
+
+
+def definitions_compared(table: DataFrame) -> Markdown:
+    """In words where each measure went, and where went what lies between the definitions, in the generations that have both."""
+    from IPython.display import Markdown
+
+    from collapse_lib.book_pages import course
+
+    rows = ["| measure | run | here |", "|:--|:--|:--|"]
+    for run in runs_with(table, "definitions"):
+        perplexity, entropy = (pair.paper.merge(pair.released, on="generation") for pair in (perplexities(table, run), entropies(table, run)))
+        padding = metric(table, run, "padding_share")
+        measures = (
+            ("perplexity by the paper's definition", perplexity, perplexity["value_x"]),
+            ("perplexity by the released code's", perplexity, perplexity["value_y"]),
+            ("how far the released code's lies above the paper's (%)", perplexity, 100 * (perplexity["value_y"] / perplexity["value_x"] - 1)),
+            ("entropy of the tokens that were written (nats)", entropy, entropy["value_x"]),
+            ("entropy with padding counted (nats)", entropy, entropy["value_y"]),
+            ("what padding changes in entropy (nats)", entropy, entropy["value_y"] - entropy["value_x"]),
+            ("share of positions that would be padding", padding, padding["value"]),
+        )
+        for label, points, values in measures:
+            if len(points):
+                rows.append(f"| {label} | {run} | {course(list(zip(points['generation'].tolist(), values.tolist(), strict=True)))} |")
+    return Markdown("\n".join(rows))
+
+
 def shares_of_the_rise(table: DataFrame) -> Markdown:
     """By range of positions: its share of the scored tokens, its loss in the first and the last generation, and its share of the whole rise."""
     from IPython.display import Markdown
@@ -195,8 +303,7 @@ def beside_paper(table: DataFrame) -> Markdown:
 def _some(table: DataFrame, name: str) -> list[str]:
     runs = runs_with(table, name)
     if not runs:
-        what = "losses by position" if name == "loss" else "story lengths"
-        raise UserError(f"No {what} have been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
+        raise UserError(f"No {MEASURES[name]} have been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
     return runs
 
 

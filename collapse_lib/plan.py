@@ -355,14 +355,19 @@ class _Work:
 
     @cached_property
     def _scoring(self) -> float:
-        from collapse_lib.metrics.perplexity import paper_windows, released_windows
+        from collapse_lib.metrics.perplexity import other_definition, paper_windows, released_windows
 
         c, settings = self.costs, self.protocol.evaluation
         lengths = self.text.sample()
-        paper = settings.perplexity == "paper"
-        windows = (paper_windows if paper else released_windows)([length + paper for length in lengths], settings.max_context)
-        ends = sum(min(length + paper, settings.max_context) for length in lengths)  # the ends of stories are scored apart
-        shown, scored = int((windows.end - windows.begin).sum()) + ends, int(windows.tokens.sum()) + len(lengths)
+        starts = settings.perplexity == "paper"
+        shown = sum(min(length + starts, settings.max_context) for length in lengths)  # the ends of stories are scored apart
+        scored = len(lengths)
+        own, other = (settings.perplexity, settings.max_context), other_definition(settings.perplexity, self.protocol.model.max_position_embeddings)
+        for definition, context in (own, other):
+            starts = definition == "paper"
+            windows = (paper_windows if starts else released_windows)([length + starts for length in lengths], context)
+            shown += int((windows.end - windows.begin).sum())
+            scored += int(windows.tokens.sum())
         each = shown * c.encode_token * self._larger(self.text.mean, head=False) + scored * c.head_token * self._larger()
         return self.text.validation_stories / len(lengths) * each
 

@@ -157,6 +157,7 @@ class GPTEvalSettings(Section):
     )
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(0.0, description="of the judge; null leaves it to the endpoint")
     max_answer_tokens: Count = Field(100, description="most tokens of a judge's answer")
+    samples: Count | None = Field(None, description="of each beginning's completions, how many are graded, the first ones; null: all")
     controls: Annotated[int, Field(ge=2)] = Field(
         20, description="real stories of which a continuation, its words shuffled, and random tokens are graded too"
     )
@@ -242,7 +243,7 @@ FREE_FIELDS = (
 
 
 # Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
-LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None}
+LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None}
 
 
 class Protocol(Section):

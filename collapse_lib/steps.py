@@ -142,8 +142,8 @@ def sample(step: Step, device: str) -> None:
 @_step("perplexity")
 def perplexity(step: Step, device: str) -> None:
     """Section 5.2: how well the model predicts real stories that no generation was trained on."""
+    from collapse_lib.metrics.perplexity import other_definition, story_ends
     from collapse_lib.metrics.perplexity import perplexity as measure
-    from collapse_lib.metrics.perplexity import story_ends
 
     run, settings = step.run, step.run.protocol.evaluation
     with step.recording(device) as record:
@@ -191,12 +191,24 @@ def perplexity(step: Step, device: str) -> None:
             counts={"stories": ends["stories"]},
             standard_error=ends["standard_error"],
         )
+        # On the same models, so that runs of different protocols can be compared and a definition's share be told from a model's.
+        other, context = other_definition(settings.perplexity, model.config.max_position_embeddings)
+        found = measure(model, stories, context, other)
+        record.measure(
+            f"perplexity_{other}",
+            found["perplexity"],
+            "1",
+            f"e^loss by the definition that this run does not follow, at most {context} tokens of context ({other})",
+            counts={"tokens": found["tokens"], "stories": found["stories"]},
+            standard_error=found["perplexity_standard_error"],
+        )
 
 
 @_step("free_text")
 def free_text(step: Step, device: str) -> None:
     """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote, and how long its stories are."""
     from collapse_lib.metrics.free_text import free_text as measure
+    from collapse_lib.metrics.free_text import padded_metrics
     from collapse_lib.metrics.story_lengths import story_lengths
 
     run = step.run
@@ -204,6 +216,7 @@ def free_text(step: Step, device: str) -> None:
         tokenizer, corpus = load_tokenizer(run), sampled_corpus(run, step.generation)
         record.metrics, record.examples = measure(corpus, tokenizer, initial_words(run, tokenizer))
         settings = run.protocol.sampling
+        record.metrics |= padded_metrics(corpus, settings.length)
         record.metrics |= story_lengths(corpus, initial_part(run, "train"), settings.length, continues=settings.after_eos == "continue")
 
 

@@ -99,7 +99,7 @@ def turn(
     legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
     plotly_layout(figure, y, sliders=[slider], legend=legend, barmode="stack" if stacked else "group")
     figure.update_layout(height=540, margin={"l": 70, "r": 25, "t": 70, "b": 30}, hovermode="closest")
-    figure.update_xaxes(title={"text": x}, tickformat=None)
+    figure.update_xaxes(title={"text": x})
     for axis, update, values in (
         ("x", figure.update_xaxes, [c.x for state in states for c in state]),
         ("y", figure.update_yaxes, [c.y for state in states for c in state]),

@@ -172,7 +172,7 @@ def train(
     checkpoint = _Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
     position = checkpoint.load()
 
-    with _deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
+    with deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
         trainer = _Trainer(settings, seed, limit, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
         while position.epoch < limit and not (stopping and position.has_stopped()):
             trainer.run_epoch(position, checkpoint)
@@ -462,7 +462,7 @@ def _accelerator(device: str, precision: str) -> Accelerator:
 
 
 @contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Kernels that add in a fixed order, without which a GPU does not repeat itself bit for bit; a CPU does anyway."""
     if device.type != "cuda":
         yield

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from collapse_lib.steps import choose_device, initial_part, load_model, sampled_
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pandas import DataFrame
 
     from collapse_lib.corpus import TokenCorpus
 
@@ -131,6 +132,22 @@ def comparisons(runs: Runs = "newest") -> list[dict[str, Any]]:
         chain = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
         chains[chain] = read_json(runs_root() / chain / RECORD)
     return [record for record in chains.values() if record]
+
+
+def table(records: Sequence[dict[str, Any]]) -> DataFrame:
+    """The distances of some comparisons, a row each: chain, generation, the stories whose positions were used (None: whole texts), pair, measure."""
+    from pandas import DataFrame
+
+    rows: list[tuple] = []
+    for record in records:
+        chain = record["runs"]["chain"]
+        for found in record["generations"]:
+            key = (chain, found["generation"])
+            rows += [(*key, None, pair, "unigram_tv", value, None) for pair, value in found["unigram_tv"].items()]
+            for part, pairs in found.get("positions", {}).items():
+                distances = [(pair, kinds) for pair, kinds in pairs.items() if isinstance(kinds, dict)]
+                rows += [(*key, part, pair, kind, at["value"], at["standard_error"]) for pair, kinds in distances for kind, at in kinds.items()]
+    return DataFrame(rows, columns=["chain", "generation", "stories", "pair", "measure", "value", "standard_error"])
 
 
 def _head(runs: dict[str, Run]) -> dict[str, Any]:

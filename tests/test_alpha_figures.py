@@ -184,3 +184,56 @@ def test_twins_are_drawn_pair_by_pair_with_their_texts():
     table = figures.twins_setup(comparison(0.2)).data
     assert "| corpus.grammar | standard | twin | standard |" in table and "| seed | 1 | 1 | 2 |" in table and "1,500" in table
     assert re.search(r"\| corpus.seed \| – \| – \| – \|", table)
+
+
+@pytest.mark.parametrize("parts", [["chain"], ["chain", "twin"]])
+def test_the_interactive_twins_hold_what_was_recorded(parts):
+    record = comparison(0.2)
+    for found in record["generations"][1:]:
+        found["positions"] = dict.fromkeys(parts, found["positions"]["chain"])
+    record["generations"][2]["positions"][parts[-1]] = json.loads(json.dumps(record["generations"][1]["positions"]["chain"]))
+    record["generations"][2]["positions"][parts[-1]]["both"]["js"] = {"value": 0.125, "standard_error": None}
+    figure = figures.twins_interactive(record).figure
+    menu = {button.label: button.args for button in figure.layout.updatemenus[0].buttons}
+    assert len(menu) == 2 * len(parts) + 1
+    for part, kind in ((part, kind) for part in parts for kind in ("tv", "js")):
+        data, axis = menu[f"{figures.DISTANCES[kind][0]}, {figures.PLACES[part]}"]
+        for place, pair in enumerate(figures.PAIR_LOOKS):
+            kept = [found["positions"][part][pair][kind] for found in record["generations"][1:]]
+            assert data["x"][place] == [1, 2, 3] and data["y"][place] == [one["value"] for one in kept]
+            assert data["error_y.array"][place] == [one["standard_error"] for one in kept]
+        assert axis["yaxis.title.text"] == figures.DISTANCES[kind][1]
+    assert data["y"][1][1] == 0.125 and data["customdata"][1][1] == "0.125"  # the one that has no error
+    first = menu[next(iter(menu))][0]
+    assert [list(trace.y) for trace in figure.data] == first["y"] and [list(trace.customdata) for trace in figure.data] == first["customdata"]
+    assert first["customdata"][0][0] == "0.600 ± 0.010"
+    texts, _ = menu["frequencies of tokens in their texts"]
+    assert texts["x"] == [[0, 1, 2, 3]] * 3 and [values[0] for values in texts["y"]] == [0.3, 0.3, 0.1]
+
+
+def test_runs_without_twins_are_named():
+    assert "Not compared with twins: **without**. `collapse twins without`" in figures.uncompared("demo,without", [comparison(0.2)]).data
+    assert figures.uncompared("demo", [comparison(0.2)]).data == "Every run shown here has been compared with its twins."
+
+
+@pytest.mark.parametrize(
+    ("ends", "labels"), [((0.002, 0.03), ["0.002", "0.005", "0.01", "0.02"]), ((1e-4, 1.0), ["0.0001", "0.001", "0.01", "0.1", "1"])]
+)
+def test_logarithmic_axes_have_plain_labels_that_fit(ends, labels):
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    axes.set(yscale="log", ylim=ends)
+    figures._plain_ticks(axes.yaxis)
+    axes.figure.draw_without_rendering()
+    inside = [tick.label1.get_text() for tick in axes.yaxis.get_major_ticks() if ends[0] <= tick.get_loc() <= ends[1]]
+    assert inside == labels and not any(tick.label1.get_text() for tick in axes.yaxis.get_minor_ticks())
+
+
+def test_twins_of_two_generations_can_be_drawn_and_told():
+    record = comparison(0.2)
+    del record["generations"][3:]
+    assert len(figures.twins(record).svg) > 1000
+    interactive = figures.twins_interactive(record)
+    assert interactive.figure.layout.xaxis.dtick == 1 and interactive.name == "twins-demo" and "http" not in interactive.html
+    assert "generation 2 of the chain" in figures.twins_in_words([record]).data

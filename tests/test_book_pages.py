@@ -105,6 +105,15 @@ def test_a_course_says_what_the_numbers_did(values: list[float], text: str) -> N
     assert book_pages.course(list(enumerate(values, 1))) == text
 
 
+def test_a_page_shows_the_parameters_that_were_used() -> None:
+    cells = [
+        new_code_cell(f"runs = {value!r}", metadata={"tags": [tag]}) for value, tag in (("newest", "parameters"), ("demo", "injected-parameters"))
+    ]
+    shown = book_pages.section(new_notebook(cells=cells), "A title")
+    assert [cell.source for cell in shown] == ["## A title", "runs = 'demo'"]
+    assert [cell.source for cell in book_pages.section(new_notebook(cells=cells[:1]), "A title")] == ["## A title", "runs = 'newest'"]
+
+
 def test_headings_go_down_a_level_outside_of_code() -> None:
     text = "# One\n\n```python\n# a comment\n~~~\n```\n## Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n# Three"
     assert book_pages.demote(text) == "## One\n\n```python\n# a comment\n~~~\n```\n### Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n## Three"

@@ -10,7 +10,9 @@ from synthetic_runs import write_run
 
 from collapse_lib import classification_figures, results
 from collapse_lib.errors import UserError
-from collapse_lib.files import write_json
+from collapse_lib.files import write_json, write_text
+from collapse_lib.protocol import load_preset
+from collapse_lib.run import Run
 
 
 def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None) -> None:
@@ -117,11 +119,27 @@ def test_beside_the_paper_says_what_can_be_told_apart():
 
 def test_what_was_not_measured_is_said(runs):
     table = results.load("without")
-    for show in (classification_figures.classification, classification_figures.classification_interactive, classification_figures.beside_paper):
+    for show in (classification_figures.classification, classification_figures.classification_interactive):
         with pytest.raises(UserError, match=r"^No classification task has been measured yet in without\.$"):
             show(table)
+    rows = classification_figures.beside_paper(table).data.splitlines()[2:]
+    assert len(rows) == len(classification_figures.PAPER) and all(row.endswith("| – | – | – | – | *not measured* |") for row in rows)
     (runs / "small" / "generation-00" / "manifests" / "classification.json").unlink()
     assert "*not measured*" in classification_figures.beside_paper(results.load("small")).data
+
+
+def test_runs_without_classification_are_named_with_what_to_do():
+    table = results.load("small,without")
+    assert classification_figures.finetuned(table) == ["small"]
+    said = classification_figures.unclassified(table).data
+    assert "**without**" in said and "**small**" not in said
+    command = re.search(r"`collapse run without --set '(.*)=(.*)'`", said)
+    assert load_preset("smoke").with_changes({"classification.tasks": "[]"}).with_changes({command[1]: command[2]}).classification.tasks
+    assert classification_figures.unclassified(results.load("small,large")).data == "Every run shown here has been fine-tuned."
+    assert len(classification_figures.classification(table).figure.axes) == 2
+    run = Run.open("without")
+    write_text(run.folder / "protocol.yaml", run.protocol.with_changes({"classification.tasks": "[grammar_fits]"}).to_yaml())
+    assert "`collapse run without` does it" in classification_figures.unclassified(table).data
 
 
 def test_the_table_of_a_step():

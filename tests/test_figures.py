@@ -7,6 +7,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
+import pandas
 import pytest
 from synthetic_runs import write_run
 
@@ -132,9 +133,19 @@ def test_interactive_figure_2_holds_the_numbers_and_asks_no_other_host():
     assert [trace["y"] for trace in traces] == [
         results.metric(table, "alpha", name)["value"].tolist() for name in ("oov_lexicon_occurrences", "oov_initial_occurrences", "entropy")
     ]
-    assert layout["yaxis2"]["side"] == "right"
+    assert layout["yaxis2"]["side"] == "right" and layout["yaxis"]["tickmode"] == "auto"
     assert interactive.html == figures.figure_2_interactive(table, "alpha").html
     assert 'id="figure-2-alpha"' in interactive.html and "http" not in interactive.html and "src=" not in interactive.html
+
+
+@pytest.mark.parametrize(("generations", "dtick"), [(1, 1), (2, 1), (11, 1), (12, None), (40, None)])
+def test_few_generations_get_a_tick_each(runs, generations, dtick):
+    """Beyond, Plotly chooses the ticks, at most ten to an axis: whole numbers by then."""
+    write_run(runs, "long", generations)
+    table = results.load("long")
+    for interactive in (figures.figure_1_interactive(table), figures.figure_2_interactive(table, "long")):
+        axis = plotted(interactive)[1]["xaxis"]
+        assert axis.get("dtick") == dtick and "tickformat" not in axis  # a format would print 1.5 as 1 or 2
 
 
 def test_table_a1_takes_evenly_spaced_generations_and_shows_text_as_text():
@@ -150,6 +161,14 @@ def test_beside_the_paper():
     text = figures.beside_paper(results.load("alpha,steep"), ["perplexity", "entropy"]).data
     assert text.count("\n") == 1 + 2 * 2
     assert "rises in every generation from 1 to 40" in text and "up in all 8 steps" in text
+
+
+def test_the_entropy_beside_the_paper_is_that_of_the_text(runs):
+    """Another step measures an entropy too, that of the models at some contexts."""
+    table = results.load("alpha")
+    other = table[table["metric"] == "entropy"].assign(step="alpha", value=99.0)
+    both = pandas.concat([other, table], ignore_index=True)
+    assert figures.beside_paper(both, ["entropy"]).data == figures.beside_paper(table, ["entropy"]).data
 
 
 def test_what_has_not_been_measured_is_said():

@@ -17,7 +17,7 @@ from collapse_lib.run import Run
 BANDS = {"loss_at_0": (4.0, 0.5, 10), "loss_at_1_32": (2.0, 0.1, 320), "loss_at_33_255": (1.5, 0.1, 670)}  # first loss, rise, tokens
 
 
-def measure(folder, generations: int, skip: str = "") -> None:
+def measure(folder, generations: int, skip: str = "", other: str = "") -> None:
     """Add what this page shows to a made-up run."""
     for generation in range(1, generations + 1):
         losses = {
@@ -27,7 +27,10 @@ def measure(folder, generations: int, skip: str = "") -> None:
         }
         share = {"value": 0.01 / generation, "unit": "1", "standard_error": 0.001}
         ends = {"end_probability": share | {"value": 0.5}}
+        own = read_json(folder / f"generation-{generation:02d}" / "metrics" / "perplexity.json")["metrics"]["perplexity"]
+        ends |= {f"perplexity_{other}": own | {"value": own["value"] * (1 + 0.1 * generation)}} if other else {}
         text = {"eos_share": share, "story_length": {"value": 90.0 + generation, "unit": "tokens", "standard_error": 1.0}}
+        text |= {"entropy_padded": {"value": 3.0, "unit": "nats"}, "padding_share": share | {"value": 0.1 * generation}} if other else {}
         text |= {"initial_eos_share": share | {"value": 0.005}, "initial_story_length": {"value": 88.0, "unit": "tokens"}}
         for step, more in (("perplexity", losses | ends), ("free_text", text)):
             file = folder / f"generation-{generation:02d}" / "metrics" / f"{step}.json"
@@ -38,8 +41,8 @@ def measure(folder, generations: int, skip: str = "") -> None:
 @pytest.fixture(autouse=True)
 def runs(tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
-    measure(write_run(tmp_path, "alpha", 4), 4)
-    measure(write_run(tmp_path, "beta", 3), 3, skip="loss_at_0")
+    measure(write_run(tmp_path, "alpha", 4), 4, other="released")
+    measure(write_run(tmp_path, "beta", 3), 3, skip="loss_at_0", other="paper")
     write_run(tmp_path, "older", 2)
     return tmp_path
 
@@ -85,12 +88,63 @@ def test_ends_of_two_runs_beside_their_initial_corpora():
     assert chance.get_lines()[0].get_ydata().tolist() == [50] * 4 and length.get_ylim()[0] == 0
 
 
+def test_perplexity_and_entropy_by_two_definitions():
+    """A full line is the paper's definition and a dashed one the released code's, whichever of them a run calls its own."""
+    table = results.load("alpha,beta")
+    left, right = pipeline_figures.definitions(table).figure.axes
+    assert [line.get_linestyle() for line in left.get_lines()] == ["-", "--"] * 2
+    paper, released, other_paper, other_released = (line.get_ydata() for line in left.get_lines())
+    assert (released / paper).tolist() == pytest.approx([1.1, 1.2, 1.3, 1.4]) and paper[0] == 3.0
+    assert (other_paper / other_released).tolist() == pytest.approx([1.1, 1.2, 1.3]) and other_released[0] == 3.0
+    assert right.get_lines()[1].get_ydata().tolist() == [3.0] * 4 and right.get_lines()[0].get_ydata()[0] > 5
+
+
+def test_what_lies_between_the_definitions_in_words():
+    said = pipeline_figures.definitions_compared(results.load("alpha,older")).data
+    rise = "rose from **10.00** in generation 1 to **40.00** in generation 4, up in all 3 steps"
+    assert f"| how far the released code's lies above the paper's (%) | alpha | {rise} |" in said
+    assert "| share of positions that would be padding | alpha | rose from **0.1000** in generation 1 to **0.4000**" in said
+    assert "older" not in said and said.count("alpha") == 7
+    (added,) = (line for line in said.split("\n") if "padding changes" in line)
+    assert "2.409** in generation 1" in added  # three nats are left of more than five
+
+
+def test_a_run_evaluated_anew_in_part_compares_the_generations_that_have_both(runs):
+    file = runs / "alpha" / "generation-01" / "metrics" / "perplexity.json"
+    record = read_json(file)
+    del record["metrics"]["perplexity_released"]
+    write_json(file, record)
+    table = results.load("alpha")
+    assert "the paper's (%) | alpha | rose from **20.00** in generation 2 to **40.00**" in pipeline_figures.definitions_compared(table).data
+    without = table[table["metric"] != "perplexity_released"]  # free text alone was measured anew: whose definition the rest is, nobody knows
+    left, right = pipeline_figures.definitions(without).figure.axes
+    assert [len(line.get_xdata()) for line in (*left.get_lines(), *right.get_lines())] == [0, 0, 4, 4]
+    assert "perplexity" not in pipeline_figures.definitions_compared(without).data
+
+
+def test_interactive_definitions_change_to_entropy():
+    table = results.load("beta")
+    figure = pipeline_figures.definitions_interactive(table, "beta").figure
+    assert [trace.name for trace in figure.data] == ["by the paper's text", "by the released code"]
+    assert list(figure.data[1].x) == [1, 2, 3] and figure.data[1].y[0] == 3.0 and figure.data[0].y[0] == pytest.approx(3.3)
+    perplexity, entropy = figure.layout.updatemenus[0].buttons
+    assert (perplexity.label, entropy.label) == ("perplexity", "entropy")
+    assert list(entropy.args[0]["y"][1]) == [3.0] * 3 and entropy.args[1]["yaxis.title.text"] == "entropy (nats)"
+
+
 def test_runs_from_before_are_named_and_not_drawn():
     table = results.load("alpha,older")
-    assert pipeline_figures.runs_with(table, "loss") == pipeline_figures.runs_with(table, "story_length") == ["alpha"]
-    assert "**older**" in pipeline_figures.unmeasured(table).data and "Every run" in pipeline_figures.unmeasured(results.load("alpha")).data
+    for names in (["loss"], ["story_length"], ["definitions"], ["loss", "story_length"]):
+        assert [pipeline_figures.runs_with(table, name) for name in names] == [["alpha"]] * len(names)
+        assert "**older**" in pipeline_figures.unmeasured(table, *names).data
+        assert "Every run" in pipeline_figures.unmeasured(results.load("alpha"), *names).data
+    assert "losses by position or story lengths, because" in pipeline_figures.unmeasured(table, "loss", "story_length").data
     older = results.load("older")
-    for draw, what in ((pipeline_figures.loss_by_position, "losses by position"), (pipeline_figures.ends, "story lengths")):
+    for draw, what in (
+        (pipeline_figures.loss_by_position, "losses by position"),
+        (pipeline_figures.ends, "story lengths"),
+        (pipeline_figures.definitions, "perplexity and entropy by a second definition"),
+    ):
         with pytest.raises(UserError, match=f"^No {what} have been measured yet in older\\.$"):
             draw(older)
     assert pipeline_figures.beside_paper(older).data.count("\n") == 1
@@ -148,6 +202,6 @@ def test_a_judge_comes_behind_the_completions(run):
 def test_none_of_it_needs_torch():
     program = (
         "import sys; from collapse_lib import results, pipeline_figures; table = results.load('alpha'); pipeline_figures.ends(table).svg;"
-        "pipeline_figures.loss_by_position(table).svg; from collapse_lib import schematic; sys.exit('torch' in sys.modules)"
+        "pipeline_figures.definitions(table).svg; from collapse_lib import schematic; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -103,6 +103,16 @@ def test_what_was_compared_is_not_compared_again(runs, monkeypatch):
     assert compare("tiny", "cpu").read_text() == whole and asked == [1, 1, 2]
 
 
+def test_the_table_has_every_distance_once(runs):
+    record = read_json(compare("tiny", "cpu"))
+    rows = twins.table([record])
+    assert not rows.duplicated(["chain", "generation", "stories", "pair", "measure"]).any()
+    last = record["generations"][-1]
+    one = rows[(rows["generation"] == last["generation"]) & (rows["pair"] == "twin")].set_index(["stories", "measure"])["value"]
+    assert one["chain", "js"] == last["positions"]["chain"]["twin"]["js"]["value"]
+    assert len(rows[rows["measure"] == "unigram_tv"]) == 3 * len(record["generations"])
+
+
 def test_a_comparison_is_found_under_any_of_the_names(runs):
     assert comparisons("tiny") == []
     compare("tiny", "cpu")

@@ -26,7 +26,7 @@ from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, write_json
 from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
-from collapse_lib.training import _deterministic
+from collapse_lib.training import deterministic
 
 if TYPE_CHECKING:
     from collapse_lib.model import GPTNeo
@@ -200,7 +200,7 @@ def classify(
     found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
     device = model.head.device
     # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
-    with progress(total, "row", "fine-tuning") as bar, _deterministic(device), side_by_side(device):
+    with progress(total, "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
         for task, number in jobs:
             place = folder / f"{task.name}-{number}.json"
             made_from = identity | {"rows": hashes[task.name]}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens of a forward pass: a CPU wants them to stay in its cache
 RELEASED_STRIDE = 512  # tokens between the released code's windows
+CONTEXTS = {"paper": 512, "released": 2048}  # tokens that the model may see, as either definition has it
 # First and last positions whose losses are told apart. What the released pipeline does to a text differs along its rows of 600: no model learns
 # to predict a row's first token (0), and what lies behind a training block (512 and more) is hardly trained.
 BANDS = ((0, 0), (1, 32), (33, 255), (256, 511), (512, 599))
@@ -90,6 +91,12 @@ def perplexity(
     summary = _summary(loss_sums, np.bincount(windows.story, windows.tokens, minlength=len(stories)))
     bands = zip(BANDS, band_sums, band_tokens, strict=True)
     return summary | {"bands": [_band(*ends, sums, tokens) for ends, sums, tokens in bands if tokens.any()]}
+
+
+def other_definition(definition: str, positions: int) -> tuple[str, int]:
+    """The one of the two definitions that is not meant, and its context in a model with so many positions."""
+    (other,) = CONTEXTS.keys() - {definition}
+    return other, min(CONTEXTS[other], positions)
 
 
 def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition: str = "paper", batch_tokens: int | None = None) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def test_executed_notebooks_are_complete_and_name_no_path_of_this_machine(finish
     for path in (finished_runs / "smoke").glob("generation-*/*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
+        counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+        assert counts == list(range(1, len(counts) + 1)), path
         text = path.read_text()
         assert str(finished_runs) not in text and str(ROOT) not in text, path
 

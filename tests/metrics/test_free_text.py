@@ -20,7 +20,17 @@ from hypothesis import strategies as st
 from collapse_lib import tokenization
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.metrics import free_text as module
-from collapse_lib.metrics.free_text import Repeats, as_word, corpus_word_types, count_words, distinct_ngrams, entropy, free_text, lexicon
+from collapse_lib.metrics.free_text import (
+    Repeats,
+    as_word,
+    corpus_word_types,
+    count_words,
+    distinct_ngrams,
+    entropy,
+    free_text,
+    lexicon,
+    padded_metrics,
+)
 
 STORIES = [
     "Once upon a time there was a little dog. The dog didn't like Mr. Brown's cat.\n\n“No!” said the dog. “It’s mine,” he'll say.",
@@ -209,6 +219,44 @@ def test_ngrams_of_the_largest_ids_do_not_collide():
     first[0] = True
     grams = {tuple(tokens[i : i + 4].tolist()) for i in range(4997)}
     assert distinct_ngrams(tokens, first, 4) == (len(grams), 4997)
+
+
+def padded_by_hand(rows: list[list[int]], eos: int, length: int) -> tuple[float, float]:
+    """Entropy and share of padding: fill every row behind its first end, and count."""
+    filled = [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+    padding = sum(length - len(row) for row in filled)
+    counts = Counter(token for row in filled for token in row + [eos] * (length - len(row)))
+    return entropy(np.array(list(counts.values()))), padding / (length * len(rows))
+
+
+@pytest.mark.parametrize("after_eos", ["continue", "pad"])
+@pytest.mark.parametrize("has_start", [True, False])
+@pytest.mark.parametrize("end", [0.0, 0.02, 0.2, 1.0])
+def test_padding_as_the_released_code_has_it(tmp_path, tokenizer, monkeypatch, after_eos, has_start, end):
+    rng, eos, length = np.random.default_rng(3), tokenizer.eos_id, 24
+    others = np.delete(np.arange(tokenizer.vocabulary), eos)
+    sampled = [np.where(rng.random(length) < end, eos, rng.choice(others, length)).tolist() for _ in range(50)]
+    expected = padded_by_hand(sampled, eos, length)
+    stored = [row[: row.index(eos) + 1] if after_eos == "pad" and eos in row else row for row in sampled]
+    corpus = write(tmp_path, tokenizer, [[eos] * has_start + row for row in stored], has_start=has_start)
+    blocks = module.blocks
+    for size in (1 << 20, 30):  # all in one block, and a row or two in each
+        monkeypatch.setattr(module, "blocks", lambda corpus, size=size: blocks(corpus, size))
+        found = padded_metrics(corpus, length)
+        assert (found["entropy_padded"]["value"], found["padding_share"]["value"]) == pytest.approx(expected, abs=1e-12)
+    assert found["entropy_padded"]["counts"]["positions"] == found["padding_share"]["counts"]["positions"] == 50 * length
+    if end == 0:  # nothing ends, so there is nothing to fill
+        assert found["padding_share"]["value"] == 0 and found["entropy_padded"]["value"] == pytest.approx(entropy(corpus.token_counts()))
+
+
+def test_empty_rows_hide_the_entropy_of_the_text(tmp_path, tokenizer):
+    """Stories of 200 tokens, an end among them, in rows of 600: a third is text with 200 different tokens, the rest one and the same."""
+    story = [*np.delete(np.arange(tokenizer.vocabulary), tokenizer.eos_id)[:199].tolist(), tokenizer.eos_id]
+    corpus = write(tmp_path, tokenizer, [story] * 3, has_start=False)
+    found = values(padded_metrics(corpus, 600))
+    assert found["padding_share"] == pytest.approx(2 / 3)
+    assert entropy(corpus.token_counts()) == pytest.approx(math.log(200))
+    assert found["entropy_padded"] == pytest.approx(199 / 600 * math.log(600) + 401 / 600 * math.log(600 / 401))  # less than half of it
 
 
 def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):

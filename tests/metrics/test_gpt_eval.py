@@ -250,7 +250,16 @@ def test_completions_without_a_judge_are_kept_and_shown(tiny):
     assert "nothing is graded here" in grading.how_to_grade(tiny).data
     with pytest.raises(UserError, match="no step 'gpt_eval'"):
         grading.gpt_eval(tiny, 1)
-    assert judged_figures.graded_runs("tiny") == [] and "Not graded yet: **tiny**" in judged_figures.ungraded("tiny").data
+    assert judged_figures.graded_runs("tiny") == []
+    assert "Not graded yet: **tiny**. `collapse run tiny --set gpt_eval.judge=MODEL`" in judged_figures.ungraded("tiny").data
+
+
+def test_a_run_without_completions_is_told_to_make_some(tiny):
+    bare = Run.create("bare", tiny.protocol.with_changes({"completions.every": "null"}))
+    initial_corpus(bare)
+    said = judged_figures.ungraded("bare").data
+    assert "Not graded yet: **bare**. `collapse run bare --set completions.every=1 --set gpt_eval.judge=MODEL`" in said
+    assert judged_figures.beside_paper(results.load("bare"), []).data.count("not graded") == 3
 
 
 def test_baseline_and_model_write_different_things(tiny):
@@ -313,6 +322,15 @@ def test_the_estimate_of_a_run_foresees_what_will_be_sent(tiny, server):
     assert len(server.seen) == 18 and list(grading.estimate(run)) == [1]
     fresh = Run.create("fresh", run.protocol)
     assert sum(found.requests for found in grading.estimate(fresh).values()) == 24
+
+
+def test_a_budget_may_have_the_first_completions_of_each_beginning_graded_alone(tiny, server):
+    run = with_judge(tiny, samples="1", price_in="1", price_out="1")
+    expected = grading.estimate(run)
+    assert {generation: found.requests for generation, found in expected.items()} == {0: 3 + 12, 1: 3}
+    assert sum(found.requests for found in grading.estimate(Run.create("fresh", run.protocol)).values()) == 18
+    metrics = grading.gpt_eval(run, 1)["metrics"]
+    assert metrics["completions"]["value"] == 3 and len(server.seen) == 15
 
 
 def test_the_judge_can_be_checked_on_the_control_rows_alone(tiny, server):

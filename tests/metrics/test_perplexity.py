@@ -12,8 +12,10 @@ import torch
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.errors import UserError
 from collapse_lib.metrics import perplexity as module
-from collapse_lib.metrics.perplexity import perplexity, story_ends
+from collapse_lib.metrics.perplexity import other_definition, perplexity, story_ends
 from collapse_lib.model import GPTNeo, GPTNeoConfig
+from collapse_lib.protocol import load_preset
+from collapse_lib.run import Run
 
 VOCABULARY, EOS, CONTEXT = 40, 39, 8
 CONFIG = GPTNeoConfig(VOCABULARY, 2, 16, 4, window_size=5, max_position_embeddings=64, initializer_range=0.5, eos_token_id=EOS)
@@ -174,3 +176,46 @@ def test_without_a_story_there_is_no_end(tmp_path, model):
         corpus = writer.finish(1)
     with pytest.raises(UserError, match="no end of one to predict"):
         story_ends(model, corpus, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("definition", "positions", "other"),
+    [("paper", 2048, ("released", 2048)), ("paper", 300, ("released", 300)), ("released", 2048, ("paper", 512)), ("released", 64, ("paper", 64))],
+)
+def test_the_other_definition_has_its_own_context_where_the_model_has_the_positions(definition, positions, other):
+    assert other_definition(definition, positions) == other
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a run that has a model to evaluate."""
+    from collapse_lib import steps
+
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLLAPSE_RUNS", str(root))
+        run = Run.create("first", load_preset("smoke").with_changes({"training.epochs": "1"}))
+        steps.initial_corpus(run)
+        steps.train(run, 1, "cpu")
+    return root
+
+
+def test_the_step_measures_by_both_definitions(trained, monkeypatch):
+    """A run's own perplexity under its plain name, the other under its definition's, and each what a run that follows it calls its own."""
+    from collapse_lib import steps
+
+    monkeypatch.setenv("COLLAPSE_RUNS", str(trained))
+    found = {}
+    for definition in ("paper", "released"):
+        # Only the evaluation differs, and nothing of it has been done: the model is the same.
+        run = Run.create("first", Run.open("first").protocol.with_changes({"evaluation.perplexity": definition, "evaluation.max_context": "64"}))
+        found[definition] = steps.perplexity(run, 1, "cpu")["metrics"]
+        run.step(1, "perplexity").manifest_file.unlink()
+    paper, released = found["paper"], found["released"]
+    assert "perplexity_paper" not in paper and "perplexity_released" not in released
+    for own, other in ((paper["perplexity"], released["perplexity_paper"]), (released["perplexity"], paper["perplexity_released"])):
+        assert {name: own[name] for name in ("value", "counts", "standard_error")} == {
+            name: other[name] for name in ("value", "counts", "standard_error")
+        }
+    assert "at most 64 tokens of context (released)" in paper["perplexity_released"]["definition"]
+    assert paper["perplexity"]["value"] != paper["perplexity_released"]["value"]

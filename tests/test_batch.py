@@ -1,0 +1,42 @@
+"""What papermill and its kernel leave behind in the process that started them."""
+
+from __future__ import annotations
+
+import os
+
+import nbformat
+import pytest
+
+from collapse_lib.batch import advance, execute
+from collapse_lib.errors import UserError
+from collapse_lib.kernel import warm_kernel
+from collapse_lib.progress import PROGRESS_VARIABLE
+from collapse_lib.protocol import load_preset
+from collapse_lib.run import Run
+
+
+def test_the_kernel_knows_the_runs_folder_and_this_process_forgets_it(tmp_path, monkeypatch):
+    monkeypatch.delenv("COLLAPSE_RUNS", raising=False)
+    before = dict(os.environ)
+    source, target = tmp_path / "notebook.ipynb", tmp_path / "executed.ipynb"
+    cells = [nbformat.v4.new_code_cell(code) for code in ("import os", "os.environ['COLLAPSE_RUNS']")]
+    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), source)
+    with warm_kernel() as kernel:
+        execute(source, target, {}, kernel)
+    assert "papermill_runs" in nbformat.read(target, as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("policy", [None, "ACTIVE"])
+def test_a_run_that_stops_leaves_the_environment_as_it_was(tmp_path, monkeypatch, policy):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    monkeypatch.setenv(PROGRESS_VARIABLE, "another's")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if policy:
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    before = dict(os.environ)
+    run = Run.create("broken", load_preset("smoke").with_changes({"corpus.source": str(tmp_path / "absent.txt")}))
+    with pytest.raises(UserError, match=r"absent\.txt"):
+        advance(run, "cpu")
+    assert dict(os.environ) == before
