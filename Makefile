@@ -4,7 +4,8 @@ BIN := .venv/bin
 PORT ?= 8000
 PYTEST_ARGS ?=
 # Files of tests side by side on the cores, each file in one process: most of the time goes to waiting for kernels, browsers and single threads.
-PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# Threads that wait for one another must not spin there: the cores are taken.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install judge book demo test test-slow lint format serve clean

@@ -42,8 +42,10 @@ def load(runs: Runs = "newest") -> DataFrame:
 
 
 def select(runs: Runs = "newest") -> list[str]:
-    """Names of the runs that are meant, each once; see ``load``."""
+    """Names of the runs that are meant, each once; see ``load``. A run that was begun and has no results yet is not the ``newest``."""
     names = [name.strip() for name in runs.split(",")] if isinstance(runs, str) else list(runs)
+    if "newest" in names and (finished := runs_with_results()):
+        names = [finished[0] if name == "newest" else name for name in names]
     if names == ["all"]:
         names = runs_with_results()
         if not names:

@@ -35,6 +35,14 @@ def test_one_row_a_number():
     assert table[table["generation"] == 1]["step"].drop_duplicates().tolist() == ["train", "sample", "perplexity", "free_text"]
 
 
+def test_a_run_without_results_is_not_the_newest(runs):
+    (runs / "begun").mkdir()
+    (runs / "begun" / "protocol.yaml").write_text((runs / "beta" / "protocol.yaml").read_text())
+    assert results.select("newest") == ["beta"]
+    with pytest.raises(UserError, match="Run 'begun' has no results yet"):
+        results.load("begun")
+
+
 @pytest.mark.parametrize(
     ("asked", "found"),
     [
