@@ -111,6 +111,8 @@ def course(points: Sequence[tuple[int, float]]) -> str:
     (first, start), (last, end) = points[0], points[-1]
     if len(points) == 1:
         return f"is **{number(start)}** in generation {first}"
+    if all(value == start for _, value in points):
+        return f"stayed at **{number(start)}** from generation {first} to {last}"
     verb = "rose" if end > start else "fell" if end < start else "came back"
     along = sum((after > before) if verb == "rose" else (after < before) for (_, before), (_, after) in pairwise(points))
     steps = len(points) - 1

@@ -99,6 +99,7 @@ def test_numbers_are_written_for_readers(value: float, signed: bool, text: str) 
         ([9.5, 9.75, 8.5], "fell from **9.500** in generation 1 to **8.500** in generation 3, down in 1 of 2 steps"),
         ([1.5, 2.5, 1.5], "came back from **1.500** in generation 1 to **1.500** in generation 3"),
         ([1.5], "is **1.500** in generation 1"),
+        ([5.0, 5.0, 5.0], "stayed at **5** from generation 1 to 3"),
     ],
 )
 def test_a_course_says_what_the_numbers_did(values: list[float], text: str) -> None:
