@@ -383,7 +383,7 @@ def _label_ends(panel: Axes) -> None:
 def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
     """Give an interactive figure, whose traces are there, the looks of the still ones; ``more`` goes to Plotly's layout."""
     places = [place for trace in figure.data for place in trace.x]
-    few = all(isinstance(place, int) for place in places) and max(places) - min(places) <= FEW
+    few = all(isinstance(place, int) for place in places) and max(places, default=0) - min(places, default=0) <= FEW
     axis = {"showline": True, "linecolor": "#444444", "gridcolor": "#e4e4e4", "zeroline": False}
     figure.update_layout(
         template=None,

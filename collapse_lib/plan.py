@@ -359,8 +359,8 @@ class _Work:
 
         c, settings = self.costs, self.protocol.evaluation
         lengths = self.text.sample()
-        starts = settings.perplexity == "paper"
-        shown = sum(min(length + starts, settings.max_context) for length in lengths)  # the ends of stories are scored apart
+        has_start = settings.perplexity == "paper"
+        shown = sum(min(length + has_start, settings.max_context) for length in lengths)  # the ends of stories are scored apart
         scored = len(lengths)
         own, other = (settings.perplexity, settings.max_context), other_definition(settings.perplexity, self.protocol.model.max_position_embeddings)
         for definition, context in (own, other):

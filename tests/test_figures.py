@@ -181,3 +181,13 @@ def test_what_has_not_been_measured_is_said():
             draw(table, "barely")
     with pytest.raises(UserError, match="no finished step 'sample'"):
         figures.table_a1("barely")
+
+
+def test_an_interactive_figure_without_points_can_be_laid_out():
+    import plotly.graph_objects as go
+
+    from collapse_lib.figures import plotly_layout
+
+    figure = go.Figure()
+    plotly_layout(figure, "loss")
+    assert figure.layout.yaxis.title.text == "loss"
