@@ -38,7 +38,9 @@ SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
 
 
-class _Shard(NamedTuple):
+class Shard(NamedTuple):
+    """A shard's rows."""
+
     offsets: np.ndarray  # int32[rows + 1], where each row starts in values
     values: np.ndarray  # uint16[tokens], memory-mapped and read-only
 
@@ -62,7 +64,7 @@ class TokenCorpus:
         self._files = [shard["file"] for shard in record["shards"]]
         self._first_row = [0, *accumulate(shard["rows"] for shard in record["shards"])]
         self._first_token = [0, *accumulate(shard["tokens"] for shard in record["shards"])]
-        self._opened: list[_Shard | None] = [None] * len(self._files)
+        self._opened: list[Shard | None] = [None] * len(self._files)
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenCorpus:
@@ -93,12 +95,11 @@ class TokenCorpus:
 
     def row_lengths(self) -> np.ndarray:
         """int64[rows]: tokens of each row, its start token included if ``has_start``."""
-        return np.concatenate([np.empty(0, np.int64), *(np.diff(self._shard(number).offsets) for number in range(len(self._files)))])
+        return np.concatenate([np.empty(0, np.int64), *(np.diff(shard.offsets) for shard in self.shards())])
 
-    def shard_values(self) -> Iterator[np.ndarray]:
-        """Each shard's rows end to end, uint16[tokens of the shard], without a copy."""
-        for number in range(len(self._files)):
-            yield self._shard(number).values
+    def shards(self) -> Iterator[Shard]:
+        """Each shard's rows end to end and where they begin, without a copy."""
+        return map(self._shard, range(len(self._files)))
 
     def stream(self, start: int, stop: int) -> np.ndarray:
         """Tokens ``start`` to ``stop`` of all rows end to end, uint16[stop - start]; a view where they lie in one shard."""
@@ -118,7 +119,7 @@ class TokenCorpus:
     def token_counts(self, chunk: int = 1 << 20) -> np.ndarray:
         """int64[vocabulary]: how often each token occurs among the real tokens, counted ``chunk`` tokens at a time."""
         counts = np.zeros(self.vocabulary, np.int64)
-        for values in self.shard_values():
+        for _, values in self.shards():
             for start in range(0, len(values), chunk):
                 counts += np.bincount(values[start : start + chunk], minlength=self.vocabulary)
         counts[self.eos_id] -= self._given
@@ -138,7 +139,7 @@ class TokenCorpus:
             yield number, start - origin, min(stop, end) - origin
             start, number = min(stop, end), number + 1
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> Shard:
         shard = self._opened[number]
         if shard is None:
             path = self.folder / self._files[number]
@@ -297,7 +298,7 @@ def _shard_name(index: int) -> str:
     return f"shard-{index:05d}.arrow"
 
 
-def _read_shard(path: Path) -> _Shard | None:
+def _read_shard(path: Path) -> Shard | None:
     """A shard's arrays, backed by the file; None if it is missing or not whole."""
     import pyarrow as pa
 
@@ -307,4 +308,4 @@ def _read_shard(path: Path) -> _Shard | None:
             column = pa.ipc.open_stream(file).read_next_batch().column("input_ids")
     except (OSError, pa.ArrowInvalid, StopIteration, KeyError):
         return None
-    return _Shard(column.offsets.to_numpy(), column.values.to_numpy())
+    return Shard(column.offsets.to_numpy(), column.values.to_numpy())

@@ -59,7 +59,9 @@ class Tokenizer:
 
     def decode_batch(self, sequences: Sequence[Sequence[int]]) -> list[str]:
         """The texts of many token sequences, on all cores; see ``decode``."""
-        return self._tokenizer.decode_batch([np.asarray(ids).tolist() for ids in sequences], skip_special_tokens=False)
+        return self._tokenizer.decode_batch(
+            [ids if isinstance(ids, list) else np.asarray(ids).tolist() for ids in sequences], skip_special_tokens=False
+        )
 
     @property
     def hash(self) -> str:

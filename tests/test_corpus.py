@@ -63,7 +63,7 @@ def test_rows_and_shards_come_back(corpus, shards, flat):
     assert (corpus.eos_id, corpus.vocabulary, corpus.rows_are_complete, corpus.has_start) == (EOS, VOCABULARY, False, True)
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(corpus.iter_rows(), rows, strict=True))
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(corpus.iter_rows(4, 48), rows[4:48], strict=True))
-    assert np.array_equal(np.concatenate(list(corpus.shard_values())), flat)
+    assert np.array_equal(np.concatenate([shard.values for shard in corpus.shards()]), flat)
     assert corpus.row(52).dtype == np.uint16
     for index in (-1, 53):
         with pytest.raises(IndexError):
@@ -115,7 +115,7 @@ def test_the_hash_follows_the_content(tmp_path, shards, corpus):
 
 
 def test_token_values_are_mapped_not_copied(corpus):
-    values = next(corpus.shard_values())
+    values = next(corpus.shards()).values
     view = corpus.stream(0, 5)
     assert np.shares_memory(values, view) and np.shares_memory(values, corpus.row(0))
     assert not values.flags.writeable

@@ -23,12 +23,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import accumulate, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from spacy.tokenizer import Tokenizer as SpacyTokenizer
 
     from collapse_lib.corpus import TokenCorpus
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
 
 BLOCK_TOKENS = 1 << 20  # tokens looked at together: large enough for numpy, small enough for any memory
 NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount of text, so every generation gives the same amount
-PACKED = 4  # 16-bit token ids that fit into a 64-bit number
-DECODED_TOGETHER = 1 << 16  # runs of tokens given to the tokeniser at once
+BLOCKS_AT_ONCE = 16  # held while words are counted, each core taking one at a time
+SEGMENTS_HELD = 1 << 20  # runs of tokens kept apart by block before they are added up
+DECODED_TOGETHER = 512  # runs of tokens given to the tokeniser at once; from 700 lists on Python would look for garbage each time
 FREQUENT = 20  # OOV words shown as examples
 
 Metric = dict[str, Any]
@@ -136,65 +140,81 @@ def padded_metrics(corpus: TokenCorpus, row: int) -> dict[str, Metric]:
 
 def corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str], int]:
     """Words of a corpus and the number of mixed pieces; see ``count_words``."""
-    segments: Counter[bytes] = Counter()
-    starts_word = _starts_word(tokenizer)
-    for tokens, first in blocks(corpus):
-        _count_segments(segments, tokens, first, starts_word, corpus.eos_id, cut_off=not corpus.rows_are_complete)
-    return count_words(_chunks(segments, tokenizer))
+    return count_words(_chunks(_corpus_segments(corpus, _starts_word(tokenizer)), tokenizer))
 
 
 def _starts_word(tokenizer: Tokenizer) -> np.ndarray:
     """``[vocabulary]`` bool: whether a token's text begins with white space."""
-    return np.array([tokenizer.decode([token])[:1].isspace() for token in range(tokenizer.vocabulary)])
+    return np.array([text[:1].isspace() for text in tokenizer.decode_batch([[token] for token in range(tokenizer.vocabulary)])])
 
 
-def _count_segments(segments: Counter[bytes], tokens: np.ndarray, first: np.ndarray, starts_word: np.ndarray, eos_id: int, cut_off: bool) -> None:
-    """Count the runs of token ids between one beginning of a word and the next, as their bytes.
+def _corpus_segments(corpus: TokenCorpus, starts_word: np.ndarray) -> pa.Table:
+    """The segments of all rows (see ``_segments``), counted on all cores."""
+    import pyarrow as pa
 
-    Decoding 6e8 tokens takes many minutes; the distinct runs are few, and the text of a row is theirs end to end. ``tokens`` and
-    ``first`` are a block of ``blocks``. A row ends the run, and so does EOS, which belongs to none. With ``cut_off`` the last run
+    count = partial(_segments, starts_word=starts_word, eos_id=corpus.eos_id, cut_off=not corpus.rows_are_complete)
+    tables = [pa.table({"segment": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})]  # of no rows
+    unread = blocks(corpus)
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:  # numpy and Arrow let go of Python's lock
+        while some := list(islice(unread, BLOCKS_AT_ONCE)):
+            tables += pool.map(count, some)
+            if sum(map(len, tables)) > max(SEGMENTS_HELD, 2 * len(tables[0])):  # growing with what is there, so that little is added up often
+                tables = [_added_up(tables)]
+    return _added_up(tables)
+
+
+def _added_up(tables: list[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    summed = pa.concat_tables(tables).group_by("segment").aggregate([("count", "sum")])
+    return summed.rename_columns(["segment", "count"])
+
+
+def _segments(block: tuple[np.ndarray, np.ndarray], starts_word: np.ndarray, eos_id: int, cut_off: bool) -> pa.Table:
+    """The distinct runs of token ids between one beginning of a word and the next, as their bytes, and how often each occurs.
+
+    Decoding 6e8 tokens takes many minutes; the distinct runs are few, and the text of a row is theirs end to end. ``block`` is one
+    of ``blocks``. A row ends the run, and so does EOS, which belongs to none. With ``cut_off`` the last run
     of a row is dropped unless EOS follows it: sampling stopped there, perhaps inside a word.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    tokens, first = block
     is_eos = tokens == eos_id
     begins = starts_word[tokens] | first | is_eos
     begins[1:] |= is_eos[:-1]
-    starts = np.flatnonzero(begins)
-    stops = np.append(starts[1:], len(tokens))
-    keep = ~is_eos[starts]
+    bounds = np.append(np.flatnonzero(begins), len(tokens))
+    keep = ~is_eos[bounds[:-1]]
     if cut_off:
         row_ends = np.append(first[1:], True)
-        keep &= ~row_ends[stops - 1]
-    starts, lengths = starts[keep], (stops - starts)[keep]
-    alone = np.bincount(tokens[starts[lengths == 1]])
-    for token in np.flatnonzero(alone).tolist():
-        segments[token.to_bytes(2, "little")] += int(alone[token])
-    for length in range(2, PACKED + 1):  # with the single tokens, nearly all words
-        keys, counts = np.unique(_packed(tokens, starts[lengths == length], length), return_counts=True)
-        for key, count in zip(keys.tolist(), counts.tolist(), strict=True):
-            segments[key.to_bytes(2 * length, "little")] += count
-    long = lengths > PACKED
-    raw = tokens.astype("<u2").tobytes()
-    segments.update(raw[2 * start : 2 * (start + length)] for start, length in zip(starts[long].tolist(), lengths[long].tolist(), strict=True))
+        keep &= ~row_ends[bounds[1:] - 1]
+    single = np.diff(bounds) == 1  # most words are one token, and numbers are counted faster than bytes
+    counts = np.bincount(tokens[bounds[:-1][keep & single]])
+    types = np.flatnonzero(counts)
+    runs = pc.value_counts(_as_bytes(tokens, bounds).filter(pa.array(keep & ~single)))
+    singles = pa.table({"segment": _as_bytes(types.astype(tokens.dtype), np.arange(len(types) + 1)), "count": counts[types]})
+    return pa.concat_tables([singles, pa.table({"segment": runs.field("values"), "count": runs.field("counts")})])
 
 
-def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    """uint64: the ``length`` <= 4 tokens from each start on, 16 bits each and the first lowest. They fit exactly: nothing collides."""
-    keys = np.zeros(len(starts), dtype=np.uint64)
-    for offset in range(length):
-        keys |= tokens[starts + offset].astype(np.uint64) << np.uint64(16 * offset)
-    return keys
+def _as_bytes(tokens: np.ndarray, bounds: np.ndarray) -> pa.Array:
+    """The tokens between one of ``bounds`` and the next as one value each; the tokens are not copied."""
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.large_binary(), len(bounds) - 1, [None, pa.py_buffer(bounds * tokens.itemsize), pa.py_buffer(tokens)])
 
 
-def _chunks(segments: Counter[bytes], tokenizer: Tokenizer) -> Counter[str]:
+def _chunks(segments: pa.Table, tokenizer: Tokenizer) -> Counter[str]:
     """White-space separated chunks of text and how often each occurs."""
     chunks: Counter[str] = Counter()
-    found = list(segments)
-    for start in range(0, len(found), DECODED_TOGETHER):
-        some = found[start : start + DECODED_TOGETHER]
-        texts = tokenizer.decode_batch([np.frombuffer(segment, "<u2") for segment in some])
-        for text, segment in zip(texts, some, strict=True):
+    for batch in segments.to_batches(max_chunksize=DECODED_TOGETHER):
+        found, counts = (column.to_pylist() for column in batch.columns)
+        tokens = np.frombuffer(b"".join(found), np.uint16).tolist()
+        bounds = accumulate((len(segment) // 2 for segment in found), initial=0)
+        texts = tokenizer.decode_batch([tokens[start:stop] for start, stop in pairwise(bounds)])
+        for text, count in zip(texts, counts, strict=True):
             for chunk in text.split():
-                chunks[chunk] += segments[segment]
+                chunks[chunk] += count
     return chunks
 
 
@@ -204,16 +224,19 @@ def count_words(chunks: Counter[str]) -> tuple[Counter[str], int]:
     spaCy's tokeniser cuts at white space first and treats each chunk by itself, so that one look at every distinct chunk counts what
     running it over all the text would. (Its matcher for contractions alone looks across white space, and then splits ``' 's`` wrongly.)
     """
-    pieces, words, mixed = _pieces_of_english(), Counter(), 0
+    pieces, mixed = _pieces_of_english(), 0
+    exceptions = {rule.removesuffix(".") for rule in pieces.rules}
+    words: Counter[str] = Counter()
     for chunk, count in chunks.items():
         plain = _PLAIN_CHUNK.fullmatch(chunk)
-        if plain and plain[1] not in pieces.rules and f"{plain[1]}." not in pieces.rules:
-            words[plain[1].casefold()] += count
+        if plain and (word := plain[1]) not in exceptions:
+            words[word.casefold()] += count
             continue
         for piece in pieces(chunk):
-            if word := as_word(piece.text):
+            text = piece.text
+            if word := as_word(text):
                 words[word] += count
-            elif any(map(str.isalpha, piece.text)):
+            elif any(map(str.isalpha, text)):
                 mixed += count
     return words, mixed
 
@@ -289,6 +312,14 @@ class Repeats:
             self.longest, self.token = int(lengths[place]), int(tokens[changes[place]])
 
 
+def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    """uint64: the ``length`` <= 4 tokens from each start on, 16 bits each and the first lowest. They fit exactly: nothing collides."""
+    keys = np.zeros(len(starts), dtype=np.uint64)
+    for offset in range(length):
+        keys |= tokens[starts + offset].astype(np.uint64) << np.uint64(16 * offset)
+    return keys
+
+
 def distinct_ngrams(tokens: np.ndarray, first: np.ndarray, n: int) -> tuple[int, int]:
     """Numbers of different and of all n-grams (n <= 4) inside the rows of a block of ``blocks``."""
     starts = np.arange(max(len(tokens) - n + 1, 0))
@@ -317,23 +348,36 @@ def blocks(corpus: TokenCorpus, size: int = BLOCK_TOKENS) -> Iterator[tuple[np.n
     The start token that a sampled row was given is left out.
     """
     given = int(corpus.has_start and not corpus.rows_are_complete)
-    rows: list[np.ndarray] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
     held = 0
-    for row in corpus.iter_rows():
-        rows.append(row[given:])
-        held += len(rows[-1])
-        if held >= size:
-            yield _joined(rows)
-            rows, held = [], 0
+    for offsets, values in corpus.shards():
+        before = offsets - given * np.arange(len(offsets))  # tokens before each row, start tokens left out
+        row, rows = 0, len(offsets) - 1
+        while row < rows:
+            stop = min(rows, int(np.searchsorted(before, before[row] + size - held)))  # behind the row that fills the block
+            parts.append(_rows(values[offsets[row] : offsets[stop]], offsets[row:stop] - offsets[row], given))
+            held += int(before[stop] - before[row])
+            row = stop
+            if held >= size:
+                yield _joined(parts)
+                parts, held = [], 0
     if held:
-        yield _joined(rows)
+        yield _joined(parts)
 
 
-def _joined(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    rows = [row for row in rows if len(row)]
-    first = np.zeros(sum(map(len, rows)), dtype=bool)
-    first[np.cumsum([0, *map(len, rows[:-1])])] = True
-    return np.concatenate(rows), first
+def _rows(tokens: np.ndarray, starts: np.ndarray, given: int) -> tuple[np.ndarray, np.ndarray]:
+    """A block of rows that begin at ``starts``, each without its ``given`` first token (0 or 1)."""
+    first = np.zeros(len(tokens) + given, dtype=bool)
+    first[starts + given] = True
+    if not given:
+        return tokens, first
+    sampled = np.ones(len(tokens), dtype=bool)
+    sampled[starts] = False
+    return tokens[sampled], first[:-1][sampled]
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _metric(value: float | int, unit: str, definition: str, **more: Any) -> Metric:

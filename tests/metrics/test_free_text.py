@@ -52,6 +52,11 @@ def write(folder: Path, tokenizer: tokenization.Tokenizer, rows: list[list[int]]
         return writer.finish(2)
 
 
+def block(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows end to end and where each begins, as ``blocks`` gives them."""
+    return np.concatenate([np.array(row, np.uint16) for row in rows]), np.concatenate([np.arange(len(row)) == 0 for row in rows])
+
+
 def values(metrics: dict) -> dict[str, float]:
     return {name: metric["value"] for name, metric in metrics.items()}
 
@@ -131,9 +136,7 @@ def test_segments_of_tokens_are_the_text(tokenizer, texts, data):
     rows = [row for row in rows if row]
     if not rows:
         return
-    segments: Counter[bytes] = Counter()
-    tokens, first = module._joined([np.array(row, np.uint16) for row in rows])
-    module._count_segments(segments, tokens, first, module._starts_word(tokenizer), tokenizer.eos_id, cut_off=False)
+    segments = module._segments(block(rows), module._starts_word(tokenizer), tokenizer.eos_id, cut_off=False)
     expected = Counter(chunk for row in rows for story in split_at(row, tokenizer.eos_id) for chunk in tokenizer.decode(story).split())
     assert module._chunks(segments, tokenizer) == expected
 
@@ -200,7 +203,7 @@ def test_a_corpus_with_no_words_gives_zeros(tmp_path, tokenizer):
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_repetition_equals_counting_by_hand(rows):
-    tokens, first = module._joined([np.array(row, np.uint16) for row in rows])
+    tokens, first = block(rows)
     for n in range(1, 5):
         grams = [tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)]
         assert distinct_ngrams(tokens, first, n) == (len(set(grams)), len(grams))
@@ -257,6 +260,41 @@ def test_empty_rows_hide_the_entropy_of_the_text(tmp_path, tokenizer):
     assert found["padding_share"] == pytest.approx(2 / 3)
     assert entropy(corpus.token_counts()) == pytest.approx(math.log(200))
     assert found["entropy_padded"] == pytest.approx(199 / 600 * math.log(600) + 401 / 600 * math.log(600 / 401))  # less than half of it
+
+
+@pytest.mark.parametrize(("complete", "has_start"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("size", [1, 7, 40, 1000])
+def test_blocks_are_whole_rows_over_all_shards(tmp_path, tokenizer, complete, has_start, size):
+    """Rows of every length down to a start token alone; a block ends with the row that fills it, whatever shards the rows lie in."""
+    rng = np.random.default_rng(size)
+    rows = [[tokenizer.eos_id] * has_start + rng.integers(0, 300, rng.integers(1 - has_start, 20)).tolist() for _ in range(60)]
+    found = list(module.blocks(write(tmp_path, tokenizer, rows, complete, has_start), size))
+    kept = [row[1:] if has_start and not complete else row for row in rows]
+    expected, held = [], []
+    for row in kept:
+        held += [row] if row else []
+        if sum(map(len, held)) >= size:
+            expected.append(held)
+            held = []
+    expected += [held] if held else []
+    assert len(found) == len(expected)
+    for (tokens, first), rows in zip(found, expected, strict=True):
+        wanted = block(rows)
+        assert np.array_equal(tokens, wanted[0]) and np.array_equal(first, wanted[1])
+
+
+def test_many_blocks_add_up(tmp_path, tokenizer, monkeypatch):
+    """Segments of many blocks, added up whenever a few are there, are those of one."""
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, tokenizer.vocabulary, 50).tolist() for _ in range(200)]
+    corpus = write(tmp_path, tokenizer, rows, has_start=False)
+    whole = module.corpus_words(corpus, tokenizer)
+    blocks = module.blocks
+    monkeypatch.setattr(module, "blocks", lambda corpus: blocks(corpus, 60))
+    monkeypatch.setattr(module, "BLOCKS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "SEGMENTS_HELD", 10)
+    monkeypatch.setattr(module, "DECODED_TOGETHER", 5)
+    assert module.corpus_words(corpus, tokenizer) == whole and whole[0].total() > 500
 
 
 def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):
