@@ -19,7 +19,6 @@ Levels depend on the lexicon, trends hardly do.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -42,6 +41,10 @@ NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount 
 BLOCKS_AT_ONCE = 16  # held while words are counted, each core taking one at a time
 SEGMENTS_HELD = 1 << 20  # runs of tokens kept apart by block before they are added up
 DECODED_TOGETHER = 512  # runs of tokens given to the tokeniser at once; from 700 lists on Python would look for garbage each time
+JOINED_TOGETHER = 1 << 16  # runs of tokens whose texts are in memory at once
+# A text out of which spaCy makes one word and punctuation, unless it knows the word as a contraction or an abbreviation. Nearly all of a corpus is
+# like that, and asking spaCy costs fifty times as much as this expression.
+PLAIN_TEXT = r'^\s*"?(?P<word>[A-Za-z]+)[.,!?"]*\s*$'
 FREQUENT = 20  # OOV words shown as examples
 
 Metric = dict[str, Any]
@@ -140,12 +143,25 @@ def padded_metrics(corpus: TokenCorpus, row: int) -> dict[str, Metric]:
 
 def corpus_words(corpus: TokenCorpus, tokenizer: Tokenizer) -> tuple[Counter[str], int]:
     """Words of a corpus and the number of mixed pieces; see ``count_words``."""
-    return count_words(_chunks(_corpus_segments(corpus, _starts_word(tokenizer)), tokenizer))
+    import pyarrow as pa
+
+    token_texts = tokenizer.decode_batch([[token] for token in range(tokenizer.vocabulary)])
+    segments = _corpus_segments(corpus, _starts_word(token_texts))
+    ascii_texts = pa.array([text if text.isascii() else None for text in token_texts], pa.string())
+    words: Counter[str] = Counter()
+    others = []
+    for batch in segments.to_batches(max_chunksize=JOINED_TOGETHER):
+        plain_words, is_other = _plain_words(_joined_texts(batch["segment"], ascii_texts), batch["count"])
+        words.update(plain_words)
+        others.append(batch.filter(is_other))
+    other_words, mixed = count_words(_chunks(pa.Table.from_batches(others, segments.schema), tokenizer))
+    words.update(other_words)
+    return words, mixed
 
 
-def _starts_word(tokenizer: Tokenizer) -> np.ndarray:
+def _starts_word(token_texts: list[str]) -> np.ndarray:
     """``[vocabulary]`` bool: whether a token's text begins with white space."""
-    return np.array([text[:1].isspace() for text in tokenizer.decode_batch([[token] for token in range(tokenizer.vocabulary)])])
+    return np.array([text[:1].isspace() for text in token_texts])
 
 
 def _corpus_segments(corpus: TokenCorpus, starts_word: np.ndarray) -> pa.Table:
@@ -204,6 +220,30 @@ def _as_bytes(tokens: np.ndarray, bounds: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), len(bounds) - 1, [None, pa.py_buffer(bounds * tokens.itemsize), pa.py_buffer(tokens)])
 
 
+def _joined_texts(segments: pa.Array, ascii_texts: pa.Array) -> pa.Array:
+    """The segments' texts; null where a token is not ASCII: such a one may be part of a character, so that decoding is more than joining."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    tokens = pa.array(np.frombuffer(b"".join(segments.to_pylist()), np.uint16))
+    bounds = np.concatenate([[0], np.cumsum(pc.binary_length(segments).to_numpy() // 2)])
+    return pc.binary_join(pa.ListArray.from_arrays(bounds.astype(np.int32), ascii_texts.take(tokens)), "")
+
+
+def _plain_words(texts: pa.Array, counts: pa.Array) -> tuple[Counter[str], pa.Array]:
+    """Words of the texts that are one word with nothing but common punctuation around it, and whether each of ``texts`` is something else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    matches = pc.extract_regex(texts, PLAIN_TEXT)
+    found = matches.field("word")  # empty where nothing matches
+    exceptions = pa.array({rule.removesuffix(".") for rule in _pieces_of_english().rules}, found.type)
+    plain = pc.and_(pc.is_valid(matches), pc.invert(pc.is_in(found, exceptions)))
+    table = pa.table({"word": pc.ascii_lower(found.filter(plain)), "count": counts.filter(plain)})
+    summed = table.group_by("word").aggregate([("count", "sum")])
+    return Counter(dict(zip(summed["word"].to_pylist(), summed["count_sum"].to_pylist(), strict=True))), pc.invert(plain)
+
+
 def _chunks(segments: pa.Table, tokenizer: Tokenizer) -> Counter[str]:
     """White-space separated chunks of text and how often each occurs."""
     chunks: Counter[str] = Counter()
@@ -225,13 +265,8 @@ def count_words(chunks: Counter[str]) -> tuple[Counter[str], int]:
     running it over all the text would. (Its matcher for contractions alone looks across white space, and then splits ``' 's`` wrongly.)
     """
     pieces, mixed = _pieces_of_english(), 0
-    exceptions = {rule.removesuffix(".") for rule in pieces.rules}
     words: Counter[str] = Counter()
     for chunk, count in chunks.items():
-        plain = _PLAIN_CHUNK.fullmatch(chunk)
-        if plain and (word := plain[1]) not in exceptions:
-            words[word.casefold()] += count
-            continue
         for piece in pieces(chunk):
             text = piece.text
             if word := as_word(text):
@@ -249,10 +284,6 @@ def as_word(piece: str) -> str | None:
     word = unicodedata.normalize("NFC", piece).casefold().translate(_PLAIN).strip("-")
     return word if word.replace("'", "").replace("-", "").isalpha() else None
 
-
-# A chunk out of which spaCy makes one word and punctuation, unless it knows the word as a contraction or an abbreviation. Nearly all chunks of a
-# corpus are like that, and asking spaCy about each costs fifty times as much as this expression.
-_PLAIN_CHUNK = re.compile(r'"?([A-Za-z]+)[.,!?"]*')
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", ".": None})
 

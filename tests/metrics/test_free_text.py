@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,9 +137,18 @@ def test_segments_of_tokens_are_the_text(tokenizer, texts, data):
     rows = [row for row in rows if row]
     if not rows:
         return
-    segments = module._segments(block(rows), module._starts_word(tokenizer), tokenizer.eos_id, cut_off=False)
+    texts = tokenizer.decode_batch([[token] for token in range(tokenizer.vocabulary)])
+    segments = module._segments(block(rows), module._starts_word(texts), tokenizer.eos_id, cut_off=False)
     expected = Counter(chunk for row in rows for story in split_at(row, tokenizer.eos_id) for chunk in tokenizer.decode(story).split())
     assert module._chunks(segments, tokenizer) == expected
+    ascii_texts = pa.array([text if text.isascii() else None for text in texts], pa.string())
+    for segment, text in zip(segments["segment"].to_pylist(), joined_texts(segments, ascii_texts), strict=True):
+        decoded = tokenizer.decode(np.frombuffer(segment, np.uint16))
+        assert text == decoded if text is not None else not decoded.isascii()
+
+
+def joined_texts(segments: pa.Table, ascii_texts: pa.Array) -> list[str | None]:
+    return [text for batch in segments.to_batches() for text in module._joined_texts(batch["segment"], ascii_texts).to_pylist()]
 
 
 def split_at(row: list[int], eos_id: int) -> list[list[int]]:
@@ -328,11 +338,28 @@ def test_real_stories(tmp_path, real_data):
 )
 @settings(max_examples=300, deadline=None)
 def test_plain_chunks_are_cut_as_spacy_cuts_them(made_up, special):
-    chunks = Counter(chunk for text in [*made_up, special, f'"{special}.', f"{special},", f"{special}!?"] for chunk in text.split())
-    assert count_words(chunks)[0] == words_of(chunks.elements())
+    check_plain_words([*made_up, special, f' "{special}.', f"\n{special},", f"{special}!?", "\u212a", None])
 
 
 def test_every_exception_of_spacys_is_left_to_spacy():
     special = {form for rule in module._pieces_of_english().rules for form in (rule, f"{rule}.", f'"{rule}', f"{rule}!", f"{rule.rstrip('.')},")}
-    chunks = Counter(chunk for form in special for chunk in form.split())
-    assert count_words(chunks)[0] == words_of(chunks.elements())
+    check_plain_words(sorted(special))
+
+
+def check_plain_words(texts: list[str | None]) -> None:
+    """Those that are taken for plain have the words that spaCy finds, and no mixed pieces; the third text counts three times, and so on."""
+    counts = list(range(1, len(texts) + 1))
+    words, others = module._plain_words(pa.array(texts, pa.string()), pa.array(counts))
+    expected: Counter[str] = Counter()
+    for text, count, other in zip(texts, counts, others.to_pylist(), strict=True):
+        if other:
+            continue
+        found, mixed = count_words(Counter(text.split()))
+        assert found == words_of([text]) and found.total() == 1 and mixed == 0
+        expected += Counter({word: count * number for word, number in found.items()})
+    assert words == expected
+
+
+def test_ordinary_texts_are_plain():
+    words, others = module._plain_words(pa.array([" dog", "Dog.", ' "Yes!"', "\nOnce", " don't", " Mr", " 5"]), pa.array([1, 2, 3, 4, 5, 6, 7]))
+    assert words == {"dog": 3, "yes": 3, "once": 4} and others.to_pylist() == [False] * 4 + [True] * 3
