@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BLOCK_TOKENS = 1 << 20  # tokens looked at together: large enough for numpy, small enough for any memory
 NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount of text, so every generation gives the same amount
-BLOCKS_AT_ONCE = 16  # held while words are counted, each core taking one at a time
+BLOCKS_A_CORE = 2  # held while words are counted, each core looking at one
 SEGMENTS_HELD = 1 << 20  # runs of tokens kept apart by block before they are added up
 DECODED_TOGETHER = 512  # runs of tokens given to the tokeniser at once; from 700 lists on Python would look for garbage each time
 JOINED_TOGETHER = 1 << 16  # runs of tokens whose texts are in memory at once
@@ -171,8 +171,9 @@ def _corpus_segments(corpus: TokenCorpus, starts_word: np.ndarray) -> pa.Table:
     count = partial(_segments, starts_word=starts_word, eos_id=corpus.eos_id, cut_off=not corpus.rows_are_complete)
     tables = [pa.table({"segment": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())})]  # of no rows
     unread = blocks(corpus)
-    with ThreadPoolExecutor(pa.cpu_count()) as pool:  # numpy and Arrow let go of Python's lock
-        while some := list(islice(unread, BLOCKS_AT_ONCE)):
+    cores = pa.cpu_count()
+    with ThreadPoolExecutor(cores) as pool:  # numpy and Arrow let go of Python's lock
+        while some := list(islice(unread, BLOCKS_A_CORE * cores)):
             tables += pool.map(count, some)
             if sum(map(len, tables)) > max(SEGMENTS_HELD, 2 * len(tables[0])):  # growing with what is there, so that little is added up often
                 tables = [_added_up(tables)]

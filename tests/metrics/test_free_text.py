@@ -301,7 +301,7 @@ def test_many_blocks_add_up(tmp_path, tokenizer, monkeypatch):
     whole = module.corpus_words(corpus, tokenizer)
     blocks = module.blocks
     monkeypatch.setattr(module, "blocks", lambda corpus: blocks(corpus, 60))
-    monkeypatch.setattr(module, "BLOCKS_AT_ONCE", 3)
+    monkeypatch.setattr(module, "BLOCKS_A_CORE", 1)
     monkeypatch.setattr(module, "SEGMENTS_HELD", 10)
     monkeypatch.setattr(module, "DECODED_TOGETHER", 5)
     assert module.corpus_words(corpus, tokenizer) == whole and whole[0].total() > 500
