@@ -100,7 +100,12 @@ def test_a_missing_folder_is_refused_with_those_there_are(tmp_path):
         read_tasks(ClassificationSettings(tasks=("sst2", "cola"), data=str(tmp_path)))
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b'{"sentence": "a"'), gzip.compress(b"[1, 2]\n3")[:-9]])
+# The ids are given: gzip writes the time into its header, and pytest-xdist's processes must agree on every test's name.
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b'{"sentence": "a"'), gzip.compress(b"[1, 2]\n3")[:-9]],
+    ids=["not gzip", "cut JSON", "cut gzip"],
+)
 def test_damaged_files_are_refused(tmp_path, content):
     settings = sst2(tmp_path)
     (tmp_path / "glue" / "sst2" / "train.jsonl.gz").write_bytes(content)
