@@ -130,9 +130,8 @@ def calibrate(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run; torch looks at it once
     import torch
 
+    from collapse_lib.machine import choose_device, device_name, versions
     from collapse_lib.model import GPTNeo, GPTNeoConfig
-    from collapse_lib.run import device_name, versions
-    from collapse_lib.steps import choose_device
 
     began, busy = time.perf_counter(), _busy()
     place = torch.device(choose_device(device))

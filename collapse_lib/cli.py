@@ -23,6 +23,11 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"collapse: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.startswith("collapse_lib"):
+            raise
+        print(f"collapse: this needs the Python package '{missing.name}', which is not installed; `make install` installs all.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\ncollapse: interrupted; nothing finished is lost, and the same command goes on from here.", file=sys.stderr)
         return 130

@@ -38,6 +38,9 @@ SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
 
 
+Rows = Sequence[np.ndarray] | np.ndarray  # one integer array a row, or an array [rows, tokens]
+
+
 class Shard(NamedTuple):
     """A shard's rows."""
 
@@ -48,11 +51,11 @@ class Shard(NamedTuple):
 class TokenCorpus:
     """A finished corpus, memory-mapped: opening it reads ``corpus.json`` alone, and no tokens are held in memory.
 
-    Attributes: ``folder``; ``rows`` and ``tokens`` stored; ``eos_id``; ``vocabulary``; ``rows_are_complete``; ``has_start``
+    Attributes: ``folder`` (None for one in memory); ``rows`` and ``tokens`` stored; ``eos_id``; ``vocabulary``; ``rows_are_complete``; ``has_start``
     (every row begins with ``eos_id``); ``hash`` (SHA-256 over the shards' hashes and these attributes).
     """
 
-    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+    def __init__(self, folder: Path | None, record: dict[str, Any]) -> None:
         self.folder = folder
         self.rows: int = record["rows"]
         self.tokens: int = record["tokens"]
@@ -74,6 +77,17 @@ class TokenCorpus:
         if record is None:
             raise UserError(f"There is no finished corpus in '{folder}' (it has no corpus.json).")
         return cls(folder, record)
+
+    @classmethod
+    def in_memory(cls, rows: Rows, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True) -> TokenCorpus:
+        """A corpus of one shard that lies in no file, for text that need not be kept; rows and errors are those of ``CorpusWriter.write_shard``."""
+        _check_vocabulary(vocabulary)
+        shard = _shard_of(rows, eos_id if has_start else None, vocabulary)
+        digest = hashlib.sha256(shard.offsets.tobytes() + shard.values.tobytes()).hexdigest()
+        described = {"file": None, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": digest}
+        corpus = cls(None, _record([described], eos_id, vocabulary, rows_are_complete, has_start))
+        corpus._opened = [shard]
+        return corpus
 
     @property
     def real_tokens(self) -> int:
@@ -159,8 +173,7 @@ class CorpusWriter:
     """
 
     def __init__(self, folder: str | Path, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True) -> None:
-        if vocabulary > LARGEST_VOCABULARY:
-            raise UserError(f"A vocabulary of {vocabulary} does not fit 16 bits; {LARGEST_VOCABULARY} tokens are the most.")
+        _check_vocabulary(vocabulary)  # before anyone samples a shard
         self.folder = Path(folder)
         self.eos_id, self.vocabulary = eos_id, vocabulary
         self.rows_are_complete, self.has_start = rows_are_complete, has_start
@@ -178,7 +191,7 @@ class CorpusWriter:
         """Whether shard ``index`` is there, whole and readable."""
         return _read_shard(self.folder / _shard_name(index)) is not None
 
-    def write_shard(self, index: int, rows: Sequence[np.ndarray] | np.ndarray) -> None:
+    def write_shard(self, index: int, rows: Rows) -> None:
         """Write rows as shard ``index``: an integer array [rows, tokens], or one integer array a row.
 
         Rows include their start token if ``has_start``. Raises ``ValueError`` for no rows, an empty row, a row without its start
@@ -186,22 +199,8 @@ class CorpusWriter:
         """
         import pyarrow as pa
 
-        if len(rows) == 0:
-            raise ValueError(f"shard {index} has no rows")
-        if isinstance(rows, np.ndarray) and rows.ndim == 2:
-            lengths, values = np.full(rows.shape[0], rows.shape[1]), rows.reshape(-1)
-        else:
-            lengths, values = np.fromiter(map(len, rows), np.int64, len(rows)), np.concatenate(rows)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        if offsets[-1] >= 2**31:
-            raise ValueError(f"shard {index} has {offsets[-1]} tokens; a shard holds fewer than 2^31")
-        if not lengths.all():
-            raise ValueError(f"shard {index} has an empty row")
-        if values.min() < 0 or values.max() >= self.vocabulary:
-            raise ValueError(f"shard {index} has token ids {values.min()} to {values.max()}, outside a vocabulary of {self.vocabulary}")
-        if self.has_start and (values[offsets[:-1]] != self.eos_id).any():
-            raise ValueError(f"shard {index} has a row that does not begin with token {self.eos_id}")
-        column = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values.astype(np.uint16, copy=False)))
+        shard = _shard_of(rows, self.eos_id if self.has_start else None, self.vocabulary)
+        column = pa.ListArray.from_arrays(pa.array(shard.offsets), pa.array(shard.values))
         batch = pa.record_batch([column], names=["input_ids"])
         path = self.folder / _shard_name(index)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -226,16 +225,7 @@ class CorpusWriter:
             if shard is None:
                 raise FileNotFoundError(f"{self.folder / name} is missing or damaged")
             found.append({"file": name, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": sha256(self.folder / name)})
-        record = {
-            "rows": sum(shard["rows"] for shard in found),
-            "tokens": sum(shard["tokens"] for shard in found),
-            "eos_id": self.eos_id,
-            "vocabulary": self.vocabulary,
-            "rows_are_complete": self.rows_are_complete,
-            "has_start": self.has_start,
-            "shards": found,
-        }
-        write_json(self.folder / "corpus.json", record)
+        write_json(self.folder / "corpus.json", _record(found, self.eos_id, self.vocabulary, self.rows_are_complete, self.has_start))
         return TokenCorpus.open(self.folder)
 
 
@@ -292,6 +282,44 @@ def _tokenised(stories: Iterator[str], tokenizer: Tokenizer, total: int | None, 
             for ids in tokenizer.encode_batch(batch):
                 yield np.array([tokenizer.eos_id, *ids], np.uint16)
             bar.update(len(batch))
+
+
+def _check_vocabulary(vocabulary: int) -> None:
+    if vocabulary > LARGEST_VOCABULARY:
+        raise UserError(f"A vocabulary of {vocabulary} does not fit 16 bits; {LARGEST_VOCABULARY} tokens are the most.")
+
+
+def _shard_of(rows: Rows, start: int | None, vocabulary: int) -> Shard:
+    """Rows end to end; ``ValueError`` where they are no shard of a corpus whose rows begin with ``start`` (None: with anything)."""
+    if len(rows) == 0:
+        raise ValueError("the shard has no rows")
+    if isinstance(rows, np.ndarray) and rows.ndim == 2:
+        lengths, values = np.full(rows.shape[0], rows.shape[1]), rows.reshape(-1)
+    else:
+        lengths, values = np.fromiter(map(len, rows), np.int64, len(rows)), np.concatenate(rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if offsets[-1] >= 2**31:
+        raise ValueError(f"the shard has {offsets[-1]} tokens; a shard holds fewer than 2^31")
+    if not lengths.all():
+        raise ValueError("the shard has an empty row")
+    if values.min() < 0 or values.max() >= vocabulary:
+        raise ValueError(f"the shard has token ids {values.min()} to {values.max()}, outside a vocabulary of {vocabulary}")
+    if start is not None and (values[offsets[:-1]] != start).any():
+        raise ValueError(f"the shard has a row that does not begin with token {start}")
+    return Shard(offsets.astype(np.int32), values.astype(np.uint16, copy=False))
+
+
+def _record(shards: list[dict[str, Any]], eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool) -> dict[str, Any]:
+    """What ``corpus.json`` holds."""
+    return {
+        "rows": sum(shard["rows"] for shard in shards),
+        "tokens": sum(shard["tokens"] for shard in shards),
+        "eos_id": eos_id,
+        "vocabulary": vocabulary,
+        "rows_are_complete": rows_are_complete,
+        "has_start": has_start,
+        "shards": shards,
+    }
 
 
 def _shard_name(index: int) -> str:

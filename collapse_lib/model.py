@@ -74,7 +74,8 @@ class GPTNeoConfig:
     @classmethod
     def from_settings(cls, settings: ModelSettings, vocab_size: int, eos_token_id: int) -> GPTNeoConfig:
         """The configuration that a protocol's model section and a tokenizer describe."""
-        return cls(vocab_size=vocab_size, eos_token_id=eos_token_id, **settings.model_dump())
+        fields = {**vars(settings), "attention_pattern": tuple(settings.attention_pattern)}
+        return cls(vocab_size=vocab_size, eos_token_id=eos_token_id, **fields)
 
     @classmethod
     def from_hf(cls, fields: dict[str, Any]) -> GPTNeoConfig:

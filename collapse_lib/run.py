@@ -15,8 +15,6 @@ output it was made from, so a step whose parent has changed since is noticed and
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +26,7 @@ from typing import Any
 from collapse_lib.errors import UserError
 from collapse_lib.files import exclusive, is_locked, read_json, write_json, write_text
 from collapse_lib.lineage import STEPS, steps_of
+from collapse_lib.machine import device_name, versions
 from collapse_lib.paths import run_folder, runs_root
 from collapse_lib.protocol import Protocol
 
@@ -259,29 +258,3 @@ class Record:
     def measure(self, name: str, value: float | int, unit: str, definition: str, **more: Any) -> None:
         """Add one metric; ``more`` holds ``counts`` or ``standard_error`` where there are any."""
         self.metrics[name] = {"value": value, "unit": unit, "definition": definition} | more
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a number."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("collapse-lib", "torch", "numpy", "accelerate", "tokenizers", "spacy", "wordfreq"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def device_name(device: str) -> str:
-    """A device as a reader knows it: the GPU's product name, or the processor's with its threads."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    try:
-        model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        model = None
-    return f"{model.group(1) if model else platform.processor() or platform.machine()}, {os.cpu_count()} threads"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, replace_folder, sha256, write_json, write_text
+from collapse_lib.machine import choose_device
 from collapse_lib.run import Run, Step
 
 if TYPE_CHECKING:
@@ -242,19 +243,6 @@ def classification(step: Step, device: str) -> None:
         )
         report(record, tasks, confusions)
     shutil.rmtree(unfinished)
-
-
-def choose_device(device: str = "auto") -> str:
-    """``auto`` takes a GPU if there is one; raises ``UserError`` for a device that is not here."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"There is no device '{device}'; choose auto, cpu or cuda.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("Device 'cuda' was asked for, but torch finds no GPU here; use --device cpu or auto.")
-    return device
 
 
 def fresh_model(run: Run, generation: int) -> GPTNeo:

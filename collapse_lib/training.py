@@ -167,7 +167,7 @@ def train(
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
-        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "settings": json.loads(json.dumps({name: value for name, value in vars(settings).items() if name != "checkpoint_every"})),
     }
     checkpoint = _Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
     position = checkpoint.load()

@@ -23,11 +23,12 @@ import numpy as np
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import exclusive, read_json, write_json
+from collapse_lib.machine import choose_device
 from collapse_lib.paths import runs_root
 from collapse_lib.protocol import Protocol
 from collapse_lib.results import Runs, select
 from collapse_lib.run import Run
-from collapse_lib.steps import choose_device, initial_part, load_model, sampled_corpus
+from collapse_lib.steps import initial_part, load_model, sampled_corpus
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

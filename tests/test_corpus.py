@@ -70,6 +70,21 @@ def test_rows_and_shards_come_back(corpus, shards, flat):
             corpus.row(index)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_corpus_in_memory_is_like_one_of_a_single_shard(tmp_path, shards, complete):
+    (kept, loose) = write(tmp_path, shards[2:3], complete), TokenCorpus.in_memory(shards[2], EOS, VOCABULARY, complete)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(loose.iter_rows(), kept.iter_rows(), strict=True))
+    assert np.array_equal(loose.stream(3, kept.tokens), kept.stream(3, kept.tokens))
+    assert np.array_equal(loose.given_starts(0, kept.tokens), kept.given_starts(0, kept.tokens))
+    assert np.array_equal(loose.token_counts(), kept.token_counts())
+    assert (loose.rows, loose.tokens, loose.real_tokens, loose.has_start) == (kept.rows, kept.tokens, kept.real_tokens, kept.has_start)
+    assert loose.hash != TokenCorpus.in_memory(shards[2][1:], EOS, VOCABULARY, complete).hash
+    with pytest.raises(ValueError, match="outside a vocabulary of 3"):
+        TokenCorpus.in_memory(shards[2], EOS, 3, complete)
+    with pytest.raises(UserError, match="70000 does not fit 16 bits"):
+        TokenCorpus.in_memory(shards[2], EOS, 70000, complete)
+
+
 @given(ends=st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_any_slice_of_the_stream_and_its_given_starts(corpus, flat, starts, ends):
     low, high = sorted(round(end * len(flat)) for end in ends)

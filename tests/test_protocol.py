@@ -1,6 +1,9 @@
 """Presets are valid, and what is wrong with a protocol is said in one sentence."""
 
+from importlib import resources
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,16 @@ def test_presets_are_valid_and_survive_yaml(name):
     protocol = load_preset(name)
     assert Protocol.from_yaml(protocol.to_yaml()) == protocol
     assert protocol.description
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_spell_out_model_training_and_sampling(name):
+    """So that a reader sees all of them, and that a bench can read them where there is no pydantic to fill them up."""
+    text = yaml.safe_load((resources.files("collapse_lib") / "presets" / f"{name}.yaml").read_text(encoding="utf-8"))
+    spelled_out = load_preset(name).model_dump(mode="json")
+    for section in ("model", "training", "sampling"):
+        assert text[section] == spelled_out[section]
+        assert {field: type(value) for field, value in text[section].items()} == {field: type(value) for field, value in spelled_out[section].items()}
 
 
 @pytest.mark.parametrize("size", ["1m", "33m"])

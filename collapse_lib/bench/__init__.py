@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib import resources
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
 
 if TYPE_CHECKING:
     from collapse_lib.model import GPTNeoConfig
-    from collapse_lib.protocol import Protocol
 
 BENCHES = ("sampling", "training", "perplexity", "free-text")
 CONFIGS = {"demo": "demo", "1m": "paper-1m", "33m": "paper-33m"}  # and the preset that each stands for
@@ -45,20 +46,21 @@ class Setup:
     length: int | None  # sampled tokens a sequence, where that is not the preset's
     folder: Path  # the parent's scratch folder, with the model to use in it
 
-    @property
-    def protocol(self) -> Protocol:
-        from collapse_lib.protocol import load_preset
+    def settings(self, section: str, **changes: Any) -> SimpleNamespace:
+        """A section of the preset, some of its fields changed. It is not validated: a GPU machine may have torch and transformers alone."""
+        import yaml
 
-        return load_preset(CONFIGS[self.config])
+        preset = resources.files("collapse_lib") / "presets" / f"{CONFIGS[self.config]}.yaml"
+        return SimpleNamespace(**{**yaml.safe_load(preset.read_text(encoding="utf-8"))[section], **changes})
 
     @property
     def model_config(self) -> GPTNeoConfig:
         from collapse_lib.model import GPTNeoConfig
 
         vocabulary = VOCABULARY[self.config]
-        config = GPTNeoConfig.from_settings(self.protocol.model, vocabulary, vocabulary - 1)
+        config = GPTNeoConfig.from_settings(self.settings("model"), vocabulary, vocabulary - 1)
         # transformers takes a training block and its last target as one sequence, which needs a position more than the block
-        positions = max(config.max_position_embeddings, self.protocol.training.block_size + 1)
+        positions = max(config.max_position_embeddings, self.settings("training").block_size + 1)
         return replace(config, initializer_range=INITIALIZER_RANGE, max_position_embeddings=positions)
 
     @property
@@ -89,8 +91,7 @@ def bench(what: str, config: str = "1m", device: str = "auto", rounds: int = 3, 
 
     Raises ``UserError`` for a bench, configuration or device that there is not.
     """
-    from collapse_lib.run import device_name, versions
-    from collapse_lib.steps import choose_device
+    from collapse_lib.machine import choose_device, device_name, versions
 
     if what not in BENCHES:
         raise UserError(f"There is no bench '{what}'; there are {', '.join(BENCHES)}.")

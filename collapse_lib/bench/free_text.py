@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_lib.bench import OURS, Setup, Side, Work, check, timed
+from collapse_lib.bench import CONFIGS, OURS, Setup, Side, Work, check, timed
 
 UNIT = "tokens"
 ROWS, LENGTH = 10_000, 600  # a shard of the paper's corpus
@@ -119,4 +119,6 @@ def _counts(words: Counter[str], known: frozenset[str]) -> tuple[int, int, int]:
 
 
 def _vocabulary(setup: Setup) -> int:
-    return setup.protocol.tokenizer.vocabulary
+    from collapse_lib.protocol import load_preset
+
+    return load_preset(CONFIGS[setup.config]).tokenizer.vocabulary

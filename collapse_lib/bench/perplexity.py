@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from collapse_lib.bench import OURS, Setup, Side, Work, check, limits, shares, timed
-from collapse_lib.bench.sampling import config_model
-from collapse_lib.bench.sampling import make_input as make_model
+from collapse_lib.bench.sampling import config_model, make_input  # noqa: F401 - the same model is the input
+
+if TYPE_CHECKING:
+    from collapse_lib.corpus import TokenCorpus
 
 UNIT = "tokens"
 STORIES = {"cpu": {"demo": 200, "1m": 60, "33m": 12}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
@@ -20,17 +22,14 @@ def workload(setup: Setup) -> str:
     return f"{STORIES[setup.device][setup.config]} stories of {MEAN_TOKENS} tokens on average, the released code's definition"
 
 
-def make_input(setup: Setup) -> None:
-    from collapse_lib.corpus import CorpusWriter
+def corpus(setup: Setup) -> TokenCorpus:
+    from collapse_lib.corpus import TokenCorpus
 
-    make_model(setup)
     random = np.random.default_rng(0)
     vocabulary, most = setup.model_config.vocab_size, setup.model_config.max_position_embeddings
     lengths = np.clip(random.gamma(8, MEAN_TOKENS / 8, STORIES[setup.device][setup.config]).astype(int), 2, most - 1)
     rows = [np.append(vocabulary - 1, random.integers(0, vocabulary - 1, length)).astype(np.uint16) for length in lengths]
-    with CorpusWriter(setup.folder / "corpus", vocabulary - 1, vocabulary, rows_are_complete=True) as writer:
-        writer.write_shard(0, rows)
-        writer.finish(1)
+    return TokenCorpus.in_memory(rows, vocabulary - 1, vocabulary, rows_are_complete=True)
 
 
 def sides(setup: Setup) -> list[Side]:
@@ -38,15 +37,14 @@ def sides(setup: Setup) -> list[Side]:
 
 
 def ours(setup: Setup) -> Callable[[], Work]:
-    from collapse_lib.corpus import TokenCorpus
     from collapse_lib.metrics.perplexity import perplexity
     from collapse_lib.model import GPTNeo
 
     model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
-    corpus = TokenCorpus.open(setup.folder / "corpus")
+    stories = corpus(setup)
 
     def work() -> Work:
-        found, seconds = timed(lambda: perplexity(model, corpus, _window(setup), "released"), setup.device)
+        found, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
         return Work(found["tokens"], seconds, (found["loss_nats"], found["tokens"]))
 
     return work
@@ -57,13 +55,12 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
     from transformers import GPTNeoForCausalLM
     from transformers.utils import logging
 
-    from collapse_lib.corpus import TokenCorpus
     from collapse_lib.metrics.perplexity import RELEASED_STRIDE
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     model = GPTNeoForCausalLM.from_pretrained(setup.model_folder).to(setup.device).eval()
-    stories = [row[1:].astype(np.int64) for row in TokenCorpus.open(setup.folder / "corpus").iter_rows()]
+    stories = [row[1:].astype(np.int64) for row in corpus(setup).iter_rows()]
     window = _window(setup)
 
     @torch.no_grad()

@@ -46,12 +46,10 @@ def ours(setup: Setup) -> Callable[[], Work]:
 
     model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
     length = _length(setup)
-    settings = setup.protocol.sampling
-    rows = OUR_BATCH[setup.config] if setup.device == "cpu" else settings.batch_size
-    settings = settings.model_copy(update={"length": length, "batch_size": rows})
-    if setup.device != "cpu":
-        rows *= GPU_BATCHES
-    dtype = DTYPES[setup.protocol.training.precision]
+    batch = OUR_BATCH[setup.config] if setup.device == "cpu" else setup.settings("sampling").batch_size
+    settings = setup.settings("sampling", length=length, batch_size=batch)
+    rows = batch if setup.device == "cpu" else batch * GPU_BATCHES
+    dtype = DTYPES[setup.settings("training").precision]
     probe = torch.from_numpy(_probe(setup)).to(setup.device)
 
     def work() -> Work:
@@ -78,7 +76,7 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     with torch.no_grad():
         logits = model(torch.from_numpy(_probe(setup)).to(setup.device)).logits[:, -1].cpu().numpy()
     if setup.device != "cpu":  # in the precision that ours samples in
-        model = model.to(DTYPES[setup.protocol.training.precision])
+        model = model.to(DTYPES[setup.settings("training").precision])
 
     @torch.no_grad()
     def generate(batch: int, length: int) -> Any:
@@ -116,9 +114,9 @@ def checks(setup: Setup, outcomes: dict[str, Any]) -> list[dict[str, Any]]:
 
 def floors(setup: Setup, rate: float) -> list[dict[str, Any]]:
     config, length = setup.model_config, _length(setup)
-    contexts = range(1, min(length, setup.protocol.sampling.max_context) + 1)
+    contexts = range(1, min(length, setup.settings("sampling").max_context) + 1)
     flops = sum(map(config_model(setup).flops_per_token, contexts)) / len(contexts)
-    precision = setup.protocol.training.precision
+    precision = setup.settings("training").precision
     value = 2 if setup.device != "cpu" and precision != "fp32" else 4
     read = sum(sum(2 * config.hidden_size * keys * value for keys in config.keys_seen(context)) for context in contexts) / len(contexts)
     return shares(limits(setup, flops, read, precision), rate)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from collapse_lib.bench import OURS, Setup, Side, Work, check, limits, shares
-from collapse_lib.bench.sampling import config_model
-from collapse_lib.bench.sampling import make_input as make_model
+from collapse_lib.bench.sampling import config_model, make_input  # noqa: F401 - the same model is the input
+
+if TYPE_CHECKING:
+    from collapse_lib.corpus import TokenCorpus
 
 UNIT = "tokens"
 # (sequences of an optimizer step, steps of a round): the paper's 320 would take minutes a step on a CPU
@@ -24,19 +26,16 @@ def workload(setup: Setup) -> str:
     return f"{steps} optimizer steps on {sequences} sequences of {settings.block_size} tokens, AdamW, {settings.precision}"
 
 
-def make_input(setup: Setup) -> None:
-    from collapse_lib.corpus import CorpusWriter
+def corpus(setup: Setup) -> TokenCorpus:
+    from collapse_lib.corpus import TokenCorpus
 
-    make_model(setup)
     sequences, steps = _steps(setup)
     vocabulary, block = setup.model_config.vocab_size, _settings(setup).block_size
     ranks = np.arange(1, vocabulary)
     shares_of_ids = 1 / ranks / (1 / ranks).sum()  # Zipf's law, about what text has
     tokens = np.random.default_rng(0).choice(vocabulary - 1, size=sequences * steps * block + 1, p=shares_of_ids).astype(np.uint16)
     tokens[0] = vocabulary - 1  # every row of a corpus begins with the start token
-    with CorpusWriter(setup.folder / "corpus", vocabulary - 1, vocabulary, rows_are_complete=True) as writer:
-        writer.write_shard(0, [tokens])
-        writer.finish(1)
+    return TokenCorpus.in_memory([tokens], vocabulary - 1, vocabulary, rows_are_complete=True)
 
 
 def sides(setup: Setup) -> list[Side]:
@@ -46,15 +45,15 @@ def sides(setup: Setup) -> list[Side]:
 def ours(setup: Setup) -> Callable[[], Work]:
     import shutil
 
-    from collapse_lib.corpus import TokenCorpus
     from collapse_lib.model import GPTNeo
     from collapse_lib.training import train
 
+    data = corpus(setup)
+
     def work() -> Work:
         model = GPTNeo.from_pretrained(setup.model_folder)
-        corpus = TokenCorpus.open(setup.folder / "corpus")
         place = setup.folder / "checkpoint"
-        result = train(model, corpus, _settings(setup), seed=SEED, checkpoint_folder=place, device=setup.device, epochs=1)
+        result = train(model, data, _settings(setup), seed=SEED, checkpoint_folder=place, device=setup.device, epochs=1)
         shutil.rmtree(place)
         return Work(result.tokens_seen, result.seconds, [loss for _, loss in result.loss_curve])
 
@@ -69,13 +68,12 @@ def trainer(setup: Setup) -> Callable[[], Work]:
     from transformers import GPTNeoForCausalLM, Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
-    from collapse_lib.corpus import TokenCorpus
     from collapse_lib.training import Blocks, epoch_batches
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     settings = _settings(setup)
-    blocks = Blocks(TokenCorpus.open(setup.folder / "corpus"), settings)
+    blocks = Blocks(corpus(setup), settings)
     order = np.concatenate(epoch_batches(len(blocks), settings, SEED, epoch=0))
     windows = [blocks.read(np.array([number])) for number in order]
     data = [{"input_ids": np.append(shown[0], target[0, -1]), "labels": np.append(shown[0], target[0, -1])} for shown, target in windows]
@@ -156,6 +154,5 @@ def _steps(setup: Setup) -> tuple[int, int]:
 
 
 def _settings(setup: Setup) -> Any:
-    settings = setup.protocol.training
-    precision = "fp32" if setup.device == "cpu" else settings.precision
-    return settings.model_copy(update={"batch_size": _steps(setup)[0], "precision": precision, "checkpoint_every": 10**9})
+    precision = "fp32" if setup.device == "cpu" else setup.settings("training").precision
+    return setup.settings("training", batch_size=_steps(setup)[0], precision=precision, checkpoint_every=10**9)
