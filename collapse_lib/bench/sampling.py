@@ -15,8 +15,8 @@ PAPER_BATCH = 200
 LENGTH = {"cpu": {"demo": 127, "1m": 40, "33m": 12}, "cuda": {"demo": 127, "1m": 600, "33m": 600}}
 GPU_BATCHES = 4  # of ours a round: a corpus has hundreds, which share the recording of a step and draw their uniforms while the GPU works
 # Batches among which transformers' best is looked for, and ours on a CPU, where the protocol's would take minutes a round.
-BATCHES = {"cpu": (16, 64, PAPER_BATCH, 500), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
-OUR_BATCH = {"demo": 512, "1m": 800, "33m": 400}
+BATCHES = {"cpu": (16, 64, PAPER_BATCH, 500, 800), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
+OUR_BATCH = {"demo": 512, "1m": 800, "33m": 800}
 PROBE = np.random.default_rng(0).integers(0, 2000, (2, 300))  # tokens on which the logits are compared
 
 
