@@ -326,24 +326,24 @@ def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     losses = torch.empty(len(hidden), device=hidden.device)
     for rows in _row_chunks(len(hidden), len(head), hidden.device):
         h = hidden[rows]
-        log_z = _log_normalizers(*_exponentials(h, head, None)[1:])
+        log_z = _log_normalizers(*_exponentials(h, head, _chunk_ids(len(h), head))[1:])
         losses[rows] = log_z - (h.float() * head[targets[rows]].float()).sum(-1)
     return losses
 
 
 def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: int | None = None) -> Iterator[slice]:
     size = chunk_rows or max(1, LOSS_CHUNK_LOGITS[device.type] // vocabulary)
+    size = math.ceil(rows / max(1, math.ceil(rows / size)))  # as many each: for a few left over, all of the head would be read once more
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
 
 
-def _exponentials(h: Tensor, head: Tensor, space: Tensor | None) -> tuple[list[Tensor], Tensor, Tensor]:
+def _exponentials(h: Tensor, head: Tensor, size: int, space: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
     """exp(logit - largest of its chunk of ids) for rows [n, H], with the chunks' sums and largest logits, [n, chunks] each.
 
-    The ids are taken in chunks whose logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a chunk, are kept in
-    ``space`` ([chunks, n, ids]) if it is given, else dropped.
+    The ids are taken ``size`` at a time, so that their logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a
+    chunk, are kept in ``space`` ([chunks, at least n, size]) if it is given, else dropped.
     """
-    size = _chunk_ids(len(h), len(head), h.device)
     kept, sums, largest = [], [], []
     for number, start in enumerate(range(0, len(head), size)):
         ids = head[start : start + size]
@@ -361,8 +361,8 @@ def _log_normalizers(sums: Tensor, largest: Tensor) -> Tensor:
     return torch.logsumexp(sums.log() + largest, -1)
 
 
-def _chunk_ids(rows: int, vocabulary: int, device: torch.device) -> int:
-    return min(vocabulary, max(64, CACHED_LOGITS // rows)) if device.type == "cpu" else vocabulary
+def _chunk_ids(rows: int, head: Tensor) -> int:
+    return min(len(head), max(64, CACHED_LOGITS // rows)) if head.device.type == "cpu" else len(head)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -380,19 +380,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             head = weight.to(dtype)  # [V, H]
             loss = torch.zeros((), device=hidden.device)
             chunks = list(_row_chunks(len(hidden), len(head), hidden.device, chunk_rows))
+            rows = chunks[0].stop if chunks else 1  # the most of any chunk
+            size = _chunk_ids(rows, head)
             space = None
             if needs_grad:
                 grad_hidden = torch.empty(hidden.shape, device=hidden.device)
                 grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-                rows = chunks[0].stop if chunks else 1
-                size = _chunk_ids(rows, len(head), hidden.device)
                 space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
             for rows in chunks:
                 kept = (targets[rows, None] != IGNORED).float()  # [n, 1]
                 target = targets[rows].clamp_min(0)  # [n]
                 h = hidden[rows].to(dtype)  # [n, H]
                 chosen = head[target]  # [n, H]
-                exponentials, sums, largest = _exponentials(h, head, space)
+                exponentials, sums, largest = _exponentials(h, head, size, space)
                 log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
                 loss += ((log_z - (h.float() * chosen.float()).sum(-1, keepdim=True)) * kept).sum()
                 if needs_grad:
@@ -413,5 +413,5 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * factor, grad_weight * factor, None, None, None, None
+        grad_hidden, grad_weight = ctx.saved_tensors  # in place: they are needed once, and another head's worth of memory is slow to come by
+        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None, None

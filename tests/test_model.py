@@ -85,8 +85,11 @@ def test_loss_and_gradients_are_transformers(model: GPTNeo, oracle) -> None:
 
 @pytest.mark.parametrize("chunk_rows", [1, 7, 64, 1000, None])
 @pytest.mark.parametrize("ignored", ["none", "some", "all"])
-def test_chunked_loss_is_cross_entropy(chunk_rows: int | None, ignored: str) -> None:
-    model = GPTNeo(GPTNeoConfig(50, 1, 16, 2, max_position_embeddings=32, initializer_range=0.5), seed=1)
+@pytest.mark.parametrize("cached", [2**18, 1000])  # all ids at once; chunks of ids, of which fewer rows could have longer ones
+@pytest.mark.filterwarnings("error")
+def test_chunked_loss_is_cross_entropy(chunk_rows: int | None, ignored: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("collapse_lib.model.CACHED_LOGITS", cached)
+    model = GPTNeo(GPTNeoConfig(200, 1, 16, 2, max_position_embeddings=32, initializer_range=0.5), seed=1)
     tokens, targets = some_tokens(model, 3, 31), some_tokens(model, 3, 31).roll(1, 0)
     if ignored != "none":
         targets[:, 5 if ignored == "some" else 0 :: 3 if ignored == "some" else 1] = IGNORED
