@@ -40,7 +40,7 @@ FIXED_FIELDS = {
 UNUSED_FIELDS = {"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0}
 
 # Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32), a CPU hundreds.
-LOSS_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**28}
+LOSS_CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned into exponentials
 
 

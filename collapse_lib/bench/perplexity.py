@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collapse_lib.corpus import TokenCorpus
 
 UNIT = "tokens"
-STORIES = {"cpu": {"demo": 200, "1m": 60, "33m": 12}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
+STORIES = {"cpu": {"demo": 2000, "1m": 300, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
 MEAN_TOKENS = 200  # a TinyStories story, about
 
 
