@@ -127,7 +127,8 @@ def classification_interactive(table: DataFrame, measure: Measure = "accuracy") 
                 traces.append({"x": ends, "y": [value] * 2, "name": f"{run}, untrained", "mode": "lines", "line": {"color": colour, "dash": "dash"}})
             level = float(points["majority"].iloc[0])
             grey = {"color": MAJORITY_COLOUR, "dash": "dot"}
-            traces.append({"x": ends, "y": [level] * 2, "name": "always the commonest answer", "mode": "lines", "line": grey})
+            majority = {"x": ends, "y": [level] * 2, "name": "always the commonest answer", "mode": "lines", "line": grey}
+            traces.append(majority | {"legendgroup": "majority", "showlegend": task not in shown_for})  # one name for every run's line
             for trace in traces:
                 figure.add_scatter(visible=task == tasks[0], hovertemplate="generation %{x}<br>%{y:.2f}%<extra>%{fullData.name}</extra>", **trace)
                 shown_for.append(task)

@@ -106,6 +106,8 @@ def test_the_interactive_figure_shows_one_task_at_a_time():
     seen = [button["args"][0]["visible"] for button in menu["buttons"]]
     assert all(sum(choice[place] for choice in seen) == 1 for place in range(len(traces)))
     assert traces[0]["y"] == pytest.approx([80, 70, 50]) and traces[1]["name"] == "small, untrained" and traces[1]["y"] == pytest.approx([60, 60])
+    named = [trace["name"] for trace in figure["data"] if trace["visible"] and trace.get("showlegend", True)]
+    assert len(named) == len(set(named))
     assert "http" not in interactive.html and interactive.name == "classification-accuracy"
 
 
