@@ -48,7 +48,7 @@ MEASURES = {
     "first_kl": ("nats", "KL(p_1 || p_{n})"),
     "first_tv": ("1", "total variation between p_1 and p_{n}"),
 }
-SMOOTHED = "; but for the worst mass of {epsilon:g}"  # what a measure of the smoothed divergence adds to its definition
+SMOOTHED = "; smoothed, leaving out a mass of {epsilon:g} where the ratio is largest"  # ends the definition of a smoothed measure
 
 
 @_step("alpha")

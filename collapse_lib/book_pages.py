@@ -36,7 +36,7 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("perplexity", "perplexity", "{term}`Perplexity <perplexity>` on real stories"),
+    Measure("perplexity", "perplexity", "{term}`Perplexity <perplexity>` on {term}`validation stories`"),
     Measure("train", "loss", "Training loss at the end"),
     Measure("free_text", "entropy", "{term}`Entropy <entropy>` of the text it wrote"),
     Measure("free_text", "oov_lexicon_rate", "{term}`OOV` words, against the English lexicon"),
@@ -263,7 +263,7 @@ def corpus_opening(shown: Shown) -> str:
     rows = [(use, number(stories["value"]), number(tokens["value"])) for use, stories, tokens in found if stories and tokens]
     return f"""# Generation 0 of {shown.name}: the initial corpus
 
-This is what generation 1 learns from, and what every later generation is judged by.
+Generation 1 learns from the stories for training. Later generations read none of these; on those for validation, all are scored.
 
 {table(("Stories", "How many", "Tokens"), rows)}"""
 
@@ -449,7 +449,7 @@ def _draw_perplexity(axes: Any, shown: Shown, generation: int) -> None:
     so_far = [point for point in points if point[0] <= generation]
     axes.plot(*zip(*points, strict=True), color=AHEAD, marker="o")
     axes.plot(*zip(*so_far, strict=True), color=COLOURS[0], marker="o")
-    axes.set(xlabel="generation", ylabel="perplexity on real stories")
+    axes.set(xlabel="generation", ylabel="perplexity on validation stories")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 

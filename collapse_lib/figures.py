@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 ENTROPY_COLOUR, LEXICON_COLOUR, INITIAL_COLOUR = COLOURS[0], COLOURS[4], COLOURS[5]
-ABSOLUTE, RELATIVE = "perplexity on real stories", "perplexity / that of the first generation"
+ABSOLUTE, RELATIVE = "perplexity on validation stories", "perplexity / that of the first generation"
 FEW = 10  # generations apart, up to which every one gets a tick; Plotly's own ticks are whole numbers beyond
 LOG_RANGE = 8.0  # highest over lowest value from which a logarithmic axis shows more than a linear one
 STYLE = {
@@ -47,7 +47,7 @@ PAPER = {
     "perplexity": "rises in every generation from 1 to 40, faster for the 1M than for the 33M model (Fig. 1)",
     "entropy": "rises from generation 1 to 25, then falls sharply (33M, Fig. 2); rises, then falls in the late generations (1M, Fig. A2)",
     "oov_lexicon_occurrences": "rises from generation 1 to 39 (33M, Fig. 2); rises over 40 generations (1M, Fig. A2)",
-    "repeated": "no number; repetition is said to grow, above all of single letters such as 'z' (Finding 2, Table A1)",
+    "repeated": "no number; repetition is said to grow, often of tokens frequent in the initial corpus (Finding 2), 'e' and 'z' among them",
 }
 LABELS = {
     "perplexity": "perplexity",
@@ -122,10 +122,10 @@ def drawn(draw: Callable[..., tuple[Figure, str]]) -> Callable[..., Picture]:
 
 @drawn
 def figure_1(table: DataFrame) -> tuple[Figure, str]:
-    """Perplexity on real stories by generation, a line a run, with a band of one standard error.
+    """Perplexity on validation stories by generation, a line a run, with a band of one standard error to either side.
 
-    Several runs get a second panel, perplexity over that of the first generation: runs with different tokenisers or stories can be
-    compared there and not in the first.
+    Several runs get a second panel, perplexity over that of the first generation: the levels of runs with different tokenisers or stories have
+    nothing to say to each other.
     """
     lines = _perplexities(table)
     views = [(lines, ABSOLUTE)] + ([(_relative(lines), RELATIVE)] if len(lines) > 1 else [])

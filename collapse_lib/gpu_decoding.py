@@ -125,7 +125,7 @@ class StaticDecoder:
             return
         self.shape = width, total, ragged, stop_at_eos
         self.ragged, self.stop_at_eos = ragged, stop_at_eos
-        self.graph = self.cache = None  # given back before as much again is asked for
+        self.graph = self.cache = None  # freed first: two caches might not fit
         config = self.model.config
         self.capacity = sampling.capacity(self.model, self.settings, total)
 

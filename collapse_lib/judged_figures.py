@@ -194,9 +194,11 @@ def beside_paper(table: DataFrame, runs: Sequence[str]) -> Markdown:
             points, _ = _grades(table, run, name)
             said = course(list(zip(points["generation"].tolist(), points["value"].tolist(), strict=True)))
             rows.append(f"| {name} grade | {PAPER[name]} | {run} | {said} |")
-        rows.append(f"| can the judge be believed? | {PAPER['control']} | {run} | {'yes' if _passes(_first(run)) else '**no**'}: {_stamp(run)} |")
+        rows.append(
+            f"| does the judge pass its controls? | {PAPER['control']} | {run} | {'yes' if _passes(_first(run)) else '**no**'}: {_stamp(run)} |"
+        )
     if not runs:
-        names = {"grammar": "grammar grade", "consistency": "consistency grade", "control": "can the judge be believed?"}
+        names = {"grammar": "grammar grade", "consistency": "consistency grade", "control": "does the judge pass its controls?"}
         rows += [f"| {label} | {PAPER[name]} | – | not graded |" for name, label in names.items()]
     return Markdown("\n".join(rows))
 

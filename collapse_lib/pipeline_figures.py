@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 LOSS, RISE = "loss (nats a token)", "loss above generation 1's (nats a token)"
-PERPLEXITY, ENTROPY = "perplexity on real stories", "entropy (nats)"
+PERPLEXITY, ENTROPY = "perplexity on validation stories", "entropy (nats)"
 LOOKS = tuple(zip(COLOURS, "osD^vP", strict=True))
 # metric, its level in the initial corpus if it has one there, axis
 ENDS = (
@@ -45,7 +45,7 @@ LABELS = {
     "loss_at_0": "loss at a story's first token (nats)",
     "loss_at_512_599": "loss behind 512 tokens (nats)",
     "eos_share": "share of ends among the sampled tokens",
-    "end_probability": "probability of an end where a real story ends",
+    "end_probability": "probability of an end where a validation story ends",
     "story_length": "story length, cut at the row (tokens)",
 }
 

@@ -142,7 +142,7 @@ def sample(step: Step, device: str) -> None:
 
 @_step("perplexity")
 def perplexity(step: Step, device: str) -> None:
-    """Section 5.2: how well the model predicts real stories that no generation was trained on."""
+    """Section 5.2: how well the model predicts the validation stories, on which no generation was trained."""
     from collapse_lib.metrics.perplexity import other_definition, story_ends
     from collapse_lib.metrics.perplexity import perplexity as measure
 

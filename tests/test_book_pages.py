@@ -18,7 +18,7 @@ from collapse_lib import book, book_pages
 from collapse_lib.book_pages import Shown
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json
-from collapse_lib.lineage import steps_of
+from collapse_lib.lineage import STEPS, steps_of
 from collapse_lib.paths import project_root
 from collapse_lib.protocol import load_preset
 from collapse_lib.run import Run
@@ -138,7 +138,7 @@ def test_a_generation_is_one_page(shown: Shown) -> None:
     assert len(parameters) == len(shown.results[2]) and all(
         "hide-input" in cell.metadata.tags and "papermill" not in cell.metadata for cell in parameters
     )
-    assert "| {term}`Perplexity <perplexity>` on real stories | 5.250 | 5.500 | +0.250 |" in text
+    assert "| {term}`Perplexity <perplexity>` on {term}`validation stories` | 5.250 | 5.500 | +0.250 |" in text
     assert "the text of [generation 1](generation-01)" in text
     assert "| Training loss at the end (nats/token) | 3 | 4 | +1 |" in text
 
@@ -168,7 +168,7 @@ def test_overview_leads_to_every_generation(shown: Shown) -> None:
 def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
     svg = book_pages.generation_curves(shown, 2)
     assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg
-    assert "perplexity on real stories" in book_pages.overview_curve(shown)
+    assert "perplexity on validation stories" in book_pages.overview_curve(shown)
 
 
 def test_a_bar_is_shown_once_as_it_ended() -> None:
@@ -243,6 +243,26 @@ def test_prose_uses_only_numbers_that_exist(shown: Shown) -> None:
     used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
     assert used, "the landing page has numbers"
     assert used == set(book_pages.numbers(shown))
+
+
+def test_the_experiment_has_every_step_in_its_order() -> None:
+    text = (SOURCE / "experiment.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(STEPS)
+    assert re.findall(r"There are (\w+), done", text) == [("seven", "eight", "nine", "ten", "eleven")[len(STEPS) - 7]]
+    parts = {number for numbers in re.findall(r"^\| `\w+` \|.*\| ([^|]*) \|$", text, re.M) for number in re.findall(r"5\.\d", numbers)}
+    assert parts == {"5.1", "5.2", "5.3", "5.4", "5.5"}, "the sections of the paper's methods"
+
+
+def test_the_landing_page_leads_to_each_of_the_papers_findings() -> None:
+    text = (SOURCE / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\(figures/(figure_[1-4])_\w+\)", text))
+    assert linked == {"figure_1", "figure_2", "figure_3", "figure_4"}
+
+
+def test_what_a_run_on_the_grammar_measures_is_not_called_real(shown: Shown) -> None:
+    prose = [(SOURCE / name).read_text(encoding="utf-8") for name in ("index.md", "experiment.md")]
+    generated = [book_pages.generation_opening(shown, 2), book_pages.overview_page(shown, "results.csv"), book_pages.overview_curve(shown)]
+    assert not any(re.search(r"(?i)(perplexity|surprised)[^.|]* real stories", text) for text in prose + generated)
 
 
 def test_every_difference_of_the_presets_is_in_the_table() -> None:
