@@ -173,4 +173,4 @@ def _file(step: Step) -> Path:
 
 def _require_judge(run: Run) -> None:
     if run.protocol.gpt_eval.judge is None:
-        raise UserError(f"Run '{run.name}' has no judge; choose one with --set gpt_eval.judge=MODEL.")
+        raise UserError(f"Run '{run.name}' has no judge; add --set gpt_eval.judge=MODEL to this command to name one.")
