@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from scipy.stats import binom
 
 from collapse_lib import alpha_step, steps, theory
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
+from collapse_lib.display import metrics_table
 from collapse_lib.errors import UserError
 from collapse_lib.metrics import alpha
 from collapse_lib.model import GPTNeo, GPTNeoConfig
@@ -299,3 +302,24 @@ def test_a_finished_step_is_only_read(small_run):
     before = small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns
     assert alpha_step.alpha(small_run, 2, "cpu")["generation"] == 2
     assert small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns == before
+
+
+def test_the_committed_run_agrees_with_itself(monkeypatch):
+    """Its models are not committed, so that what was corrected in it could not be measured again."""
+    root = Path(__file__).parents[2] / "papermill_runs"
+    monkeypatch.setenv("COLLAPSE_RUNS", str(root))
+    run = Run.open("tinystories-small")
+    for generation in range(1, 11):
+        step = run.step(generation, "alpha")
+        found = step.results()  # which compares the hashes of its parents
+        assert step.output_hashes() == {"alpha": hashlib.sha256(json.dumps(found["series"]).encode()).hexdigest()}
+        assert not any("standard_error" in metric for name, metric in found["metrics"].items() if not name.startswith("position_"))
+        came_up = np.array(found["series"]["learned_counts"]) > 0
+        assert found["metrics"]["contexts_learned"]["value"] == came_up.sum()
+        for name in alpha_step.OF_DRAWS if generation > 1 else ():
+            values = np.array(found["series"][name], float)
+            assert found["metrics"][name]["value"] == pytest.approx(values[came_up].mean(), rel=1e-6)
+            assert np.isnan(values[~came_up]).all() and found["metrics"][name]["counts"] == {"contexts": came_up.sum()}
+        shown = json.loads(step.notebook.read_text(encoding="utf-8"))["cells"][-1]["outputs"][0]["data"]["text/markdown"]
+        assert "".join(shown) == metrics_table(found).data
+    assert round(found["metrics"]["drift_kl"]["value"], 2) == 1.37
