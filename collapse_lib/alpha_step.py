@@ -26,6 +26,7 @@ DIGITS = 7  # of a series' values: more would only fill the file
 CHARACTERS_A_TOKEN = 16  # of a grammar's story that are tokenised for each token wanted
 
 # Means over counted contexts, or over positions (``position_*``), with their units; {n} is the generation, {before} the one before it.
+# Counted contexts lie inside each other, so that their means have no standard error; of positions, a story's count as one draw.
 MEASURES = {
     "divergence": ("nats", "D_inf(p_{before} || p_{n}) = ln(1 + alpha*[{n}] / y[{before}])"),
     "kl": ("nats", "KL(p_{before} || p_{n})"),
@@ -49,6 +50,7 @@ MEASURES = {
     "first_tv": ("1", "total variation between p_1 and p_{n}"),
 }
 SMOOTHED = "; smoothed, leaving out a mass of {epsilon:g} where the ratio is largest"  # ends the definition of a smoothed measure
+OF_DRAWS = ("drift_tv", "drift_kl", "text_tv", "fit_tv")  # of a text's frequencies, which only contexts have that came up in it
 
 
 @_step("alpha")
@@ -165,16 +167,18 @@ def _record_means(
         smoothed = base in MEASURES and epsilon in {f"{value:g}" for value in smoothing}
         if not smoothed and name not in MEASURES:
             continue
-        unit, definition = MEASURES[base if smoothed else name]
+        kept = base if smoothed else name
+        unit, definition = MEASURES[kept]
+        if where and kept == "accumulated":
+            definition = "sum of D_inf over generations 2 to {n}"
         text = definition.format(**numbers) + (SMOOTHED.format(epsilon=float(epsilon)) if smoothed else "")
-        if where and name == "accumulated":
-            text = f"sum of D_inf over generations 2 to {generation}"
         there = np.isfinite(values)
         if not there.any():
             continue
-        mean, error = mean_and_error(values[there], None if groups is None else groups[there])
+        mean, error = (float(values[there].mean()), None) if groups is None else mean_and_error(values[there], groups[there])
         more = {"standard_error": error} if error is not None else {}
-        record.measure(where + name, mean, unit, f"mean over {kind}: {text}", counts=dict.fromkeys(counts, int(there.sum())), **more)
+        over = f"those {kind} that came up in corpus {generation - 1}" if name in OF_DRAWS else kind
+        record.measure(where + name, mean, unit, f"mean over {over}: {text}", counts=dict.fromkeys(counts, int(there.sum())), **more)
         if not smoothed and name in ("divergence", "accumulated", "initial_divergence"):
             record.measure(f"{where}{name}_median", float(np.median(values)), unit, f"median over {kind}: {text}", counts=counts)
 
@@ -184,6 +188,8 @@ def _record_attaining(
 ) -> None:
     """Which tokens the error is about: those whose probability fell most, in proportion."""
     counts = {"contexts": len(prefixes)}
+    came_up = int((counted["learned_counts"] > 0).sum())
+    record.measure("contexts_learned", came_up, "contexts", "counted contexts that came up in the corpus that this generation learned from")
     definition = "median over counted contexts: N_x in the corpus that this generation learned from"
     record.measure("learned_counts", float(np.median(counted["learned_counts"])), "stories", definition, counts=counts)
     record.measure(

@@ -221,13 +221,13 @@ def jensen_shannon(log_p: Array, log_q: Array) -> Array:
 
 
 def expected_drift(p: ArrayLike, tokens: ArrayLike) -> Array:
-    """E TV(p, c), c being the frequencies of ``tokens`` [contexts] draws from p [contexts, vocabulary]; exact.
+    """E TV(p, c), c being the frequencies of ``tokens`` [contexts] draws from p [contexts, vocabulary]; exact. Not a number without draws.
 
     De Moivre's mean absolute deviation of a binomial count: E |X - N p| = 2 m C(N, m) p^m (1 - p)^(N - m + 1) with m = floor(N p) + 1.
     """
     from scipy.special import gammaln, xlog1py, xlogy
 
-    p, n = np.asarray(p, float), np.asarray(tokens, float)[..., None]
+    p, n = np.asarray(p, float), _draws(tokens)
     m = np.minimum(np.floor(n * p) + 1, n)
     log_ways = gammaln(n + 1) - gammaln(m) - gammaln(n - m + 1)  # ln m C(N, m)
     deviation = 2 * np.exp(log_ways + xlogy(m, p) + xlog1py(n - m + 1, -p))
@@ -237,11 +237,19 @@ def expected_drift(p: ArrayLike, tokens: ArrayLike) -> Array:
 def expected_surprise(p: ArrayLike, tokens: ArrayLike) -> Array:
     """E KL(c || p) in nats for the same frequencies c: what the plug-in entropy of ``tokens`` draws loses, near (K - 1) / 2N for many draws.
 
+    Not a number without draws: no frequencies are no distribution, and lose neither nothing nor everything.
+
     Size-biasing a binomial count gives sum_v p_v E ln((1 + X_v) / N p_v) with X_v ~ Binomial(N - 1, p_v), which is evaluated as a Poisson
     variable corrected to the binomial's variance: the sum is off by less than 1% at 30 draws, and by less still at more.
     """
-    p, n = np.asarray(p, float), np.asarray(tokens, float)[..., None]
+    p, n = np.asarray(p, float), _draws(tokens)
     return (p * (1 - p) * _size_biased(n * p)).sum(axis=-1)
+
+
+def _draws(tokens: ArrayLike) -> Array:
+    """[contexts, 1]: how many draws, or not a number where there were none."""
+    tokens = np.asarray(tokens, float)[..., None]
+    return np.where(tokens > 0, tokens, np.nan)
 
 
 def _size_biased(mean: Array) -> Array:
@@ -251,7 +259,7 @@ def _size_biased(mean: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         sums = np.interp(np.log(inner), np.log(grid), values) - np.log(mean)
         found = np.where(mean > grid[-1], 1 / (2 * mean) + 1 / (12 * mean**2), sums)
-    return np.where(mean > 0, found, 0.0)
+    return np.where(mean == 0, 0.0, found)
 
 
 @functools.cache
@@ -311,14 +319,14 @@ def measure_counted(
         found |= {"entropy": entropy(np.exp(log_now)), "counts": counts[rows].sum(axis=1), "learned_counts": learned[rows].sum(axis=1)}
         found |= _attaining(log_before, log_now, counts[rows])
         if previous is not None:
-            before, drawn = np.exp(log_before), np.where(found["learned_counts"] > 0, found["learned_counts"], np.nan)
-            text = learned[rows] / drawn[:, None]
+            before, drawn = np.exp(log_before), found["learned_counts"]
+            text = learned[rows] / _draws(drawn)
             found |= {"drift_tv": expected_drift(before, drawn), "drift_kl": expected_surprise(before, drawn)}
             found |= {"text_tv": total_variation(before, text), "fit_tv": total_variation(text, np.exp(log_now))}
         if truth is not None:
             law, sample = log_frequencies(truth[rows]), truth[rows].sum(axis=1)
             found |= distances(law, log_now, (), "truth_") | {"truth_initial_tv": total_variation(np.exp(law), np.exp(log_initial))}
-            found["truth_noise_tv"] = expected_drift(np.exp(law), np.where(sample > 0, sample, np.nan))
+            found["truth_noise_tv"] = expected_drift(np.exp(law), sample)
         parts.append(found)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -340,14 +348,16 @@ def measure_positions(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def mean_and_error(values: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float | None]:
+def mean_and_error(values: ArrayLike, groups: ArrayLike) -> tuple[float, float | None]:
     """The mean and its standard error; values of one group (positions of one story) are not independent, and count as one draw.
+
+    Not for counted contexts: they lie inside each other, so that none of them is a draw of its own, and no error of their mean is known.
 
     The error is None where there is one group only: nothing is known of the spread.
     """
     values = np.asarray(values, float)
     mean = float(values.mean())
-    sums = values - mean if groups is None else np.bincount(np.unique(groups, return_inverse=True)[1], values - mean)
+    sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - mean)
     draws = len(sums)
     return mean, float(np.sqrt(np.square(sums).sum() * draws / (draws - 1)) / len(values)) if draws > 1 else None
 

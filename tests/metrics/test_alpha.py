@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from scipy.stats import binom
 
 from collapse_lib import alpha_step, steps, theory
 from collapse_lib.corpus import CorpusWriter, TokenCorpus
+from collapse_lib.display import metrics_table
 from collapse_lib.errors import UserError
 from collapse_lib.metrics import alpha
 from collapse_lib.model import GPTNeo, GPTNeoConfig
 from collapse_lib.protocol import load_preset
-from collapse_lib.run import Run
+from collapse_lib.run import Record, Run
 
 VOCABULARY, EOS = 12, 11
 CONFIG = GPTNeoConfig(VOCABULARY, 2, 16, 4, window_size=5, max_position_embeddings=32, initializer_range=0.5, eos_token_id=EOS)
@@ -174,11 +177,19 @@ def test_the_surprise_of_many_draws_is_the_plug_in_entropy_loss():
     assert alpha.expected_surprise(p, [1e6])[0] == pytest.approx(theory.entropy_loss(50, 1e6), rel=1e-3)
 
 
+def test_without_draws_nothing_is_expected_of_them():
+    p = np.array([[0.5, 0.5, 0.0]] * 3)
+    for expected in (alpha.expected_drift, alpha.expected_surprise):
+        for none in (np.nan, 0):
+            found = expected(p, [1, none, 5])
+            assert np.isfinite(found).tolist() == [True, False, True] and found[0] > found[2] > 0
+
+
 def test_values_of_one_story_count_as_one_draw():
     values, stories = np.array([1.0, 3.0, 2.0, 4.0]), np.array([5, 5, 9, 9])
-    assert alpha.mean_and_error(values)[1] == pytest.approx(values.std(ddof=1) / 2)
+    assert alpha.mean_and_error(values, [1, 2, 3, 4])[1] == pytest.approx(values.std(ddof=1) / 2)
     assert alpha.mean_and_error(values, stories)[1] == pytest.approx(np.std([2.0, 3.0], ddof=1) / np.sqrt(2))
-    assert alpha.mean_and_error([1.0]) == (1.0, None)
+    assert alpha.mean_and_error([1.0, 2.0], [7, 7]) == (1.5, None)
 
 
 def test_generations_at_counted_contexts():
@@ -190,7 +201,8 @@ def test_generations_at_counted_contexts():
     first = alpha.measure_counted(models[0], None, contexts, counts, counts, [0.1])
     second = alpha.measure_counted(models[1], models[0], contexts, counts, learned, [0.1])
     np.testing.assert_allclose(first["divergence"], first["initial_divergence"])
-    assert "drift_tv" not in first and np.isnan(second["drift_tv"]).tolist() == [False, False, True]
+    for name in alpha_step.OF_DRAWS:
+        assert name not in first and np.isnan(second[name]).tolist() == [False, False, True]
     chain = np.stack([np.exp(alpha.log_frequencies(counts)), *(np.exp(alpha.log_distributions(m, alpha.last_hidden(m, contexts))) for m in models)])
     for place in range(3):
         summed = first["divergence"][place] + second["divergence"][place]
@@ -234,6 +246,32 @@ def test_the_step_accumulates_over_generations(small_run):
     assert small_run.step(3, "alpha").metrics_file.stat().st_size < 200_000
 
 
+def test_the_step_averages_what_drawing_does_over_contexts_that_came_up(small_run):
+    measured = small_run.step(3, "alpha").results()
+    series, metrics = measured["series"], measured["metrics"]
+    came_up = np.array(series["learned_counts"]) > 0
+    assert 0 < came_up.sum() < len(came_up) and metrics["contexts_learned"]["value"] == came_up.sum()
+    for name in alpha_step.OF_DRAWS:
+        values = np.array(series[name], float)
+        assert np.isnan(values).tolist() == (~came_up).tolist()
+        assert metrics[name]["value"] == pytest.approx(values[came_up].mean(), rel=1e-5)
+        assert metrics[name]["counts"] == {"contexts": came_up.sum()} and "came up in corpus 2" in metrics[name]["definition"]
+
+
+def test_no_context_came_up_and_nothing_is_recorded_of_draws():
+    record = Record({}, {}, {}, {})
+    alpha_step._record_means(record, 2, {"entropy": np.ones(2), "drift_kl": np.full(2, np.nan)}, [])
+    assert record.metrics.keys() == {"contexts", "entropy"}
+
+
+def test_only_positions_have_standard_errors(small_run):
+    metrics = small_run.step(3, "alpha").results()["metrics"]
+    errors = {name for name, metric in metrics.items() if "standard_error" in metric}
+    assert "position_tv" in errors and all(name.startswith("position_") for name in errors)
+    for name in ("position_accumulated", "position_accumulated_0.01"):
+        assert "over generations 2 to 3" in metrics[name]["definition"]
+
+
 def test_the_step_counts_what_the_corpus_says(small_run):
     prefixes, counts = alpha_step.counted_contexts(small_run)
     rows = [row.tolist() for row in steps.initial_part(small_run, "train").iter_rows()]
@@ -264,3 +302,24 @@ def test_a_finished_step_is_only_read(small_run):
     before = small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns
     assert alpha_step.alpha(small_run, 2, "cpu")["generation"] == 2
     assert small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns == before
+
+
+def test_the_committed_run_agrees_with_itself(monkeypatch):
+    """Its models are not committed, so that what was corrected in it could not be measured again."""
+    root = Path(__file__).parents[2] / "papermill_runs"
+    monkeypatch.setenv("COLLAPSE_RUNS", str(root))
+    run = Run.open("tinystories-small")
+    for generation in range(1, 11):
+        step = run.step(generation, "alpha")
+        found = step.results()  # which compares the hashes of its parents
+        assert step.output_hashes() == {"alpha": hashlib.sha256(json.dumps(found["series"]).encode()).hexdigest()}
+        assert not any("standard_error" in metric for name, metric in found["metrics"].items() if not name.startswith("position_"))
+        came_up = np.array(found["series"]["learned_counts"]) > 0
+        assert found["metrics"]["contexts_learned"]["value"] == came_up.sum()
+        for name in alpha_step.OF_DRAWS if generation > 1 else ():
+            values = np.array(found["series"][name], float)
+            assert found["metrics"][name]["value"] == pytest.approx(values[came_up].mean(), rel=1e-6)
+            assert np.isnan(values[~came_up]).all() and found["metrics"][name]["counts"] == {"contexts": came_up.sum()}
+        shown = json.loads(step.notebook.read_text(encoding="utf-8"))["cells"][-1]["outputs"][0]["data"]["text/markdown"]
+        assert "".join(shown) == metrics_table(found).data
+    assert round(found["metrics"]["drift_kl"]["value"], 2) == 1.37
