@@ -7,7 +7,6 @@ code cell completed. The work itself is made safe in ``steps``: whatever is kill
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from collapse_lib.errors import UserError
 from collapse_lib.lineage import STEPS
 from collapse_lib.paths import project_root, runs_root
-from collapse_lib.progress import PROGRESS_VARIABLE, read_progress
+from collapse_lib.progress import PROGRESS_VARIABLE, read_progress, settled
 from collapse_lib.run import Run, Step, fully_executed
 
 if TYPE_CHECKING:
@@ -121,24 +120,10 @@ def _tidy(executed: Path, name: str) -> None:
         raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = _coalesced(cell.outputs)
+            cell.outputs = settled(cell.outputs)
     for path in ("input_path", "output_path"):
         notebook.metadata.papermill[path] = Path(notebook.metadata.papermill[path] or "").name.replace(".tmp", "")
     nbformat.write(notebook, executed)
-
-
-def _coalesced(outputs: list[Any]) -> list[Any]:
-    """Outputs with the pieces of each text stream joined and only the last state of each line that was written over."""
-    joined: list[Any] = []
-    for output in outputs:
-        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
-            joined[-1].text += output.text
-        else:
-            joined.append(output)
-    for output in joined:
-        if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
-    return joined
 
 
 @contextmanager

@@ -101,17 +101,17 @@ def _shown(names: Sequence[str]) -> list[Shown]:
 def _stage(stage: Path, source: Path, runs: Sequence[Shown]) -> None:
     """Put the book's whole source into ``stage``, touching only files whose content changes and dropping those no longer wanted."""
     import nbformat
-    import yaml
 
     from collapse_lib import results
 
     staged = _Staging(stage)
+    values = book_pages.numbers(runs[0])
     for file in _prose(source):
-        if file.suffix != ".yml":
-            staged.copy(file.relative_to(source).as_posix(), file)
-    config = yaml.safe_load((source / "_config.yml").read_text(encoding="utf-8"))
-    config["parse"] = {"myst_substitutions": book_pages.numbers(runs[0])}
-    staged.text("_config.yml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        name = file.relative_to(source).as_posix()
+        if file.suffix == ".md":
+            staged.text(name, book_pages.filled(file.read_text(encoding="utf-8"), values, name))
+        elif name != "_toc.yml":
+            staged.copy(name, file)
     staged.text("includes/runs.md", book_pages.runs_table(runs))
     staged.text("includes/excerpts.md", book_pages.excerpts_page(runs[0]))
     for shown in runs:

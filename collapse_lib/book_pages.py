@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import copy
-import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from collapse_lib.display import literal
+from collapse_lib.display import literal, plain, quotation, visible
+from collapse_lib.errors import UserError
 from collapse_lib.figures import COLOURS, STYLE, Picture
 from collapse_lib.lineage import STEPS
+from collapse_lib.progress import settled
 from collapse_lib.run import Run
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def peak(points: Sequence[tuple[int, float]]) -> str:
 
 
 def numbers(shown: Shown) -> dict[str, str]:
-    """The substitutions that prose may use, all about one run: the one that the landing page tells of."""
+    """The values that prose may name in double braces, all about one run: the one that the landing page tells of."""
 
     def size(step: str, name: str) -> str:
         return number(shown.metric(1 if step != "corpus" else 0, step, name)["value"])
@@ -163,26 +164,31 @@ def numbers(shown: Shown) -> dict[str, str]:
     }
 
 
-def excerpt(text: str) -> str:
-    """A piece of generated text, shown letter by letter as it is: whatever looks like markup in it stays text."""
-    shown = html.escape(text.strip()).replace("\n", "<br>")
-    return f'<blockquote class="sample">{shown}</blockquote>'
-
-
 def excerpts_page(shown: Shown) -> str:
     """Two samples of the first, a middle and the last generation: the landing page's before and after."""
     models = shown.models
     parts = []
     for generation in sorted({models[0], models[len(models) // 2], models[-1]}):
-        parts += [f"**Generation {generation}** writes:", *(excerpt(text) for text in shown.samples(generation)[:2])]
+        parts += [f"**Generation {generation}** writes:", *map(quotation, shown.samples(generation)[:2])]
     return "\n\n".join(parts) + "\n"
+
+
+def filled(prose: str, values: dict[str, str], name: str) -> str:
+    """Prose with the values that it names, as {{ name }}. They are put in as they are: no template language runs over what runs have made."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            raise UserError(f"{name} names the number '{found[1]}', which there is not; there are {', '.join(values)}.")
+        return values[found[1]]
+
+    return re.sub(r"\{\{ *(\w+) *\}\}", value, prose)
 
 
 def runs_table(runs: Sequence[Shown]) -> str:
     """All runs of the book side by side."""
     rows = []
     for shown in runs:
-        source = shown.run.protocol.corpus.source.rstrip("/").rsplit("/", 1)[-1]
+        source = plain(shown.run.protocol.corpus.source.rstrip("/").rsplit("/", 1)[-1])
         tokens, parameters = (number(shown.metric(*where)["value"]) for where in ((0, "corpus", "train_tokens"), (1, "train", "parameters")))
         ends = [
             [number(points[0][1]), number(points[-1][1])]
@@ -199,6 +205,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: in
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows)) + "\n"
 
 
+def fenced(text: str, language: str) -> str:
+    """Text as a code block whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return "\n".join([f"{fence}{language}", *map(visible, text.split("\n")), fence])
+
+
 def overview_page(shown: Shown, data: str) -> str:
     """The page of a run: every generation in one table, its protocol, one sample of each. ``data`` is the file that its results are in."""
     protocol = shown.run.protocol
@@ -211,7 +223,7 @@ def overview_page(shown: Shown, data: str) -> str:
     definitions = [(measure.label, shown.metric(1, measure.step, measure.metric)) for measure in MEASURES]
     described = "\n".join(f"{label}\n: {literal(metric['definition'])}\n" for label, metric in definitions if metric)
     state = f"All {shown.last}" if shown.last == protocol.generations else f"{shown.last} of {protocol.generations}"
-    samples = "\n\n".join(f"{_link(generation, 'Generation ')}\n\n{excerpt(shown.samples(generation)[0])}" for generation in shown.models)
+    samples = "\n\n".join(f"{_link(generation, 'Generation ')}\n\n{quotation(shown.samples(generation)[0])}" for generation in shown.models)
     return f"""# Run {shown.name}
 
 {literal(protocol.description)}
@@ -227,9 +239,7 @@ def overview_page(shown: Shown, data: str) -> str:
 :::
 
 :::{{dropdown}} The protocol, every field of it
-```yaml
-{protocol.to_yaml().strip()}
-```
+{fenced(protocol.to_yaml().strip(), "yaml")}
 
 Every step's manifest carries a hash of the fields that decide it, and the content hashes of what it was made from.
 :::
@@ -278,7 +288,7 @@ def generation_opening(shown: Shown, generation: int) -> str:
             change = number(now["value"] - before["value"], signed=True) if before else "–"
             rows.append((_with_unit(shown, measure), number(before["value"]) if before else "–", number(now["value"]), change))
     header = ("", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
-    samples = "\n\n".join(excerpt(text) for text in shown.samples(generation)[:EXCERPTS])
+    samples = "\n\n".join(map(quotation, shown.samples(generation)[:EXCERPTS]))
     words = shown.results[generation]["free_text"]["examples"].get("frequent_oov", [])
     listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
     return f"""# Generation {generation} of {shown.name}
@@ -317,7 +327,7 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
         if cell.cell_type == "markdown":
             cell.source = demote(cell.source) if level > 1 else cell.source
         if cell.cell_type == "code":
-            cell.outputs = last_of_each_bar(cell.outputs)
+            cell.outputs = settled(cell.outputs)
         for output in cell.get("outputs", []):
             drop_active_views(output)
         cells.append(cell)
@@ -390,21 +400,6 @@ def drop_active_views(output: NotebookNode) -> None:
     for kind in ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"):
         if len(data) > 1:
             data.pop(kind, None)
-
-
-def last_of_each_bar(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """A cell's outputs with the last state of each progress bar alone: while it moves, every state arrives as an output of its own."""
-    kept: list[NotebookNode] = []
-    bars: list[str | None] = []
-    for output in outputs:
-        state = re.match(r"\r?([^\n]*?):\s+\d+%\|", output.text) if output.output_type == "stream" else None
-        bar = state[1] if state else None
-        if bar is not None and bars and bars[-1] == bar:
-            kept[-1] = output
-        else:
-            kept.append(output)
-            bars.append(bar)
-    return kept
 
 
 def demote(markdown: str) -> str:

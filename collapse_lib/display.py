@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-MARKUP = {ord(sign): f"&#{ord(sign)};" for sign in "\\`*_{}[]$|~^"}  # what Markdown, mathematics and tables would take for theirs
+LINE_END = "⏎"
+_LINE_ENDS = re.compile("\r\n?|\n")
 
 
 def metrics_table(results: dict[str, Any]) -> Markdown:
@@ -57,16 +59,38 @@ def graded(cases: list[dict[str, Any]]) -> Markdown:
 
 
 def literal(text: str) -> str:
-    """Text as inline HTML code, so that whatever a collapsed model writes, a page shows it and is not shaped by it."""
-    line = re.sub(r"\r\n?|\n", " ⏎ ", text).strip()
-    return f'<span class="sample">{plain(line) or "(nothing)"}</span>'
+    """Text that a corpus, a prompt, a judge or a model wrote, as inline HTML: a page shows it and is not shaped by it. Line ends show as ⏎."""
+    return f'<span class="sample">{plain(_LINE_ENDS.sub(f" {LINE_END} ", text.strip())) or "(nothing)"}</span>'
+
+
+def quotation(text: str) -> str:
+    """The same as a block of its own, in which line ends are line ends."""
+    return f'<blockquote class="sample">{"<br>".join(map(plain, _LINE_ENDS.split(text.strip())))}</blockquote>'
 
 
 def plain(text: str) -> str:
-    """Text of one line for a place where Markdown is read: its letters and none of its markup."""
-    from html import escape
+    """A line of text for a place where Markdown is read: its letters and none of its markup.
 
-    return escape(text).translate(MARKUP)
+    Every sign but letters, digits and single spaces is a character reference, which no parser between here and the reader takes for anything
+    but that sign: not HTML, Markdown, mathematics, tables or templates. What would not be seen is named (``visible``).
+    """
+    return "".join(char if char.isalnum() or char == " " else f"&#{ord(char)};" for char in visible(text))
+
+
+def visible(text: str) -> str:
+    """Text with a stand-in for what has no shape of its own or changes that of others: ␀ to ␡ for ASCII's controls, else ⟨U+XXXX⟩.
+
+    That is all that Unicode calls control, format (directions, zero width), surrogate, private or unassigned, and its separators of lines.
+    """
+    return "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    if char.isprintable() or unicodedata.category(char) == "Zs":
+        return char
+    if char < " ":
+        return chr(0x2400 + ord(char))
+    return "␡" if char == "\x7f" else f"⟨U+{ord(char):04X}⟩"
 
 
 def number(value: float | int) -> str:

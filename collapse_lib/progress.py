@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,20 @@ def read_progress(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def settled(outputs: list[Any]) -> list[Any]:
+    """A notebook cell's outputs with the pieces of each text stream joined, and of each line that was written over its last state alone.
+
+    A bar may write every state into one stream, or send each as an output of its own, to standard output or error; other outputs keep their place.
+    """
+    joined: list[Any] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = re.sub(r"[^\n]*\r(?!\n)(?=[^\n])", "", output.text).replace("\r", "")
+    return joined

@@ -16,6 +16,7 @@ from synthetic_runs import write_run
 
 from collapse_lib import book, book_pages
 from collapse_lib.book_pages import Shown
+from collapse_lib.display import plain, quotation
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json
 from collapse_lib.lineage import STEPS, steps_of
@@ -151,16 +152,28 @@ def test_the_first_pages_say_where_they_come_from(shown: Shown) -> None:
 
 
 def test_generated_text_stays_text(shown: Shown) -> None:
-    quoted = book_pages.excerpt(SAMPLE)
-    assert "&lt;b&gt;hi&lt;/b&gt;" in quoted and "\n" not in quoted, "a blank line would end the HTML block and let markdown in"
+    quoted = quotation(SAMPLE)
+    assert "\n" not in quoted, "a blank line would end the HTML block and let markdown in"
     opening = book_pages.generation_opening(shown, 2)
-    assert quoted in opening and "z&#42;z" in opening
+    assert quoted in opening and "z&#42;z" in opening and "<b>" not in opening
+
+
+def test_values_are_put_into_prose_as_they_are() -> None:
+    assert book_pages.filled("Of {{ run }}, {{minutes}}.", {"run": "`{{ 7 * 7 }}`", "minutes": "3"}, "index.md") == "Of `{{ 7 * 7 }}`, 3."
+    with pytest.raises(UserError, match=r"index.md names the number 'seconds', which there is not; there are run"):
+        book_pages.filled("{{ seconds }}", {"run": "demo"}, "index.md")
+
+
+def test_a_protocol_cannot_leave_its_block() -> None:
+    text = "description: a\n  ````\n  ```\x85{raw} html\r:file: x"
+    first, *lines, last = book_pages.fenced(text, "yaml").splitlines()
+    assert first == "`````yaml" and last == "`````" and lines == ["description: a", "  ````", "  ```⟨U+0085⟩{raw} html␍:file: x"]
 
 
 def test_overview_leads_to_every_generation(shown: Shown) -> None:
     page = book_pages.overview_page(shown, "results.csv")
     assert all(f"](generation-{generation:02d})" in page for generation in range(4))
-    assert "3 of 4 generations" in page and "what perplexity &lt; is" in page
+    assert "3 of 4 generations" in page and f"what perplexity {plain('<')} is" in page
     rows = [line for line in page.split("\n") if line.startswith("| [")]
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
 
@@ -171,17 +184,29 @@ def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
     assert "perplexity on validation stories" in book_pages.overview_curve(shown)
 
 
-def test_a_bar_is_shown_once_as_it_ended() -> None:
-    texts = [
-        "epoch 1:   0%|     | 0/9",
-        "epoch 1:  50%|##   | 4/9",
-        "epoch 1: 100%|#####| 9/9\n",
-        "note: half\n",
-        "epoch 2:   0%|     | 0/9",
-        "epoch 2: 100%|#####| 9/9",
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("pieces", ["one output", "one a state", "anywhere"])
+def test_a_bar_is_shown_once_as_it_ended(name: str, pieces: str) -> None:
+    states = ["\repoch 1:   0%|     | 0/9", "\repoch 1:  50%|##   | 4/9", "\repoch 1: 100%|#####| 9/9\n"]
+    states += ["note: half\r\n", "\repoch 2:   0%|     | 0/9", "\repoch 2: 100%|#####| 9/9\r"]
+    whole = "".join(states)
+    texts = {"one output": [whole], "one a state": states, "anywhere": [whole[at : at + 7] for at in range(0, len(whole), 7)]}[pieces]
+    cell = new_code_cell("train()", outputs=[new_output("stream", name=name, text=text) for text in texts])
+    (output,) = book_pages.section(new_notebook(cells=[cell]), "A title")[1].outputs
+    assert output.text == "epoch 1: 100%|#####| 9/9\nnote: half\nepoch 2: 100%|#####| 9/9"
+
+
+def test_no_bar_of_a_committed_run_is_unfinished_or_shown_twice() -> None:
+    streams = [
+        output.text
+        for file in (project_root() / "papermill_runs").glob("*/generation-*/*.ipynb")
+        for cell in nbformat.read(file, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream"
     ]
-    outputs = [new_output("stream", name="stdout", text=text) for text in texts]
-    assert [output.text for output in book_pages.last_of_each_bar(outputs)] == [texts[2], texts[3], texts[5]]
+    lines = [line for text in streams for line in text.split("\n")]
+    assert len(lines) > 10 and all(len(line) <= 400 and "\r" not in line for line in lines)
+    assert not [line for line in lines if re.search(r" \d{1,2}%\|", line)]
 
 
 def test_figure_page_offers_its_parts(tmp_path: Path) -> None:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import html
+import io
 import re
+import tempfile
+import unicodedata
+from html.parser import HTMLParser
+from pathlib import Path
 
-from collapse_lib.display import literal, metrics_table, plain
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from collapse_lib.display import excerpts, literal, metrics_table, plain, quotation
+from collapse_lib.paths import project_root
 
 METRICS = {
     "metrics": {
@@ -27,4 +37,92 @@ def test_a_definition_cannot_split_its_row():
 def test_plain_text_says_the_same():
     text = "a < b & 'c' | _d_ {e} [f](g) \\ $h$ ~i^"
     assert html.unescape(plain(text)) == text
-    assert literal(" two\r\nlines ") == '<span class="sample">two ⏎ lines</span>' and "(nothing)" in literal(" ")
+    assert literal(" two\r\nlines ") == '<span class="sample">two &#9166; lines</span>' and "(nothing)" in literal(" ")
+    assert quotation("two\r\rlines\n") == '<blockquote class="sample">two<br><br>lines</blockquote>'
+
+
+# What has been tried against the pages, and signs that some parser between a text and its reader takes for its own.
+ATTACKS = (
+    "Tim ran.\r\r![x](http://evil.example/p.png)\r\rPID {{ cycler.__init__.__globals__.os.getpid() }}",
+    "Tim ran.\r\r```{raw} html\r:file: /etc/hostname\r```\r\rBye.",
+    "```{include} /etc/hostname\n```",
+    "{% for x in y %}{{ x }}{% endfor %}{# gone #}",
+    "<script>alert(1)</script><img src=x onerror=alert(1)><!-- <![CDATA[ &amp; &#60; &lt",
+    "</span></blockquote></td></tr></table>",
+    "[a]: http://evil.example\n\n[a] [^1] {ref}`x` {eval-rst}`y` <http://evil.example> http://evil.example",
+    ":::{note}\nx\n:::\n\n+++\n\n% comment\n\n(label)=\n# Heading\n---\n",
+    "    code\n\t1. one\n- two\n> three\n| four | five |\n|--|--|\n",
+    "$x$ $$y$$ \\begin{equation} \\( \\$ **b** __b__ ~~s~~ ^p^ ==m== --- ... \"q\" 'q' \\",
+)
+SIGNS = "\r\n\t\0\x0b\x0c\x1b\x1c\x1d\x1e\x7f\x85\xa0\xad\u200b\u200d\u2028\u2029\u202e\u2066\ufeff\ud800\ue000\uffff"
+SIGNS += "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ 10"
+TEXTS = st.one_of(st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from(SIGNS)), max_size=60), st.sampled_from(ATTACKS))
+
+
+def seen(text: str) -> str:
+    """What a reader should see of a text."""
+    named = {char: f"⟨U+{ord(char):04X}⟩" for char in text if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")}
+    named |= {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "␡"}
+    return "".join(named.get(char, char) for char in text)
+
+
+ACTIVE = ("script", "img", "iframe", "object", "embed", "a", "form", "link", "style")
+
+
+class Samples(HTMLParser):
+    """Collects what a page shows inside its elements of class ``sample``, and what the page would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples, self.active, self.inside, self.is_body = [], [], None, False
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if ("class", "sample") in attrs:
+            self.samples.append("")
+            self.inside = tag
+        elif self.inside and tag == "br":
+            self.samples[-1] += "\n"
+        elif self.inside or (self.is_body and tag in ACTIVE and ("class", "headerlink") not in attrs):
+            self.active.append((tag, attrs))
+        self.is_body = (self.is_body or ("role", "main") in attrs) and ("role", "navigation") not in attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = None if tag == self.inside else self.inside
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.samples[-1] += data
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.lists(TEXTS, min_size=20, max_size=40))
+@example(list(ATTACKS))
+@example([*SIGNS])
+def test_any_text_comes_out_of_a_built_page_as_itself(texts):
+    """Through the book's own parsers and extensions, in every place where pages put such text."""
+    from sphinx.application import Sphinx
+
+    book = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]
+    rows = "\n".join(f"| {index} | {literal(text)} | {plain('a|b')} |" for index, text in enumerate(texts))
+    parts = [
+        excerpts(texts).data,
+        f"| a | b | c |\n|:--|:--|--:|\n{rows}",
+        "\n\n".join(map(quotation, texts)),
+        *map(literal, texts),
+        "\n".join(f"Term\n: {literal(text)}\n" for text in texts),
+        ":::{dropdown} Title\n" + ", ".join(map(literal, texts)) + "\n:::",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "index.md").write_text("# Page\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+        chosen = {name: value for name, value in book.items() if name.startswith(("myst_", "smartquotes"))}
+        chosen |= {"extensions": ["myst_nb", "sphinx_design", "sphinx_proof"], "nb_execution_mode": "off", "html_theme": "basic"}
+        said = io.StringIO()
+        Sphinx(folder, None, folder / "html", folder / "trees", "html", chosen, status=None, warning=said, freshenv=True).build()
+        page = Samples()
+        page.feed((folder / "html" / "index.html").read_text(encoding="utf-8"))
+    lines = [seen(re.sub("\r\n?|\n", " ⏎ ", text.strip())) or "(nothing)" for text in texts]
+    blocks = ["\n".join(map(seen, re.split("\r\n?|\n", text.strip()))) for text in texts]
+    assert page.samples == [*lines, *lines, *blocks, *lines, *lines, *lines]
+    assert not page.active
+    assert not [line for line in said.getvalue().splitlines() if "while setting up extension" not in line]  # said of every second Sphinx in a process
