@@ -400,12 +400,14 @@ def twins_setup(record: dict[str, Any]) -> Markdown:
     """In what the three runs differ."""
     from IPython.display import Markdown
 
+    from collapse_lib.display import plain
+
     roles = list(record["runs"])
     names = sorted({name for fields in record["fields"].values() for name in fields})
     rows = ["| | " + " | ".join(f"`{record['runs'][role]}`" for role in roles) + " |", "|:--|" + ":--|" * len(roles)]
     for name in names:
         cells = [record["fields"][role].get(name, record["fields"]["chain"][name]) for role in roles]
-        rows.append(f"| {name} | " + " | ".join("–" if cell is None else str(cell) for cell in cells) + " |")
+        rows.append(f"| {name} | " + " | ".join("–" if cell is None else plain(str(cell)) for cell in cells) + " |")
     for name, label in (("train_stories", "stories trained on"), ("epochs", "epochs")):
         rows.append(f"| {label} | " + " | ".join(f"{record[name][role]:,}" for role in roles) + " |")
     return Markdown("\n".join(rows))
@@ -506,9 +508,9 @@ def _left_out(epsilon: str) -> str:
 
 
 def _words(context: str) -> str:
-    from html import escape
+    from collapse_lib.display import plain
 
-    return escape(f"“{context}”") if context else "a story's beginning"
+    return plain(f"“{context}”") if context else "a story's beginning"
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | None]:

@@ -77,6 +77,11 @@ def plain(text: str) -> str:
     return "".join(char if char.isalnum() or char == " " else f"&#{ord(char)};" for char in visible(text))
 
 
+def figure_text(text: str) -> str:
+    """Any text as a label in a matplotlib figure, which would take what stands between dollars for mathematics."""
+    return visible(text).replace("$", r"\$")
+
+
 def visible(text: str) -> str:
     """Text with a stand-in for what has no shape of its own or changes that of others: ␀ to ␡ for ASCII's controls, else ⟨U+XXXX⟩.
 

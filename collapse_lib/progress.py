@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 PROGRESS_VARIABLE = "COLLAPSE_PROGRESS"
+# A bar's state before a later one of the same bar on the same line, where a viewer that saved the notebook has lost the carriage returns.
+OVERTAKEN = re.compile(r"^([^\n|]{1,99}?): +\d[^\n]*(?=\1: +(?:\d+%\||[\d.]+\S* \w+ \[\d))", re.MULTILINE)
 
 
 def progress(total: int | None, unit: str, description: str, initial: int = 0) -> Any:
@@ -63,17 +65,24 @@ def read_progress(path: Path) -> dict[str, Any] | None:
 
 
 def settled(outputs: list[Any]) -> list[Any]:
-    """A notebook cell's outputs with the pieces of each text stream joined, and of each line that was written over its last state alone.
+    """A notebook cell's outputs as they stand at the end: each stream in one piece where it began, of a line written over its last state.
 
-    A bar may write every state into one stream, or send each as an output of its own, to standard output or error; other outputs keep their place.
+    A kernel sends every state of a bar as an output of its own, and a warning may come between two of them.
     """
-    joined: list[Any] = []
+    kept, streams = [], {}
     for output in outputs:
-        if joined and output.output_type == joined[-1].output_type == "stream" and output.name == joined[-1].name:
-            joined[-1].text += output.text
+        if output.output_type != "stream":
+            kept.append(output)
+        elif output.name in streams:
+            streams[output.name].text += output.text
         else:
-            joined.append(output)
-    for output in joined:
-        if output.output_type == "stream":
-            output.text = re.sub(r"[^\n]*\r(?!\n)(?=[^\n])", "", output.text).replace("\r", "")
-    return joined
+            streams[output.name] = output
+            kept.append(output)
+    for stream in streams.values():
+        stream.text = OVERTAKEN.sub("", "\n".join(map(_last_state, stream.text.split("\n"))))
+    return [output for output in kept if output.get("text") != ""]
+
+
+def _last_state(line: str) -> str:
+    states = line.rstrip("\r").split("\r")
+    return states[-1].rstrip() if len(states) > 1 else states[0]

@@ -123,7 +123,7 @@ def test_the_interactive_figure_has_a_line_a_context_and_takes_no_markup_from_th
     interactive = figures.accumulated_interactive("demo")
     traces = interactive.figure.data
     assert len(traces) == len(CONTEXTS) + 1 and traces[-1].name == "median"
-    assert list(traces[0].y) == [5.0, 10.0, 15.0, 20.0] and "&lt;b&gt;" in traces[2].name
+    assert list(traces[0].y) == [5.0, 10.0, 15.0, 20.0] and "&#60;b&#62;" in traces[2].name and "<" not in traces[2].name
     (menu,) = interactive.figure.layout.updatemenus
     assert [button.label for button in menu.buttons] == ["all tokens", "without the worst 1%", "without the worst 10%"]
     assert "http" not in interactive.html

@@ -20,7 +20,7 @@ def site(tmp_path_factory) -> Path:
     (place / "secret.html").write_text("<script>window.stolen = 1</script> the local file", encoding="utf-8")
     story = (
         "Tim ran.\r\r![x](http://evil.example/p.png)\r\rPID {{ cycler.__init__.__globals__.os.getpid() }} end."
-        f"\r\r```{{raw}} html\r:file: {place / 'secret.html'}\r```\r\r{{{{ 7 * 191 }}}} Bye."
+        f"\r\r```{{raw}} html\r:file: {place / 'secret.html'}\r```\r\r{{{{ 271828 * 31337 }}}} Bye."
     )
     corpus = place / "stories.jsonl"
     corpus.write_text("".join(json.dumps({"text": story}) + "\n" for _ in range(600)), encoding="utf-8")
@@ -28,7 +28,7 @@ def site(tmp_path_factory) -> Path:
         "corpus.source": corpus,
         "corpus.stories": "null",
         "corpus.validation_source": corpus,
-        "description": "Of {{ 7 * 191 }} $x$ ```{raw} html",
+        "description": "Of {{ 271828 * 31337 }} $x$ ```{raw} html",
     }
     options = [part for field, value in changes.items() for part in ("--set", f"{field}={value}")]
     done = collapse("run", "smoke", "--name", "hostile", "--generations", "1", *options, runs=place / "runs")
@@ -45,7 +45,7 @@ def test_no_page_runs_includes_or_fetches_anything(site):
     told = [text for page, text in pages.items() if "Tim ran." in text and "getpid" in text]
     assert len(told) >= 3  # the landing page, generation 0, the table of samples
     for page, text in pages.items():
-        assert "window.stolen" not in text and "the local file" not in text and "1337" not in text, page
+        assert "window.stolen" not in text and "the local file" not in text and "8518274036" not in text, page
         assert not re.search(r"PID \d+", text) and not re.search(r"<(img|script|iframe|link|a)[^>]*evil\.example", text), page
 
 
@@ -54,4 +54,4 @@ def test_the_text_is_there_to_the_letter(site):
     assert "{{ cycler.__init__.__globals__.os.getpid() }} end." in page and "![x](http://evil.example/p.png)" in page
     assert "```{raw} html" in page
     overview = (site / "runs" / "hostile" / "index.html").read_text(encoding="utf-8")
-    assert "Of {{ 7 * 191 }} $x$ ```{raw} html" in overview
+    assert "Of {{ 271828 * 31337 }} $x$ ```{raw} html" in overview
