@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_lib.display import literal, plain, quotation, visible
 from collapse_lib.errors import UserError
-from collapse_lib.figures import COLOURS, STYLE, Picture
+from collapse_lib.figures import COLOURS, STYLE, Picture, early_stopping
 from collapse_lib.lineage import STEPS
 from collapse_lib.progress import settled
 from collapse_lib.run import Run
@@ -230,6 +230,8 @@ def overview_page(shown: Shown, data: str) -> str:
 
 {state} generations are finished, from the [initial corpus](generation-00) on. Everything measured is in {{download}}`one table <{data}>` (CSV).
 
+{early_stopping(shown.results[1]["train"]).data}
+
 {table(header, rows)}
 
 ![Perplexity by generation](overview.svg)
@@ -299,6 +301,8 @@ A model with fresh weights that has read {teacher}, and nothing else.
 
 {table(header, rows)}
 ![Left: training loss by optimizer step, this generation over the last. Right: perplexity up to here.](generation-{generation:02d}.svg)
+
+{early_stopping(shown.results[generation]["train"]).data}
 
 ## What it writes
 

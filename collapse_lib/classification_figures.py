@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from collapse_lib.display import literal, plain
 from collapse_lib.errors import UserError
-from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
+from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout, sized
 from collapse_lib.results import metric
 from collapse_lib.run import Run
-from collapse_lib.tasks import TASKS
+from collapse_lib.tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -27,6 +28,7 @@ LABELS: dict[str, str] = {"accuracy": "accuracy (%)", "f1": "weighted F1 (%)"}
 MAJORITY_COLOUR = "#767676"
 SPAN = 30.0  # points that a panel shows at least, as the paper's do
 COLUMNS = 4
+FEWEST = 3  # fine-tunings of a point behind a word such as "worse": two say hardly anything about their own spread
 
 # What the paper's text and captions say of each task; its figures carry no other numbers in print.
 PAPER = {
@@ -60,6 +62,27 @@ def unclassified(table: DataFrame) -> Markdown:
     names = ", ".join(f"**{run}**" for run in missing)
     chosen = "" if Run.open(missing[0]).protocol.classification.tasks else " --set 'classification.tasks=[grammar_fits, grammar_happy]'"
     return Markdown(f"Fine-tuned on no task: {names}. `collapse run {missing[0]}{chosen}` does it, as long as the run's models are there.")
+
+
+def sources(runs: Sequence[str]) -> Markdown:
+    """Where each run's rows come from, task by task, and what its description says of them."""
+    from IPython.display import Markdown
+
+    lines = []
+    for run in runs:
+        protocol = Run.open(run).protocol
+        by_source: dict[str, list[str]] = {}
+        for task in (TASKS[name] for name in protocol.classification.tasks):
+            by_source.setdefault(_source(task, protocol.classification.data), []).append(task.title)
+        said = "; ".join(f"{', '.join(titles)}: {source}" for source, titles in by_source.items())
+        lines.append(f"Rows of run **{run}**. {said}. Its description: {literal(protocol.description)}")
+    return Markdown("\n\n".join(lines))
+
+
+def _source(task: Task, data: str | None) -> str:
+    if not task.hub:
+        return "made by the embedded story grammar"
+    return f"from the hub's {plain(task.hub[0])}" if data is None else "from files in a local folder, not compared with the benchmark's own rows"
 
 
 @drawn
@@ -102,7 +125,7 @@ def classification(table: DataFrame, measure: Measure = "accuracy") -> tuple[Fig
         if place % columns == 0:
             panel.set_ylabel(LABELS[measure])
     _legend(figure, colours)
-    return figure, f"{LABELS[measure]} after fine-tuning, by generation"
+    return figure, f"{LABELS[measure]} after fine-tuning, by generation, {sized(table, runs)}"
 
 
 def classification_interactive(table: DataFrame, measure: Measure = "accuracy") -> Interactive:
@@ -147,7 +170,10 @@ def classification_interactive(table: DataFrame, measure: Measure = "accuracy") 
 
 
 def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
-    """For every task what the paper says, and what each run shows: first and last generation, the baseline, and whether intervals part them."""
+    """For every task what the paper says, and what each run shows: first and last generation, the baseline, and whether intervals part them.
+
+    A word is about these two models, and is said only where both were fine-tuned ``FEWEST`` times at least.
+    """
     from IPython.display import Markdown
 
     rows = ["| task | the paper | run | first generation | last generation | untrained | last against untrained |", "|:--|:--|:--|--:|--:|--:|:--|"]
@@ -200,13 +226,18 @@ def _tasks(table: DataFrame, measure: Measure) -> list[str]:
 
 
 def _points(table: DataFrame, run: str, task: str, measure: Measure) -> DataFrame | None:
-    """By generation (0: untrained), in percent: ``value``, ``low``, ``high``, ``majority`` and ``seed_sd`` (missing for a single fine-tuning)."""
+    """By generation (0: untrained), in percent: ``value``, ``low``, ``high``, ``majority`` and ``seed_sd`` (missing for a single fine-tuning).
+
+    And ``fine_tunings``, their number, which runs of before 2026-11-27 did not record: they count as one.
+    """
     points = metric(table, run, f"{task}_{measure}", "classification")[["generation", "value"]].set_index("generation")
     if points.empty:
         return None
     for name in ("low", "high", "majority", "seed_sd"):
         points[name] = metric(table, run, f"{task}_{measure}_{name}", "classification").set_index("generation")["value"]
-    return (100 * points).reset_index()
+    points *= 100
+    points["fine_tunings"] = metric(table, run, "fine_tunings", "classification").set_index("generation")["value"]
+    return points.fillna({"fine_tunings": 1}).reset_index()
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -243,6 +274,8 @@ def _verdict(last: DataFrame, baseline: DataFrame) -> str:
     if last.empty or baseline.empty:
         return "*not measured*"
     ours, theirs = last.iloc[0], baseline.iloc[0]
+    if (fewest := int(min(ours["fine_tunings"], theirs["fine_tunings"]))) < FEWEST:
+        return f"{('one fine-tuning', 'two fine-tunings')[fewest - 1]}: no verdict"
     if ours["low"] > theirs["high"]:
         return "better"
     return "worse" if ours["high"] < theirs["low"] else "not told apart"

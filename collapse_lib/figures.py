@@ -184,7 +184,7 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
             panel.set_title(run, fontsize=11)
     handles = [handle for axes in (panel, bars) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=3, frameon=False, fontsize=10)
-    return figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
+    return figure, f"Entropy and out-of-vocabulary words by generation, {sized(table, names)}"
 
 
 def _entropy_and_words(panel: Axes, entropy: DataFrame, lexicon: DataFrame, initial: DataFrame) -> Axes:
@@ -242,6 +242,44 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
     # Its ticks are its own: by default an overlaying axis has them where the other one's are, at values such as 5.7344.
     figure.update_layout(yaxis={"overlaying": "y2", "side": "left", "tickmode": "auto"})
     return Interactive(figure, f"figure-2-{run}")
+
+
+def sized(table: DataFrame, names: Sequence[str]) -> str:
+    """Runs with the sizes of their models, for a title: "runs small (92,160 parameters) and large (240,000 parameters)"."""
+    counts = {run: metric(table, run, "parameters", "train")["value"] for run in names}
+    shown = [f"{run} ({int(count.iloc[0]):,} parameters)" if len(count) else run for run, count in counts.items()]
+    return f"run{'s' if len(shown) > 1 else ''} {' and '.join(shown)}"
+
+
+def sizes(table: DataFrame) -> Markdown:
+    """A sentence on which of the runs in a table has the smaller model, if they are of two sizes: the paper has a figure for each."""
+    from IPython.display import Markdown
+
+    found = {run: metric(table, run, "parameters", "train")["value"] for run in table["run"].unique()}
+    counts = {run: int(values.iloc[0]) for run, values in found.items() if len(values)}
+    if not counts:
+        return Markdown("No model has been trained yet.")
+    least, most = min(counts.values()), max(counts.values())
+    if least == most:
+        return Markdown(f"One size of model: {sized(table, list(counts))}. It is neither the smaller nor the larger of two.")
+    smaller = " and ".join(f"**{run}**" for run, count in counts.items() if count == least)
+    return Markdown(f"The smaller model here is that of {smaller}, with {least:,} parameters; the largest has {most:,}.")
+
+
+def early_stopping(training: dict[str, Any]) -> Markdown:
+    """How the number of epochs came about, from what the ``train`` step of generation 1 measured; nothing for the others."""
+    from IPython.display import Markdown
+
+    losses = training["series"].get("holdout_losses", [])
+    if len(losses) < 2:
+        return Markdown("")
+    kept, fall = training["metrics"]["epochs"]["value"], losses[-2] - losses[-1]
+    if losses[-1] < min(losses[:-1]):
+        return Markdown(
+            f"**Cap reached, hold-out loss still falling**: by {fall:.3f} nats a token in the last of {len(losses)} epochs, the most that the "
+            "protocol allows. Training ended there, not because the model had learned what it can."
+        )
+    return Markdown(f"The hold-out loss was lowest after epoch {kept} and rose by {-fall:.3f} nats a token in the next: early stopping kept {kept}.")
 
 
 @drawn

@@ -187,7 +187,10 @@ class ClassificationSettings(Section):
     tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
     every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
-    seeds: Count = Field(1, description="fine-tunings of each model on each task, which differ in the new layer and the order of the rows")
+    seeds: Count = Field(
+        1,
+        description="fine-tunings of each model on each task, each with its own new layer, order and (if limited) draw of rows",
+    )
     train_rows: Count | dict[TaskName, Count] | None = Field(None, description="training rows taken of each task, or by task; null takes all")
     test_rows: Count | dict[TaskName, Count] | None = Field(None, description="test rows taken of each task, or by task; null takes all")
     epochs: Positive | dict[TaskName, Positive] = Field(

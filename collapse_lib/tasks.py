@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,11 +104,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def limited(self, most: int | None) -> Rows:
-        """At most ``most`` rows, drawn with a fixed seed in the proportions of the classes, in their old order."""
+    def limited(self, most: int | None, draw: int = 0) -> Rows:
+        """At most ``most`` rows, drawn with a fixed seed (another for each ``draw``) in the proportions of the classes, in their old order."""
         if most is None or most >= len(self):
             return self
-        shuffled = np.random.default_rng(ROWS_SEED).permutation(len(self))
+        shuffled = np.random.default_rng((ROWS_SEED, draw) if draw else ROWS_SEED).permutation(len(self))
         by_class = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
         kept = np.sort(by_class[(np.arange(most) * len(self) + len(self) // 2) // most])  # evenly spaced over the classes
         return Rows([self.texts[row] for row in kept], self.labels[kept])
@@ -115,11 +116,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's training and test rows."""
+    """A task's training and test rows.
+
+    ``train_of`` gives the training rows of a fine-tuning by its number: where the protocol limits them each fine-tuning draws its own, so that
+    several show what chance in the draw does; the first has ``train``. ``source`` says in words where the rows come from.
+    """
 
     task: Task
     train: Rows
     test: Rows
+    train_of: Callable[[int], Rows]
+    source: str
 
     @property
     def hash(self) -> str:
@@ -141,11 +148,15 @@ def _read(task: Task, settings: ClassificationSettings) -> TaskData:
     if task.hub:
         frames = _local(task, Path(settings.data).expanduser()) if settings.data is not None else _hub(task)
         train, test = (_checked(task, split, frames[split]) for split in ("train", task.test_split))
+        train_of = partial(train.limited, limits[0])
+        source = f"data set {task.hub[0]} of the hub" if settings.data is None else "a local folder; not compared with the benchmark's own rows"
     else:
-        train, test = _grammar_rows(task, "train", limits[0]), _grammar_rows(task, "test", limits[1])
+        train_of = cache(partial(_grammar_rows, task, "train", limits[0]))
+        train, test = train_of(0), _grammar_rows(task, "test", limits[1])
+        source = "the embedded story grammar"
     if len(found := set(train.labels.tolist())) < len(task.labels):
         raise _wrong_labels(task, "train", sorted(found))
-    return TaskData(task, train.limited(limits[0]), test.limited(limits[1]))
+    return TaskData(task, train.limited(limits[0]), test.limited(limits[1]), train_of, source)
 
 
 # --- from files and from the hub ---------------------------------------------------------------------------------------
@@ -225,12 +236,13 @@ def _wrong_labels(task: Task, split: str, found: list) -> UserError:
 # --- from the story grammar --------------------------------------------------------------------------------------------
 
 
-def _grammar_rows(task: Task, split: str, most: int | None) -> Rows:
-    """Balanced rows, at least ``most`` if the task has so many, from the beginning of a stream of stories of their own."""
+def _grammar_rows(task: Task, split: str, most: int | None, draw: int = 0) -> Rows:
+    """Balanced rows, at least ``most`` if the task has so many, from the beginning of a stream of stories of their own, another for each ``draw``."""
     from collapse_lib.storygrammar import PARAGRAPH, StoryGrammar
 
     grammar = StoryGrammar()
     seed = GRAMMAR_SEED + [(name, part) for name in ("grammar_fits", "grammar_happy") for part in ("train", "test")].index((task.name, split))
+    seed += 4 * draw  # there are four such streams
     half = (min(most or GRAMMAR_ROWS[split], GRAMMAR_ROWS[split]) + 1) // 2
     if task.name == "grammar_happy":
         stories = (grammar.sample(seed, index) for index in count())

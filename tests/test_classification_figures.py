@@ -15,10 +15,12 @@ from collapse_lib.protocol import load_preset
 from collapse_lib.run import Run
 
 
-def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None) -> None:
+def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None, fine_tunings: int | None = None) -> None:
     """The ``classification`` step of a generation: a score of accuracy and F1 a task, with an interval of two points."""
     value = {"unit": "1", "definition": "made up"}
     metrics = {"mean_accuracy": value | {"value": 0.5}, "tasks": value | {"value": len(scores)}}
+    if fine_tunings:
+        metrics["fine_tunings"] = value | {"value": fine_tunings}
     for task, score in scores.items():
         for measure, shift in (("accuracy", 0.0), ("f1", -0.1)):
             name = f"{task}_{measure}"
@@ -41,7 +43,7 @@ def runs(tmp_path, monkeypatch):
     write_run(tmp_path, "without", 2, steps=("train",))
     for generation, score in ((0, 0.6), (1, 0.8), (4, 0.7), (7, 0.5)):
         add(small, generation, {"sst2": score, "cola": 0.69})
-        add(large, generation, {"sst2": score + 0.1, "mrpc": 0.7, "cola": 0.69}, seed_sd=0.01)
+        add(large, generation, {"sst2": score + 0.1, "mrpc": 0.7, "cola": 0.69}, seed_sd=0.01, fine_tunings=3)
     return tmp_path
 
 
@@ -115,8 +117,27 @@ def test_beside_the_paper_says_what_can_be_told_apart():
     text = classification_figures.beside_paper(results.load("small,large")).data
     rows = {(cells[1].strip(), cells[3].strip()): [cell.strip() for cell in cells] for cells in (row.split("|") for row in text.splitlines()[2:])}
     assert set(rows) == {("SST-2", "small"), ("SST-2", "large"), ("CoLA", "small"), ("CoLA", "large"), ("MRPC", "large")}
-    assert rows["SST-2", "small"][4:8] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)", "worse"]
+    assert rows["SST-2", "small"][4:8] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)", "one fine-tuning: no verdict"]
+    assert rows["SST-2", "large"][7] == "worse"
     assert rows["CoLA", "large"][7] == "not told apart" and "no better than the baseline" in rows["CoLA", "large"][2]
+
+
+def test_two_fine_tunings_carry_no_verdict(runs):
+    folder = write_run(runs, "two", 1, steps=("train",))
+    add(folder, 0, {"sst2": 0.9}, seed_sd=0.001, fine_tunings=3)
+    add(folder, 1, {"sst2": 0.5}, seed_sd=0.001, fine_tunings=2)
+    assert "two fine-tunings: no verdict" in classification_figures.beside_paper(results.load("two")).data
+
+
+def test_pages_say_where_rows_come_from(runs):
+    folder = write_run(runs, "mine", 1, steps=("train",))
+    changes = {"classification.tasks": "[sst2, grammar_fits]", "classification.data": "some/folder", "description": "Rows of *mine*."}
+    write_text(folder / "protocol.yaml", load_preset("smoke").with_changes(changes).to_yaml())
+    text = classification_figures.sources(["mine"]).data
+    assert "SST-2: from files in a local folder, not compared with the benchmark" in text and "Ending fits: made by the embedded" in text
+    assert "Rows of &#42;mine&#42;" in text
+    write_text(folder / "protocol.yaml", load_preset("smoke").with_changes(changes | {"classification.data": "null"}).to_yaml())
+    assert "SST-2: from the hub" in classification_figures.sources(["mine"]).data
 
 
 def test_what_was_not_measured_is_said(runs):

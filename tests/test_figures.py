@@ -8,11 +8,13 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
 import pandas
+import pandas as pd
 import pytest
 from synthetic_runs import write_run
 
 from collapse_lib import figures, results
 from collapse_lib.errors import UserError
+from collapse_lib.paths import project_root
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +116,32 @@ def test_pictures_and_interactive_figures_show_themselves_in_a_notebook():
     shown = figures.figure_1_interactive(table)._repr_mimebundle_()
     assert set(shown) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
     json.dumps(shown["application/vnd.plotly.v1+json"])
+
+
+def test_only_one_of_two_sizes_is_the_smaller():
+    table = results.load("alpha,steep")
+    assert figures.sizes(table).data == "No model has been trained yet."
+    with_sizes = [["alpha", 1, "train", "parameters", 50_000.0], ["steep", 1, "train", "parameters", 1000.0]]
+    table = pd.concat([table, pd.DataFrame(with_sizes, columns=table.columns[:5])])
+    assert figures.sizes(table).data == "The smaller model here is that of **steep**, with 1,000 parameters; the largest has 50,000."
+    assert figures.figure_2(table, ["alpha", "steep"]).title.endswith("runs alpha (50,000 parameters) and steep (1,000 parameters)")
+    table.loc[table["metric"] == "parameters", "value"] = 1000
+    assert figures.sizes(table).data.startswith("One size of model") and "the smaller nor the larger" in figures.sizes(table).data
+    for file in (project_root() / "notebooks" / "figures").glob("figure_a*.ipynb"):
+        assert "the smaller model" not in file.read_text(encoding="utf-8"), file
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs", "said"),
+    [
+        ([3.0, 2.5, 2.25], 3, "**Cap reached, hold-out loss still falling**: by 0.250 nats a token in the last of 3 epochs"),
+        ([3.0, 2.5, 2.75], 2, "lowest after epoch 2 and rose by 0.250 nats a token in the next: early stopping kept 2"),
+        ([], 4, ""),
+    ],
+)
+def test_what_ended_the_training_is_said(losses, epochs, said):
+    text = figures.early_stopping({"series": {"holdout_losses": losses}, "metrics": {"epochs": {"value": epochs}}}).data
+    assert (said in text) if said else text == ""
 
 
 def test_interactive_figure_1_holds_both_views():

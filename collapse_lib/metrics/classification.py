@@ -190,25 +190,29 @@ def classify(
     ``seed`` makes a seed of a purpose. Every finished fine-tuning is kept in ``folder`` and not done again if it was made from the same
     ``identity`` (model and settings) and rows. Returns, by task, a record a fine-tuning: ``confusion`` (lists of lists) and ``loss``.
     """
-    encoded = {
-        data.task.name: [encode(rows, tokenizer, settings.max_length, settings.separator) for rows in (data.train, data.test)] for data in tasks
-    }
+
+    def encoded(rows: Rows) -> Encoded:
+        return encode(rows, tokenizer, settings.max_length, settings.separator)
+
+    tests = {data.task.name: encoded(data.test) for data in tasks}
     hashes = {data.task.name: data.hash for data in tasks}
-    jobs = [(data.task, number) for number in range(settings.seeds) for data in tasks]
-    total = sum(math.ceil(settings.epochs_of(task.name) * len(encoded[task.name][0].labels)) + len(encoded[task.name][1].labels) for task, _ in jobs)
+    jobs = [(data, number) for number in range(settings.seeds) for data in tasks]
+    total = sum(math.ceil(settings.epochs_of(data.task.name) * len(data.train)) + len(data.test) for data, _ in jobs)
 
     found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
     device = model.head.device
     # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
     with progress(total, "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
-        for task, number in jobs:
+        for data, number in jobs:
+            task = data.task
             place = folder / f"{task.name}-{number}.json"
             made_from = identity | {"rows": hashes[task.name]}
             record = read_json(place)
             if record is None or record["made_from"] != made_from:
                 counts, loss = finetune(
                     model,
-                    *encoded[task.name],
+                    encoded(data.train_of(number)),
+                    tests[task.name],
                     settings,
                     classes=len(task.labels),
                     epochs=settings.epochs_of(task.name),
@@ -244,8 +248,9 @@ def report(record: Record, tasks: Sequence[TaskData], found: dict[str, list[dict
                 counts=counts,
                 standard_error=shown.standard_error,
             )
-            record.measure(f"{name}_{measure}_low", shown.low, "1", "lower end of its 95% interval over other test rows")
-            record.measure(f"{name}_{measure}_high", shown.high, "1", "upper end of its 95% interval over other test rows")
+            over = "other test rows" if len(confusions) == 1 else "other test rows and other fine-tunings"
+            record.measure(f"{name}_{measure}_low", shown.low, "1", f"lower end of its 95% interval over {over}")
+            record.measure(f"{name}_{measure}_high", shown.high, "1", f"upper end of its 95% interval over {over}")
             if shown.seed_sd is not None:
                 record.measure(f"{name}_{measure}_seed_sd", shown.seed_sd, "1", "its standard deviation from one fine-tuning to another")
             answer = data.task.labels[common]
@@ -263,17 +268,20 @@ def report(record: Record, tasks: Sequence[TaskData], found: dict[str, list[dict
             **{f"{part}_balance": shares.tolist() for part, shares in balance.items()},
             "confusions": [counts.tolist() for counts in confusions],
             "rows": data.hash,
+            "source": data.source,
         }
     record.measure("mean_accuracy", float(np.mean(means)), "1", "mean of the tasks' accuracies")
     record.measure("tasks", len(means), "tasks", "tasks that the model was fine-tuned on")
+    fine_tunings = min(map(len, found.values()))
+    record.measure("fine_tunings", fine_tunings, "fine-tunings", "of each task; they differ in new layer, order of rows and, where limited, rows")
 
 
 @dataclass(frozen=True)
 class Score:
     """A share over the test rows, mean over the fine-tunings.
 
-    ``low`` and ``high`` bound the 95% interval over other test rows; ``standard_error`` also counts how far fine-tunings differ, whose
-    standard deviation is ``seed_sd`` (None for a single one).
+    ``low`` and ``high`` bound the 95% interval over other test rows and, if there are several, other fine-tunings; so does
+    ``standard_error``. The standard deviation between fine-tunings is ``seed_sd`` (None for a single one).
     """
 
     value: float
@@ -285,7 +293,7 @@ class Score:
 
 
 def accuracy(confusions: Sequence[Confusion]) -> Score:
-    """Share of the test rows put in their class. The interval is Wilson's; fine-tunings share the test rows and add none."""
+    """Share of the test rows put in their class. The interval of a single fine-tuning is Wilson's; fine-tunings share the test rows and add none."""
     values = [float(np.trace(counts) / counts.sum()) for counts in confusions]
     value, rows = float(np.mean(values)), int(confusions[0].sum())
     return _score(values, wilson(value, rows), math.sqrt(value * (1 - value) / rows))
@@ -332,6 +340,16 @@ def wilson(share: float, rows: int) -> tuple[float, float]:
 
 
 def _score(values: list[float], interval: tuple[float, float], error: float) -> Score:
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    total = math.sqrt(error**2 + (spread**2 / len(values) if spread is not None else 0.0))
-    return Score(float(np.mean(values)), *interval, total, spread, values)
+    """``interval`` and ``error`` are over test rows alone; k fine-tunings with standard deviation s add s^2 / k to the variance.
+
+    With several the interval is value +- sqrt((z error)^2 + (t s)^2 / k), t with k - 1 degrees of freedom: the half widths of the two parts, each
+    exact where the other vanishes, added as variances are. A row that is hard for one fine-tuning alone is counted in both parts, so the
+    interval is rather too wide than too narrow.
+    """
+    if len(values) == 1:
+        return Score(values[0], *interval, error, None, values)
+    from scipy.stats import t
+
+    value, spread, among = float(np.mean(values)), float(np.std(values, ddof=1)), len(values)
+    half = math.hypot(LEVEL * error, float(t.ppf(0.975, among - 1)) * spread / math.sqrt(among))
+    return Score(value, max(0.0, value - half), min(1.0, value + half), math.hypot(error, spread / math.sqrt(among)), spread, values)

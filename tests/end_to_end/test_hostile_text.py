@@ -43,7 +43,7 @@ def site(tmp_path_factory) -> Path:
 def test_no_page_runs_includes_or_fetches_anything(site):
     pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
     told = [text for page, text in pages.items() if "Tim ran." in text and "getpid" in text]
-    assert len(told) >= 3  # the landing page, generation 0, the table of samples
+    assert len(told) >= 2
     for page, text in pages.items():
         assert "window.stolen" not in text and "the local file" not in text and "8518274036" not in text, page
         assert not re.search(r"PID \d+", text) and not re.search(r"<(img|script|iframe|link|a)[^>]*evil\.example", text), page

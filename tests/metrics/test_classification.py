@@ -171,11 +171,12 @@ def test_wilson_is_the_textbooks():
     assert wilson(1.0, 10)[1] == pytest.approx(1.0) and wilson(1.0, 10)[1] <= 1.0
 
 
-def test_fine_tunings_widen_the_error_and_not_the_interval():
+def test_fine_tunings_widen_error_and_interval():
     one, other = np.array([[40, 10], [10, 40]]), np.array([[45, 5], [5, 45]])
     shown, alone = accuracy([one, other]), accuracy([one])
     assert shown.value == pytest.approx(0.85) and shown.by_seed == [0.8, 0.9]
-    assert (shown.low, shown.high) == wilson(shown.value, 100)
+    rows, draws = 1.959964 * math.sqrt(0.85 * 0.15 / 100), 12.7062 * math.sqrt(0.005 / 2)  # t with one degree of freedom
+    assert shown.low == pytest.approx(0.85 - math.hypot(rows, draws), abs=1e-4) and shown.high == 1
     assert shown.seed_sd == pytest.approx(math.sqrt(0.005)) and alone.seed_sd is None
     assert shown.standard_error == pytest.approx(math.sqrt(0.85 * 0.15 / 100 + 0.005 / 2))
 
@@ -298,3 +299,32 @@ def test_a_gpu_repeats_itself_and_agrees_with_the_cpu(model):
     there = copy.deepcopy(model).to("cuda")
     first, again = (finetune(there, rows(300), rows(200, 1), settings, **work) for _ in range(2))
     assert np.array_equal(first[0], again[0]) and first[1] == pytest.approx(finetune(model, rows(300), rows(200, 1), settings, **work)[1], rel=0.05)
+
+
+@pytest.mark.parametrize(("spread", "fine_tunings"), [(0.0, 3), (0.03, 3), (0.1, 3), (0.1, 5)])
+def test_the_interval_covers_rows_and_fine_tunings_together(spread, fine_tunings):
+    """400 rows, fine-tunings whose true accuracy is spread around 0.7: the interval holds 0.7 in about 95% of repetitions, or more."""
+    random = np.random.default_rng(7)
+    hits = 0
+    for _ in range(600):
+        difficulty = random.random(400)  # of the rows, which all fine-tunings share
+        shares = np.clip(0.7 + spread * random.standard_normal(fine_tunings), 0.01, 0.99)
+        right = [int((difficulty < share).sum()) for share in shares]
+        score = accuracy([np.array([[n, 400 - n], [0, 0]]) for n in right])
+        hits += score.low <= 0.7 <= score.high
+    assert 0.93 <= hits / 600 <= 0.998
+
+
+def test_one_fine_tuning_keeps_wilsons_interval():
+    score = accuracy([np.array([[30, 10], [5, 55]])])
+    assert (score.low, score.high) == wilson(0.85, 100) and score.seed_sd is None
+
+
+def test_limited_rows_are_drawn_anew_by_each_fine_tuning():
+    for data in read_tasks(ClassificationSettings(tasks=("grammar_fits", "grammar_happy"), train_rows=100, test_rows=50)):
+        first, second = data.train_of(0), data.train_of(1)
+        assert first.texts == data.train.texts and len(second) == len(first)
+        assert set(first.texts) != set(second.texts) and np.bincount(first.labels).tolist() == np.bincount(second.labels).tolist()
+        assert data.source == "the embedded story grammar"
+    many = Rows([(str(index),) for index in range(1000)], np.arange(1000) % 2)
+    assert many.limited(100, 1).texts == many.limited(100, 1).texts != many.limited(100).texts == many.limited(100, 0).texts
