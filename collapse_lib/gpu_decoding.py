@@ -100,7 +100,7 @@ class StaticDecoder:
         self.tokens[: len(given)] = given
         self.uniforms[shortest:] = uniforms
         self.lengths.copy_(lengths)
-        self.ended.zero_()
+        torch.ge(self.row, rows, out=self.ended)
         self.position.fill_(shortest)
         filled = 0  # the host's own copy of self.filled
         for position in range(shortest, total):
@@ -127,7 +127,7 @@ class StaticDecoder:
         self.ragged, self.stop_at_eos = ragged, stop_at_eos
         self.graph = self.cache = None  # freed first: two caches might not fit
         config = self.model.config
-        self.capacity = sampling.capacity(self.model, self.settings, total)
+        self.capacity = sampling.capacity(self.model, self.settings, max(1, total - 1))  # the last token is never read
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -140,6 +140,7 @@ class StaticDecoder:
         self.uniforms = zeros(total, width, dtype=torch.float64)
         self.lengths, self.latest = zeros(width), zeros(width)  # given tokens of the rows, and the tokens sampled last
         self.ended = zeros(width, dtype=torch.bool)
+        self.row = torch.arange(width, device=self.device)
         self.counters = zeros(2)
         self.position, self.filled = self.counters.split(1)  # the token to sample next; how many are in the cache
         if self.uses_graph:

@@ -42,6 +42,7 @@ UNUSED_FIELDS = {"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout"
 # Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32), a CPU hundreds.
 LOSS_CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned into exponentials
+LIFT = 2.0**15  # factor of probabilities in half precision: fp16 then holds them down to 2e-12, while 1 stays in its range
 
 
 @dataclass(frozen=True)
@@ -334,24 +335,34 @@ def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: int | None = None) -> Iterator[slice]:
     size = chunk_rows or max(1, LOSS_CHUNK_LOGITS[device.type] // vocabulary)
     size = math.ceil(rows / max(1, math.ceil(rows / size)))  # as many each: for a few left over, all of the head would be read once more
-    for start in range(0, rows, size):
+    for start in range(0, rows, max(1, size)):
         yield slice(start, min(start + size, rows))
 
 
-def _exponentials(h: Tensor, head: Tensor, size: int, space: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """``a @ b`` in fp32. Kernels add up in fp32 whatever they multiply; in fp16 the sums could be too large or too small to be rounded back."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    if a.dtype == torch.float16:  # no CPU kernel gives such sums in fp32
+        return a.float() @ b.float()
+    return (a @ b).float()
+
+
+def _exponentials(h: Tensor, head: Tensor, size: int, keep: bool = False, space: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
     """exp(logit - largest of its chunk of ids) for rows [n, H], with the chunks' sums and largest logits, [n, chunks] each.
 
     The ids are taken ``size`` at a time, so that their logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a
-    chunk, are kept in ``space`` ([chunks, at least n, size]) if it is given, else dropped.
+    chunk, are kept if wanted, in ``space`` ([chunks, at least n, size]) if it is given, else dropped.
     """
     kept, sums, largest = [], [], []
     for number, start in enumerate(range(0, len(head), size)):
         ids = head[start : start + size]
-        place = space[number, : len(h), : len(ids)] if space is not None and h.dtype == torch.float32 else None
-        e = torch.mm(h, ids.T, out=place).float()
+        e = _product(h, ids.T, None if space is None else space[number, : len(h), : len(ids)])
         largest.append(e.amax(-1, keepdim=True))
         sums.append(e.sub_(largest[-1]).exp_().sum(-1, keepdim=True))
-        if space is not None:
+        if keep:
             kept.append(e)
     return kept, torch.cat(sums, -1), torch.cat(largest, -1)
 
@@ -370,8 +381,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     The gradient of a sum is known up to the factor that arrives in the backward pass, so a chunk's logits can be turned into gradients
     while they are there and dropped: checkpointing would compute every logit twice. Products run in ``dtype`` (autocast's, if it is on),
-    exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: its factor a row goes to the hidden
-    states, where there is less to multiply, and the targets' part is a sum of single vectors.
+    exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: the targets' part is a sum of single
+    vectors. In fp32 the factor of a row's exponentials goes to the hidden states, where there is less to multiply.
+
+    A loss scale comes with the backward pass, too late for what fp16 rounded to zero here. So probabilities are multiplied by ``LIFT`` before they
+    are rounded, and both gradients are handed on in fp32.
     """
 
     @staticmethod
@@ -386,13 +400,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if needs_grad:
                 grad_hidden = torch.empty(hidden.shape, device=hidden.device)
                 grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-                space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
+                if dtype == torch.float32:
+                    space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
             for rows in chunks:
                 kept = (targets[rows, None] != IGNORED).float()  # [n, 1]
                 target = targets[rows].clamp_min(0)  # [n]
                 h = hidden[rows].to(dtype)  # [n, H]
                 chosen = head[target]  # [n, H]
-                exponentials, sums, largest = _exponentials(h, head, size, space)
+                exponentials, sums, largest = _exponentials(h, head, size, needs_grad, space)
                 log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
                 loss += ((log_z - (h.float() * chosen.float()).sum(-1, keepdim=True)) * kept).sum()
                 if needs_grad:
@@ -401,9 +416,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     start = 0
                     for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
                         ids = slice(start, start := start + e.shape[1])
-                        e = e.to(dtype)
-                        grad += factor * (e @ head[ids])
-                        grad_weight[ids] += e.T @ (factor * h).to(dtype)
+                        if dtype == torch.float32:
+                            grad += factor * (e @ head[ids])
+                            grad_weight[ids] += e.T @ (factor * h)
+                        else:
+                            p = torch.mul(e, factor * LIFT, out=torch.empty_like(e, dtype=dtype))  # rounded as it is written
+                            grad += _product(p, head[ids]) / LIFT
+                            grad_weight[ids] += _product(p.T, h) / LIFT
                     grad_weight.index_add_(0, target, h * -kept)
                     grad_hidden[rows] = grad
         if needs_grad:

@@ -201,7 +201,7 @@ def _decode(
         given: [T, B] int64, of which the first lengths[b] are given to row b. No given token at all: the released code's masked start.
         lengths: [B] int64.
         uniforms: [steps, B] float64; the first belongs to the position behind the shortest row.
-        rows: of the B, the ones that are no padding (for the progress bar).
+        rows: of the B, the first ones, that are no padding; the others have ended before they begin.
 
     Returns:
         [shortest + steps, B] int64, the given tokens included, '<|endoftext|>' behind a row's end.
@@ -212,8 +212,8 @@ def _decode(
     ragged = shortest < len(given)
     tokens = torch.full((total, width), eos, device=given.device)  # time first: a step reads and writes whole rows
     tokens[: len(given)] = given
-    ended = torch.zeros(width, dtype=torch.bool, device=given.device)
-    cache = _Cache(model, settings, width, total)
+    ended = torch.arange(width, device=given.device) >= rows
+    cache = _Cache(model, settings, width, max(1, total - 1))  # the last token is never read
     head = TiledHead(model.head)
     restricted = is_restricted(settings)
     for position in range(total):
@@ -249,7 +249,8 @@ def is_restricted(settings: SamplingSettings) -> bool:
 def restrict(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Logits [B, V] of the distribution to sample from: tempered, then only the ``top_k`` likeliest ids, then the likeliest that reach ``top_p``."""
     if temperature != 1:
-        logits = logits / temperature
+        # The largest is taken off, and stays 0 however small the temperature; below fp32's normal numbers, its reciprocal would be infinite.
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(torch.float32).tiny)
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
     if top_p is not None and top_p < 1:
@@ -358,7 +359,7 @@ class TiledHead:
 
 
 def capacity(model: GPTNeo, settings: SamplingSettings, total: int) -> int:
-    """Most tokens in view while ``total`` are sampled; ``UserError`` if the model has not as many positions."""
+    """Most tokens in view while ``total`` are read; ``UserError`` if the model has not as many positions."""
     most = total if settings.overflow == "extend" else min(settings.max_context, total)
     limit = model.config.max_position_embeddings
     if most > limit:

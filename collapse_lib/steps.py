@@ -103,6 +103,7 @@ def train(step: Step, device: str) -> None:
         record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
         record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
         record.measure("steps", result.steps, "steps", "optimizer steps taken")
+        record.measure("skipped_steps", result.skipped_steps, "steps", "steps not taken, because gradients were beyond fp16")
         record.measure("tokens", result.tokens_seen, "tokens", "training targets seen, repetitions included")
         record.measure("parameters", model.num_parameters(), "parameters", "trained parameters, the tied embedding counted once")
         record.measure("tokens_per_second", round(result.tokens_per_second, 1), "tokens/s", "training targets a second, evaluation left out")

@@ -2,7 +2,8 @@
 
 The work goes through ``accelerate``, so the same call trains on one CPU, on one GPU, or on every process that ``accelerate launch``
 or ``torchrun`` has started. An interrupted training continues from its last checkpoint and, on the same machine, ends with the
-same weights bit for bit.
+same weights bit for bit: on a GPU, torch is held to deterministic kernels and refuses an operation that has none. Among several
+GPUs, gradients are added by NCCL, whose order of summation nobody promises.
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer f
 LOSSES_KEPT_BACK = 16  # steps between reading losses back: a GPU would stand still at every reading
 CURVE_POINTS = 400
 FINAL_STEPS = 50
+SKIPPED = "their gradients are beyond fp16; set training.precision=fp32 or bf16, or lower training.learning_rate."
+SKIPS_AT_START, SKIPPED_SHARE = 16, 0.1  # steps that fp16 may skip: from 2^16, its scale is halved to 1 in 16 of them; later, one in ten
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """What came out of a training; the model itself holds the weights.
 
-    ``epochs``, ``steps`` and ``tokens_seen`` (targets, not given tokens or padding) describe the weights that were kept;
+    ``epochs``, ``steps``, ``skipped_steps`` and ``tokens_seen`` (targets, not given tokens or padding) describe the weights that were kept;
+    ``steps`` were taken, the skipped ones had gradients beyond fp16 and changed nothing, and ``tokens_seen`` counts the targets of both.
     ``epochs_tried`` is how far early stopping looked. Losses are in nats per token: ``loss_curve`` has at most 400 points
     ``[step, mean loss since the point before]`` over all epochs tried, ``final_loss`` is the mean over the last 50 steps kept,
     ``holdout_losses`` has one value an epoch if the epochs were found by early stopping. ``tokens_per_second`` counts targets
@@ -56,6 +60,7 @@ class TrainingResult:
     epochs: int
     epochs_tried: int
     steps: int
+    skipped_steps: int
     tokens_seen: int
     final_loss: float
     loss_curve: list[list[float]]
@@ -147,7 +152,7 @@ def train(
     the folder once the model is saved.
 
     Raises ``UserError`` for a device, precision or batch that cannot be had, a corpus without a block, a checkpoint of another
-    training, and a loss that is no longer finite.
+    training, a loss that is no longer finite, and too many steps skipped in fp16.
     """
     wanted = settings.epochs if epochs is None else epochs
     stopping = wanted == "early_stopping"
@@ -187,10 +192,14 @@ def train(
         model.load_state_dict(position.best)
     model.eval()
     steps = len(position.losses) // position.epoch * kept
+    skipped = sum(position.skipped[:kept])
+    if skipped == steps:
+        raise UserError(f"Not one of the {steps} training steps was taken: {SKIPPED}")
     return TrainingResult(
         epochs=kept,
         epochs_tried=position.epoch,
-        steps=steps,
+        steps=steps - skipped,
+        skipped_steps=skipped,
         tokens_seen=position.targets // position.epoch * kept,  # each epoch has the same targets
         final_loss=float(np.mean(position.losses[max(0, steps - FINAL_STEPS) : steps])),
         loss_curve=thinned(position.losses),
@@ -265,6 +274,7 @@ class _Position:
     targets: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # mean loss per target of every step
+    skipped: list[int] = field(default_factory=list)  # steps of each finished epoch that fp16 skipped
     holdout_losses: list[float] = field(default_factory=list)
     best: dict[str, Tensor] | None = None  # weights of the epoch with the lowest hold-out loss
 
@@ -349,6 +359,7 @@ class _Trainer:
                     # Read before anything is saved, so that no checkpoint holds a training that has gone astray.
                     position.losses.extend(self._read(pending, len(position.losses)))
                     pending.clear()
+                    skipped = self._skipped(len(position.losses))
                     bar.set_postfix_str(f"loss {position.losses[-1]:.3f}", refresh=False)
                     now = time.perf_counter()
                     position.seconds += now - mark
@@ -358,6 +369,7 @@ class _Trainer:
                     mark = time.perf_counter()
         position.epoch += 1
         position.step = 0
+        position.skipped.append(skipped - sum(position.skipped))
 
     def take_step(self, batch: np.ndarray) -> tuple[Tensor, int]:
         """One optimizer step on the blocks of an effective batch; this process's part of their mean loss, and all their targets."""
@@ -370,7 +382,8 @@ class _Trainer:
             count = int(accelerator.reduce(torch.tensor(count, device=accelerator.device), "sum"))
         inputs, targets = self._to_device(inputs), self._to_device(targets)
         parts = [slice(start, start + self.micro) for start in range(0, len(inputs), self.micro)]
-        accumulate = self._accumulate_side_by_side if accelerator.device.type == "cpu" and processes == 1 else self._accumulate
+        alone = accelerator.device.type == "cpu" and processes == 1 and accelerator.scaler is None  # accelerate's backward would scale the loss
+        accumulate = self._accumulate_side_by_side if alone else self._accumulate
         loss = accumulate([(inputs[rows], targets[rows]) for rows in parts], max(1, count))
         if self.settings.max_grad_norm is not None:
             accelerator.clip_grad_norm_(self.loss_module.parameters(), self.settings.max_grad_norm)
@@ -425,6 +438,15 @@ class _Trainer:
                 raise UserError(f"The training loss became {loss} at step {step}; lower training.learning_rate or set training.precision=fp32.")
         return losses
 
+    def _skipped(self, steps: int) -> int:
+        """How many of all ``steps`` so far were skipped because gradients overflowed; the optimizer's own counter leaves them out."""
+        if self.accelerator.scaler is None:
+            return 0
+        skipped = steps - int(next(iter(self.optimizer.state.values()))["step"])
+        if skipped > max(SKIPS_AT_START, SKIPPED_SHARE * steps):
+            raise UserError(f"{skipped} of the first {steps} training steps were skipped: {SKIPPED}")
+        return skipped
+
     def _bar(self, position: _Position) -> Any:
         if not self.accelerator.is_main_process:
             from tqdm import tqdm
@@ -463,14 +485,17 @@ def _accelerator(device: str, precision: str) -> Accelerator:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Kernels that add in a fixed order, without which a GPU does not repeat itself bit for bit; a CPU does anyway."""
+    """Kernels that add in a fixed order, without which a GPU does not repeat itself bit for bit; a CPU does anyway.
+
+    Not torch's ``warn_only``: with it, attention keeps the backward pass whose order of summation is left to chance, and says so.
+    """
     if device.type != "cuda":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield

@@ -136,9 +136,39 @@ def test_it_stops_when_every_row_has_ended_and_reports_each_token_once() -> None
     with torch.no_grad():
         model.transformer.ln_f.weight.zero_()
         model.transformer.ln_f.bias.copy_(model.head[EOS] * 100)  # every row ends at once
-    seen = Progress()
-    found = StaticDecoder(model, some).decode(given, lengths, uniforms, True, seen, 10)
-    assert seen.tokens == sampling.LOOK_EVERY * 10 and (found[1:] == EOS).all()
+    for rows in (16, 10):  # the others are padding, whose uniforms are 0
+        seen = Progress()
+        uniforms[:, rows:] = 0
+        found = StaticDecoder(model, some).decode(given, lengths, uniforms, True, seen, rows)
+        assert seen.tokens == sampling.LOOK_EVERY * rows and (found[1:] == EOS).all()
+
+
+def test_padding_does_not_keep_a_batch_from_ending() -> None:
+    """Rows that end at once beside padding that never would: its head's first id has all of the probability at a uniform of 0."""
+    model, some, passes = small_model(), settings(max_context=12), 0
+    with torch.no_grad():
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.zero_()  # every id as likely as the others
+    given, lengths, uniforms = batch(75, [1] * 16)
+    uniforms[:, :10], uniforms[:, 10:] = (EOS + 0.5) / 130, 0
+    decoder = StaticDecoder(model, some)
+    emit = decoder._emit
+
+    def count(hidden: torch.Tensor) -> None:
+        nonlocal passes
+        passes += 1
+        emit(hidden)
+
+    decoder._emit = count
+    found = decoder.decode(given, lengths, uniforms, True, None, 10)
+    assert passes == sampling.LOOK_EVERY and (found[1:] == EOS).all()
+
+
+def test_positions_suffice_for_rows_as_long_as_there_are_positions() -> None:
+    model, some = small_model(), settings(overflow="extend")
+    given, lengths, uniforms = batch(40, [1] * 16)
+    expected = sampling._decode(model, some, given, lengths, uniforms, False, None, 16)
+    assert mostly_the_same(StaticDecoder(model, some).decode(given, lengths, uniforms, False, None, 16), expected)
 
 
 def test_too_few_positions_are_refused() -> None:

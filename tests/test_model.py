@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from collapse_lib.errors import UserError
-from collapse_lib.model import IGNORED, LOSS_CHUNK_LOGITS, GPTNeo, GPTNeoConfig, band_mask, next_token_losses
+from collapse_lib.model import IGNORED, LOSS_CHUNK_LOGITS, GPTNeo, GPTNeoConfig, _ChunkedCrossEntropy, band_mask, next_token_losses
 from collapse_lib.protocol import ModelSettings
 
 # The paper's shapes; a small vocabulary keeps them fast, and a large init makes attention matter (see test_attention_matters).
@@ -139,6 +141,69 @@ def test_loss_under_autocast_is_fp32(dtype: torch.dtype) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad.dtype == torch.float32
         assert F.cosine_similarity(parameter.grad.flatten(), expected[name].flatten(), dim=0) > 0.99, name
+
+
+def head_case(rows: int, gain: float, spread: float, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Hidden states, a head and targets, exact in ``dtype``, of ids with very unequal probabilities."""
+    random = torch.Generator().manual_seed(3)
+    hidden, head = torch.randn(rows, 16, generator=random) * gain, torch.randn(600, 16, generator=random) * 0.02
+    hidden[:, 0], head[:, 0] = 1, torch.linspace(-spread, spread, 600)
+    return [hidden.to(dtype).float(), head.to(dtype).float(), torch.full((rows,), 7)]
+
+
+def head_gradients(case: list[torch.Tensor], dtype: torch.dtype, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the mean loss for hidden states and head, with products in ``dtype`` and the loss scaled as a GradScaler does."""
+    hidden, head = (value.clone().requires_grad_() for value in case[:2])
+    loss = _ChunkedCrossEntropy.apply(hidden, head, case[2], None, dtype, True) / len(hidden)
+    (loss * scale).backward()
+    assert hidden.grad.dtype == head.grad.dtype == torch.float32
+    return hidden.grad / scale, head.grad / scale
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("gain", [1.0, 1e-3])
+def test_the_heads_gradient_in_half_precision_reaches_rare_ids(dtype: torch.dtype, tolerance: float, gain: float) -> None:
+    """Down to probabilities of 3e-9, far below what fp16 holds, and whatever the loss scale, row by row."""
+    case = head_case(200, gain, 8, dtype)
+    assert (case[0] @ case[1].T).softmax(-1).amin() < 1e-8
+    for scale in (1.0, 2.0**16):
+        for found, expected in zip(head_gradients(case, dtype, scale), head_gradients(case, torch.float32), strict=True):
+            assert ((found - expected).norm(dim=1) <= tolerance * expected.norm(dim=1)).all()
+
+
+def test_the_heads_gradient_in_fp16_does_not_overflow() -> None:
+    """A common id, many rows: the sum over them is beyond fp16, and no loss scale could mend that."""
+    case = head_case(9000, 1, 10, torch.float16)
+    case[0][:, 1], case[1][-1, 0] = 10, 30
+    found, expected = head_gradients(case, torch.float16), head_gradients(case, torch.float32)
+    assert expected[1].abs().max() * 9000 > 65504  # summed, as it is before the mean is taken
+    for half, full in zip(found, expected, strict=True):
+        assert (half - full).norm() < 2e-3 * full.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_reserves_no_space_for_fp32_logits(dtype: torch.dtype) -> None:
+    class Reservations(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.empty.memory_format:
+                self.largest = max(self.largest, math.prod(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    for used, logits in ((dtype, False), (torch.float32, True)):
+        with Reservations() as seen:
+            head_gradients(head_case(200, 1, 1, dtype), used)
+        assert (seen.largest >= 200 * 600) == logits
+
+
+def test_no_row_has_no_loss() -> None:
+    model = GPTNeo(GPTNeoConfig(20, 1, 8, 2, max_position_embeddings=8), seed=1)
+    none = torch.empty(0, 5, dtype=torch.int64)
+    total, count = model.loss(none, none)
+    total.backward()
+    assert total == count == 0 and not model.head.grad.any()
+    assert next_token_losses(torch.empty(0, 8), model.head, none.flatten()).shape == (0,)
 
 
 def test_the_window_includes_the_token_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from collapse_lib.parallel import side_by_side
 from collapse_lib.protocol import SamplingSettings
 from collapse_lib.sampling import (
     GRANULE,
+    LOOK_EVERY,
     TILE,
     TiledHead,
     _batches,
@@ -251,6 +253,7 @@ def test_restrictions_are_transformers(fields: dict) -> None:
     from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     logits = torch.randn(300, 512, generator=torch.Generator().manual_seed(4)) * 3
+    logits -= logits.amax(-1, keepdim=True)  # as a temperature's logits are, which changes no probability
     expected = logits
     if "temperature" in fields:
         expected = TemperatureLogitsWarper(fields["temperature"])(None, expected)
@@ -259,6 +262,15 @@ def test_restrictions_are_transformers(fields: dict) -> None:
     if "top_p" in fields:
         expected = TopPLogitsWarper(fields["top_p"])(None, expected)
     assert torch.equal(restrict(logits, **fields), expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-45, 1e-300, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
+    logits = torch.randn(300, 512, generator=torch.Generator().manual_seed(4)) * 100
+    logits[:, 500:] = -math.inf
+    found = restrict(logits, temperature)
+    assert not found.isnan().any() and (found.amax(-1) == 0).all()
+    assert torch.equal(inverse_cdf(found, torch.linspace(0, 1 - 2**-53, 300, dtype=torch.float64)), logits.argmax(-1))
 
 
 def test_restrictions_reach_the_sample(model: GPTNeo) -> None:
@@ -284,6 +296,22 @@ def test_behind_the_end_of_a_story(model: GPTNeo) -> None:
     assert ended > 4
 
 
+def test_padding_does_not_keep_a_batch_from_ending(model: GPTNeo) -> None:
+    """Rows that all end within a few tokens, beside padding whose uniforms of 0 would draw the first id for ever."""
+    ending = copy.deepcopy(model)
+    with torch.no_grad():
+        ending.transformer.ln_f.weight.zero_()
+        ending.transformer.ln_f.bias.copy_(ending.head[EOS] * 4)
+    passes: list[int] = []
+    ending.transformer.ln_f.register_forward_hook(lambda *_: passes.append(1))
+    with side_by_side(torch.device("cpu")) as (workers, _):
+        pass
+    for rows in (GRANULE, GRANULE - 3):
+        passes.clear()
+        found = sample_rows(ending, settings(length=200, after_eos="pad"), range(workers * rows), seed=5)
+        assert (found[:, -1] == EOS).all() and len(passes) <= workers * (LOOK_EVERY + 1)
+
+
 def test_masked_zero_is_the_released_codes_start(model: GPTNeo) -> None:
     """Token 0 at position 1 gives the first token; from then on the sequence stands alone, from position 0."""
     some = settings(start="masked_zero", length=7, max_context=12)
@@ -304,6 +332,16 @@ def test_too_few_positions_are_refused(model: GPTNeo) -> None:
     with pytest.raises(UserError, match="max_position_embeddings = 40"):
         sample_rows(model, settings(length=60, overflow="extend"), range(3), seed=1)
     assert sample_rows(model, settings(length=60), range(3), seed=1).shape == (3, 60)
+
+
+@pytest.mark.parametrize("start", ["endoftext", "masked_zero"])
+def test_positions_suffice_for_rows_as_long_as_there_are_positions(model: GPTNeo, start: str) -> None:
+    """The last token is sampled but never read, so with the start token 41 tokens need 40 positions."""
+    some = settings(length=40, overflow="extend", start=start)
+    shorter = sample_rows(model, some.model_copy(update={"length": 39}), range(20), seed=1)
+    assert np.array_equal(sample_rows(model, some, range(20), seed=1)[:, :39], shorter)
+    with pytest.raises(UserError, match="needs 41 positions"):
+        sample_rows(model, some.model_copy(update={"length": 41 if start == "endoftext" else 42}), range(3), seed=1)
 
 
 @pytest.mark.parametrize("overflow", ["slide", "hop"])

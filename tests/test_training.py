@@ -21,7 +21,7 @@ from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.errors import UserError
 from collapse_lib.model import GPTNeo, GPTNeoConfig
 from collapse_lib.protocol import TrainingSettings
-from collapse_lib.training import EMPTY, IGNORED, Blocks, adamw, epoch_batches, micro_batch_size, thinned, train
+from collapse_lib.training import EMPTY, IGNORED, Blocks, _accelerator, adamw, deterministic, epoch_batches, micro_batch_size, thinned, train
 
 VOCABULARY, EOS = 32, 31
 CONFIG = GPTNeoConfig(VOCABULARY, num_layers=2, hidden_size=16, num_heads=4, window_size=4, max_position_embeddings=16, eos_token_id=EOS)
@@ -343,7 +343,88 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, corpus):
     run(1, checkpoint_every=7)  # how often one is written decides nothing
 
 
+# fp16
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    """Sets the first loss scale, and has ``train`` do on a CPU what it does on a GPU in fp16; accelerate by itself refuses to."""
+
+    def scaled_from(scale: float) -> list[torch.amp.GradScaler]:
+        scalers = []
+
+        def accelerator(device: str, precision: str):
+            made = _accelerator(device, "fp32")
+            scalers.append(torch.amp.GradScaler("cpu", init_scale=scale))
+            made.native_amp, made.scaler, made.state._mixed_precision = True, scalers[-1], precision
+            return made
+
+        monkeypatch.setattr("collapse_lib.training._accelerator", accelerator)
+        return scalers
+
+    return scaled_from
+
+
+def test_fp16_trains_as_fp32_does(tmp_path, corpus, fp16_on_a_cpu):
+    def run(precision: str):
+        model = new_model()
+        return model, train(model, corpus, settings(precision=precision), seed=5, checkpoint_folder=tmp_path / precision, device="cpu")
+
+    full, expected = run("fp32")
+    fp16_on_a_cpu(2.0**16)
+    half, found = run("fp16")
+    assert (found.steps, found.skipped_steps) == (expected.steps, expected.skipped_steps) == (14, 0)
+    assert found.final_loss != expected.final_loss  # the products did run in fp16
+    assert found.final_loss == pytest.approx(expected.final_loss, rel=2e-3)
+    start = weights(new_model())
+    for name, value in full.state_dict().items():
+        assert (half.state_dict()[name] - value).norm() < 0.1 * (value - start[name]).norm(), name
+
+
+def test_steps_that_overflow_fp16_are_counted_and_change_nothing(tmp_path, corpus, fp16_on_a_cpu):
+    """From too large a scale, until it has been halved often enough; an interrupted training goes on with the scale that it had."""
+
+    def run(folder: str):
+        model, scalers = new_model(), fp16_on_a_cpu(2.0**24)
+        chosen = settings(precision="fp16", checkpoint_every=3)
+        result = train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cpu")
+        return weights(model), plain(result), scalers[-1].get_scale()
+
+    unbroken, expected, scale = run("unbroken")
+    assert expected["skipped_steps"] > 3 and expected["steps"] + expected["skipped_steps"] == 14
+    assert scale == 2.0 ** (24 - expected["skipped_steps"])
+    taken = torch.load(tmp_path / "unbroken" / "checkpoint.pt", weights_only=True)["optimizer"]["state"][0]["step"]
+    assert taken == expected["steps"] and all(value.isfinite().all() for value in unbroken.values())
+    for steps in (5, 10):
+        with interrupted_after(steps), pytest.raises(Interrupted):
+            run(f"after-{steps}")
+        resumed, result, again = run(f"after-{steps}")
+        assert_same(resumed, unbroken)
+        assert (result, again) == (expected, scale)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"), [(2, "Not one of the 14 training steps was taken"), (3, "21 of the first 21 training steps were skipped")]
+)
+def test_a_training_that_skips_its_steps_is_refused(tmp_path, corpus, fp16_on_a_cpu, epochs, said):
+    fp16_on_a_cpu(2.0**16)
+    model = new_model()
+    model.head.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(UserError, match=f"{said}: their gradients are beyond fp16; set training.precision=fp32"):
+        train(model, corpus, settings(precision="fp16", epochs=epochs), seed=5, checkpoint_folder=tmp_path / "k", device="cpu")
+
+
 # Processes and devices
+
+
+def test_a_gpu_is_held_to_deterministic_kernels(monkeypatch):
+    """Not merely warned: with ``warn_only``, attention's backward pass on a GPU adds in any order."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    with deterministic(torch.device("cuda")):
+        assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled() == before
 
 
 def test_two_processes_train_as_one(tmp_path, corpus):
@@ -382,6 +463,28 @@ def test_training_on_a_gpu_resumes_bit_for_bit(tmp_path, corpus, precision):
     assert_same(resumed, unbroken)
     assert result == expected
     assert expected["final_loss"] == pytest.approx(run("cpu", "cpu", "fp32")[1]["final_loss"], rel=1e-4 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("heads", [16, 2])
+def test_training_on_a_gpu_repeats_itself_at_full_length(tmp_path, precision, heads):
+    """Blocks of 512 beyond a window of 256: the masked attention, whose usual backward pass adds in any order."""
+    corpus = write(tmp_path / "corpus", random_rows(200, 513), complete=False)
+    config = replace(CONFIG, hidden_size=64, num_heads=heads, window_size=256, max_position_embeddings=512, initializer_range=0.2)
+
+    def run(folder: str):
+        model = GPTNeo(config, 1)
+        chosen = settings(block_size=512, batch_size=32, precision=precision, checkpoint_every=3)
+        train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cuda")
+        return weights(model)
+
+    unbroken = run("unbroken")
+    with interrupted_after(5), pytest.raises(Interrupted):
+        run("broken")
+    assert_same(run("broken"), unbroken)
+    assert_same(run("again"), unbroken)
 
 
 def _child(role: str, corpus_folder: str, folder: str) -> None:
