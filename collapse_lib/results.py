@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json
 from collapse_lib.paths import run_folder, run_names, runs_root
+from collapse_lib.shapes import Manifest, Measured
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,7 +62,7 @@ def runs_with_results() -> list[str]:
 def measured(run: str, generation: int, step: str) -> dict[str, Any]:
     """All that one finished step measured: ``metrics``, ``series``, ``examples``, ``seconds``."""
     folder = run_folder(run) / f"generation-{generation:02d}"
-    record = read_json(folder / "metrics" / f"{step}.json")
+    record = read_json(folder / "metrics" / f"{step}.json", Measured)
     if record is None or not (folder / "manifests" / f"{step}.json").is_file():
         raise UserError(f"Step '{step}' of generation {generation} of run '{folder.parent.name}' is not finished.")
     return record
@@ -116,7 +117,7 @@ def save(table: DataFrame, path: Path) -> None:
 
 def _manifests(run: str) -> Iterator[dict[str, Any]]:
     """Manifests of a run's finished steps in the order of execution."""
-    found = [read_json(path) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
+    found = [read_json(path, Manifest) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
     yield from sorted(
         (manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"])
     )
