@@ -94,10 +94,11 @@ def one_line(sentence: str) -> str:
     """
 
     def shortened(quoted: re.Match[str]) -> str:
-        return re.sub(rf"[^/]{{{LONGEST_VALUE + 1},}}", lambda long: f"{long[0][:60]}…{long[0][-20:]}", quoted[0])
+        cut = re.sub(rf"[^/]{{{LONGEST_VALUE + 1},}}", lambda long: f"{long[0][:60]}…{long[0][-20:]}", quoted[2])
+        return f"{quoted[1]}{cut}{quoted[1]}"
 
     visible = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in sentence)
-    return re.sub(r"(?<![^\s(\[=,:])(['\"])(?=\S).*?\1(?!\w)", shortened, visible)
+    return re.sub(r"(?<![^\s(\[=,:])(['\"])(?=\S)(.*?)\1(?!\w)", shortened, visible)
 
 
 def first_line(error: BaseException) -> str:

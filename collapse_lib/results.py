@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import read_json
+from collapse_lib.files import naming, read_json
 from collapse_lib.paths import run_folder, run_names, runs_root
 from collapse_lib.shapes import Manifest, Measured
 
@@ -109,10 +109,11 @@ def save(table: DataFrame, path: Path) -> None:
         raise UserError(f"Results cannot be written to '{path.name}'; the name must end in .csv, .json or .parquet.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder '{path.parent}' to write results to.")
-    if suffix == ".parquet":
-        table.to_parquet(path, index=False)
-    else:
-        path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
+    with naming(path):
+        if suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
 
 
 def _manifests(run: str) -> Iterator[dict[str, Any]]:
