@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import NotebookFailed, UserError, explained, rebuilt
+from collapse_lib.files import naming
 from collapse_lib.lineage import STEPS
 from collapse_lib.paths import project_root, runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE, read_progress, settled
@@ -78,7 +79,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.stem}.tmp.ipynb")
     try:
-        with _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
+        with naming(beside), _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
             papermill.execute_notebook(
                 str(source),
                 str(beside),

@@ -92,7 +92,7 @@ class TrainingSettings(Section):
     )
     max_epochs: Count = Field(10, description="most epochs that early stopping tries")
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 5e-4
+    learning_rate: Positive = 5e-4
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")

@@ -308,11 +308,13 @@ class _Checkpoint:
     def load(self) -> _Position:
         if not self.path.exists():
             return _Position()
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            theirs = json.loads(content["identity"])
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError):  # torch's answers to bytes that it did not write
-            raise UserError(f"The checkpoint {self.path} is damaged or was cut off; delete it to start this training anew.") from None
+        damages = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError)  # torch's answers to a broken file
+        with self.path.open("rb") as file:  # which can be opened, at least
+            try:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+                theirs = json.loads(content["identity"])
+            except damages:
+                raise UserError(f"The checkpoint {self.path} is damaged or was cut off; delete it to start this training anew.") from None
         mine = json.loads(json.dumps(self.identity))
         other = [name for name in mine if mine[name] != theirs[name]]
         if other:
