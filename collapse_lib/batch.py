@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.errors import UserError
+from collapse_lib.errors import NotebookFailed, UserError, explained, rebuilt
+from collapse_lib.files import naming
 from collapse_lib.lineage import STEPS
 from collapse_lib.paths import project_root, runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE, read_progress, settled
@@ -22,14 +23,6 @@ from collapse_lib.run import Run, Step, fully_executed
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
-
-
-class NotebookFailed(Exception):
-    """A notebook stopped on an error that is not the user's to mend; ``saved`` is where it can be read."""
-
-    def __init__(self, message: str, saved: Path):
-        super().__init__(message)
-        self.saved = saved
 
 
 def advance(run: Run, device: str = "auto") -> list[Step]:
@@ -69,7 +62,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     """Execute a notebook with papermill; ``target`` appears only if every cell ran without error.
 
     ``kernel`` comes from ``kernel.warm_kernel``. Raises ``UserError`` for a parameter that the notebook does not have and for a
-    ``UserError`` inside it, else ``NotebookFailed``.
+    ``UserError`` inside it or what ``errors.explained`` can explain (a full disk, say), else ``NotebookFailed``.
     """
     import logging
 
@@ -86,7 +79,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.stem}.tmp.ipynb")
     try:
-        with _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
+        with naming(beside), _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
             papermill.execute_notebook(
                 str(source),
                 str(beside),
@@ -101,8 +94,10 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     except PapermillExecutionError as error:
         if error.ename == "UserError":
             beside.unlink(missing_ok=True)
-            raise UserError(error.evalue) from None
-        raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue}", beside) from None
+            raise UserError(error.evalue) from error
+        if sentence := explained(rebuilt(error.ename, error.evalue)):
+            raise UserError(f"{sentence.rstrip('.')}; {source.name} stopped there, and as far as it came it is {beside}.") from error
+        raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue.strip().partition(chr(10))[0]}", beside) from error
     except DeadKernelError:
         raise NotebookFailed(
             f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside

@@ -18,14 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.errors import UserError
+from collapse_lib.errors import UserError, first_line
 from collapse_lib.files import write_json
 from collapse_lib.paths import runs_root
 from collapse_lib.progress import PROGRESS_VARIABLE
@@ -98,20 +98,30 @@ def load(name: str) -> Calibration:
     if not path.is_file():
         path = folder / f"{name}.json"
     if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.json") if _fields(file))
+        known = sorted(file.stem for file in folder.glob("*.json") if is_recorded_machine(file))
         there = f"there {'are' if len(known) > 1 else 'is'} {', '.join(known)}" if known else "none is recorded there yet"
         raise UserError(f"There is no recorded machine '{name}' in {folder} ({there}); give a file that `collapse plan --record FILE` wrote.")
     fields = _fields(path)
     if fields is None:
         raise UserError(f"{path} is not a machine that `collapse plan --record FILE` wrote.")
-    model = fields["model"] | {"attention_pattern": tuple(fields["model"]["attention_pattern"])}
-    return Calibration(**fields | {"model": model, "decode": tuple((int(context), float(seconds)) for context, seconds in fields["decode"])})
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found = TypeAdapter(Calibration).validate_python(fields)
+        return replace(found, model=found.model | {"attention_pattern": tuple(found.model["attention_pattern"])})
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a machine that `collapse plan --record FILE` wrote ({first_line(error)}).") from None
+
+
+def is_recorded_machine(file: Path) -> bool:
+    """Whether ``Calibration.save`` wrote a file, and not ``collapse bench``, whose reports lie in the same folder."""
+    return _fields(file) is not None
 
 
 def _fields(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.keys() == Calibration.__annotations__.keys() else None
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from typing import TYPE_CHECKING
+import traceback
+from typing import TYPE_CHECKING, NoReturn
 
 from collapse_lib import __version__
-from collapse_lib.errors import UserError
+from collapse_lib.errors import NotebookFailed, UserError, explained, first_line, one_line
 
 if TYPE_CHECKING:
     from collapse_lib.protocol import Protocol
@@ -16,39 +18,74 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 the input was wrong, 130 interrupted."""
-    options = _parser().parse_args(arguments)
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 the input was wrong, 130 interrupted.
+
+    Whatever goes wrong is said in one line on standard error; ``--debug``, anywhere in the arguments, puts the traceback before it.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        options.command(options)
-    except UserError as error:
-        print(f"collapse: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("collapse_lib"):
-            raise
-        print(f"collapse: this needs the Python package '{missing.name}', which is not installed; `make install` installs all.", file=sys.stderr)
-        return 2
+        try:
+            options = _parser().parse_args([argument for argument in arguments if argument != "--debug"])
+            options.command(options)
+        finally:
+            sys.stdout.flush()  # here, where a full disk behind it can still be reported
+    except BrokenPipeError:  # the reader of our output (head, say) has seen enough
+        _drop_output()
     except KeyboardInterrupt:
         print("\ncollapse: interrupted; nothing finished is lost, and the same command goes on from here.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output (head, say) has seen enough
-        sys.stderr.close()
-        return 0
     except Exception as error:
-        from collapse_lib.batch import NotebookFailed
-
-        if not isinstance(error, NotebookFailed):
-            raise
-        print(f"collapse: {error}. The notebook as far as it came: {error.saved}", file=sys.stderr)
-        return 1
+        if "--debug" in arguments:
+            traceback.print_exc()
+        status, sentence = _said(error)
+        print(f"collapse: {one_line(sentence)}", file=sys.stderr)
+        _drop_output()
+        return status
     return 0
 
 
+def _said(error: Exception) -> tuple[int, str]:
+    """Exit status and sentence for an exception."""
+    if isinstance(error, NotebookFailed):
+        return 1, f"{error}. The notebook as far as it came: {error.saved}"
+    if sentence := explained(error):
+        return 2, sentence
+    what = f"{type(error).__name__}{f' ({first_line(error)})' if str(error).strip() else ''}"
+    return 1, f"this stopped on an unexpected {what}, which is a mistake in collapse itself; add --debug to the command to see where, and report it."
+
+
+def _drop_output() -> None:
+    """Lose what standard output cannot take, or Python would complain of it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` shows what can be given.")
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1, for options that count something."""
+    if not text.isdecimal() or not 0 < int(text[:19]) < 10**9:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port, a whole number from 0 (any that is free) to 65535")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="collapse", description="Train language models on their predecessors' text, generation after generation, and measure."
-    )
+    parser = _Parser(prog="collapse", description="Train language models on their predecessors' text, generation after generation, and measure.")
     parser.add_argument("--version", action="version", version=f"collapse {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error too; may stand anywhere in a command")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser(
@@ -113,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
             task.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="try another value, e.g. gpt_eval.judge=MODEL")
         task.set_defaults(command=globals()[f"_judge_{name}"])
     serve = tasks.add_parser("serve", help="serve a small, weak judge on this machine, for those without a key", description="Ctrl-C stops it.")
-    serve.add_argument("--port", type=int, default=8123)
-    serve.add_argument("--threads", type=int, default=None, help="default: all cores")
+    serve.add_argument("--port", type=_port, default=8123)
+    serve.add_argument("--threads", type=_count, default=None, help="default: all cores")
     serve.set_defaults(command=_judge_serve)
 
     plan = commands.add_parser(
@@ -154,8 +191,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.batch import advance
+    from collapse_lib.paths import project_root
     from collapse_lib.run import Run
 
+    project_root()  # before a folder is made: without the notebooks there is nothing to execute
     if options.max_cost is not None:
         options.set.append(f"gpt_eval.max_cost={options.max_cost}")
     name, protocol = _wanted(options)
@@ -185,8 +224,10 @@ def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
 
 
 def _twins(options: argparse.Namespace) -> None:
+    from collapse_lib.paths import project_root
     from collapse_lib.twins import run_twins
 
+    project_root()  # as for a run
     name, protocol = _wanted(options)
     began = time.perf_counter()
     file = run_twins(name, protocol, dict(_assignment(text, "--change") for text in options.change), options.device)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import read_json, sha256, write_json
+from collapse_lib.files import naming, read_json, sha256, write_json
 from collapse_lib.progress import progress
 from collapse_lib.sources import held_out, read_stories
 from collapse_lib.tokenization import LARGEST_VOCABULARY, Tokenizer
@@ -72,8 +72,10 @@ class TokenCorpus:
     @classmethod
     def open(cls, folder: str | Path) -> TokenCorpus:
         """Open a finished corpus folder. Raises ``UserError`` if there is none."""
+        from collapse_lib.shapes import Corpus
+
         folder = Path(folder)
-        record = read_json(folder / "corpus.json")
+        record = read_json(folder / "corpus.json", Corpus)
         if record is None:
             raise UserError(f"There is no finished corpus in '{folder}' (it has no corpus.json).")
         return cls(folder, record)
@@ -204,12 +206,13 @@ class CorpusWriter:
         batch = pa.record_batch([column], names=["input_ids"])
         path = self.folder / _shard_name(index)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with beside.open("wb") as file:
-            with pa.ipc.new_stream(file, batch.schema) as stream:
-                stream.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with naming(path):
+            with beside.open("wb") as file:
+                with pa.ipc.new_stream(file, batch.schema) as stream:
+                    stream.write_batch(batch)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
 
     def finish(self, shards: int) -> TokenCorpus:
         """Record shards ``0 .. shards - 1`` as the whole corpus and open it; other shards in the folder are deleted.

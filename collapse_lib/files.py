@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: beside its place, then renamed into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp")  # one name, so that what a killed writer left is written over
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with naming(path):
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an ``OSError`` inside the block name ``path``: a full disk is reported without saying which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -32,16 +45,60 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any | None:
-    """The JSON in a file, or None if there is no such file."""
+def read_text(path: Path) -> str:
+    """The text in a file; ``UserError`` when its bytes are not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit).") from None
+
+
+def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it made again") -> Any | None:
+    """The JSON in a file, or None if there is no such file.
+
+    ``shape`` is the type that it must have, down to its members if it is one of ``shapes``: what it does not name may be anything.
+    Raises ``UserError``, which advises ``remedy``, when the file holds no JSON or JSON of another shape.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit); {remedy}.") from None
     try:
-        return json.loads(text)
-    except ValueError:
-        raise UserError(f"{path} is not valid JSON; delete it to have it made again.") from None
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON; {remedy}.") from None
+    if wrong := _misfit(value, shape):
+        raise UserError(f"{path} is not what it should be ({wrong}); {remedy}.")
+    return value
+
+
+def _misfit(value: Any, shape: Any) -> str | None:
+    """What is wrong with the shape of a JSON value, if anything is."""
+    if shape in (dict, list):  # asked without pydantic, which is not everywhere
+        return None if isinstance(value, shape) else f"it holds {_kind(value)}, not {_kind(shape())}"
+    from pydantic import ValidationError
+
+    try:
+        _checker(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{f'{where}: ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}"
+    return None
+
+
+@cache
+def _checker(shape: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
 def replace_folder(beside: Path, place: Path) -> None:
@@ -65,7 +122,7 @@ def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
         deadline = time.monotonic() + patience
         while True:
             try:
@@ -77,18 +134,19 @@ def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
                     holder = file.read().strip() or "unknown"
                     raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.") from None
                 time.sleep(0.2)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with naming(path):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 
 def is_locked(path: Path) -> bool:
     """Whether some process holds the lock file now."""
     try:
-        with path.open("r+", encoding="utf-8") as file:
+        with path.open("rb") as file:  # to read: a run may be another user's
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
             return False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import sha256, write_text
+from collapse_lib.files import read_text, sha256, write_text
 from collapse_lib.lineage import STEPS
 from collapse_lib.metrics import gpt_eval as measure
 from collapse_lib.metrics.gpt_eval import Exercise
@@ -80,7 +80,7 @@ def read_completions(run: Run, generation: int) -> list[tuple[str, list[str]]]:
     if not file.is_file() or sha256(file) != expected:
         raise UserError(f"{file} is not what step {step} wrote; delete {step.manifest_file} to have the completions sampled again.")
     # Not splitlines: random tokens spell characters that it takes for line ends.
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+    lines = [json.loads(line) for line in read_text(file).split("\n") if line]
     return [(line["beginning"], line["completions"]) for line in lines]
 
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapse_lib.errors import UserError
+from collapse_lib.errors import UserError, first_line
+from collapse_lib.files import naming, read_json
 from collapse_lib.narrow_attention import NARROW, narrow_attention
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class GPTNeoConfig:
             )
         except KeyError as missing:
             raise UserError(f"The model configuration lacks the field {missing}.") from None
+        except (TypeError, ValueError):
+            raise UserError(f"The model configuration's attention_types are {fields['attention_types']}, not [[[kind, ...], times], ...].") from None
 
     def to_hf(self) -> dict[str, Any]:
         """The fields of a transformers ``config.json``."""
@@ -294,7 +297,8 @@ class GPTNeo(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(self.config.to_hf(), indent=2) + "\n", encoding="utf-8")
+        with naming(folder / "config.json"):
+            (folder / "config.json").write_text(json.dumps(self.config.to_hf(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> GPTNeo:
@@ -302,18 +306,23 @@ class GPTNeo(nn.Module):
 
         Raises ``UserError`` when a file is missing or the weights are not those of the configuration.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise UserError(f"There is no {name} in the model folder '{folder}'.")
-        config = GPTNeoConfig.from_hf(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        config = GPTNeoConfig.from_hf(read_json(folder / "config.json", remedy="restore it, or have the model made again"))
         with torch.device("meta"):
             model = cls(config, seed=None)
         # Older checkpoints also carry the tied head and the attention masks, which this model makes for itself.
         redundant = ("lm_head.weight", ".attn.attention.bias", ".attn.attention.masked_bias")
-        weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items() if not name.endswith(redundant)}
+        try:
+            stored = load_file(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise UserError(f"{folder / 'model.safetensors'} is damaged ({first_line(error)}); restore it, or have the model made again.") from None
+        weights = {name: value.float() for name, value in stored.items() if not name.endswith(redundant)}
         expected = {name: value.shape for name, value in model.state_dict().items()}
         found = {name: value.shape for name, value in weights.items()}
         if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):

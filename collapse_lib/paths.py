@@ -14,20 +14,36 @@ def runs_root() -> Path:
     """The folder that holds all runs.
 
     ``COLLAPSE_RUNS`` if set; else the ``papermill_runs`` folder of the working directory or of the nearest folder above it;
-    else the one beside the installed library.
+    else the one in the checkout, or in the working directory where the library was installed without one.
     """
     if chosen := os.environ.get("COLLAPSE_RUNS"):
-        return Path(chosen).expanduser().resolve()
+        root = Path(chosen).expanduser().resolve()
+        if root.exists() and not root.is_dir():
+            raise UserError(f"COLLAPSE_RUNS is '{chosen}', which is a file; it must name the folder that holds the runs.")
+        return root
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / RUNS_FOLDER).is_dir():
             return folder / RUNS_FOLDER
-    return project_root() / RUNS_FOLDER
+    return (_beside() if _is_checkout() else here) / RUNS_FOLDER
 
 
 def project_root() -> Path:
-    """The checkout this library was installed from: the folder with ``notebooks`` and ``book``."""
+    """The checkout this library was installed from: the folder with ``notebooks`` and ``book``; ``UserError`` where there is none."""
+    if not _is_checkout():
+        raise UserError(
+            f"The notebooks that do the work are not installed with the library ({_beside() / 'notebooks'} is missing); "
+            "clone the project and, in its folder, `pip install -e .`."
+        )
+    return _beside()
+
+
+def _beside() -> Path:
     return Path(__file__).resolve().parent.parent
+
+
+def _is_checkout() -> bool:
+    return (_beside() / "notebooks" / "steps").is_dir()
 
 
 def run_names() -> list[str]:

@@ -23,6 +23,7 @@ import numpy as np
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json
 from collapse_lib.lineage import STEPS, steps_of
+from collapse_lib.shapes import Notebook
 from collapse_lib.sources import SUFFIXES
 
 if TYPE_CHECKING:
@@ -571,6 +572,8 @@ def check(found: Plan, protocol: Protocol, run: Run) -> list[dict[str, Any]]:
 
     Raises ``UserError`` when the run's protocol is another one or the run is not finished.
     """
+    from collapse_lib.run import fully_executed
+
     if protocol.generations != run.protocol.generations:
         raise UserError(f"Run '{run.name}' has {run.protocol.generations} generations, the plan {protocol.generations}; plan it with --generations.")
     if changed := protocol.differences(run.protocol):
@@ -578,8 +581,8 @@ def check(found: Plan, protocol: Protocol, run: Run) -> list[dict[str, Any]]:
     taken: Counter[str] = Counter()
     begins, ends = [], []
     for step in run.steps():
-        manifest, notebook = step.manifest(), read_json(step.notebook)
-        if manifest is None or notebook is None:
+        manifest, notebook = step.manifest(), read_json(step.notebook, Notebook)
+        if manifest is None or notebook is None or not fully_executed(notebook):
             raise UserError(f"Run '{run.name}' is not finished: {step} is missing.")
         taken[step.name] += manifest["seconds"]
         begins.append(datetime.fromisoformat(notebook["metadata"]["papermill"]["start_time"]))

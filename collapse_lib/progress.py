@@ -60,7 +60,7 @@ def read_progress(path: Path) -> dict[str, Any] | None:
     """The state last published to ``path``, or None."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

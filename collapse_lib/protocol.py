@@ -6,8 +6,10 @@ take the two sides (the table is in the book, "Paper against released code").
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -16,9 +18,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from collapse_lib.errors import UserError
+from collapse_lib.errors import LONGEST_VALUE, UserError
+from collapse_lib.files import read_text
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -26,7 +29,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A frozen group of fields that refuses names it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class CorpusSettings(Section):
@@ -58,15 +61,15 @@ class TokenizerSettings(Section):
 class ModelSettings(Section):
     """GPT-Neo's shape, under the names of its published configuration."""
 
-    num_layers: Count = 2
-    hidden_size: Count = 64
+    num_layers: Annotated[int, Field(ge=1, le=1024)] = 2
+    hidden_size: Annotated[int, Field(ge=1, le=2**15)] = 64
     num_heads: Count = 4
     attention_pattern: tuple[Literal["global", "local"], ...] = Field(
         ("global", "local"), min_length=1, description="kinds of attention, repeated over the layers"
     )
     window_size: Count = Field(256, description="keys a local layer sees, the token itself included")
-    max_position_embeddings: Count = 2048
-    initializer_range: Positive = 0.02
+    max_position_embeddings: Annotated[int, Field(ge=1, le=2**20)] = 2048
+    initializer_range: Annotated[float, Field(gt=0, le=10)] = 0.02
 
     @model_validator(mode="after")
     def _heads_divide_hidden(self) -> ModelSettings:
@@ -91,7 +94,7 @@ class TrainingSettings(Section):
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
     learning_rate: Positive = 5e-4
     betas: tuple[Share, Share] = (0.9, 0.95)
-    epsilon: Positive = 1e-8
+    epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
     max_grad_norm: Positive | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -108,7 +111,7 @@ class SamplingSettings(Section):
     sequences: Count = 1_000_000
     length: Count = Field(600, description="sampled tokens a sequence")
     batch_size: Count = Field(200, description="sequences decoded at once; the sample does not depend on it")
-    temperature: Positive = 1.0
+    temperature: Annotated[float, Field(ge=1e-3, le=1e3)] = 1.0  # logits divided by it must stay finite in fp32
     top_k: Count | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     start: Literal["endoftext", "masked_zero"] = Field(
@@ -163,7 +166,7 @@ class GPTEvalSettings(Section):
     )
     concurrency: Count = Field(4, description="requests under way at once")
     retries: Annotated[int, Field(ge=0)] = Field(6, description="times a request is sent again after 429, 5xx or no answer")
-    timeout: Positive = Field(60.0, description="seconds to wait for an answer")
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = Field(60.0, description="seconds to wait for an answer")
     price_in: Annotated[float, Field(ge=0)] | None = Field(None, description="price of a million prompt tokens; null: unknown")
     price_out: Annotated[float, Field(ge=0)] | None = Field(None, description="price of a million answer tokens; null: unknown")
     max_cost: Annotated[float, Field(ge=0)] | None = Field(
@@ -320,9 +323,13 @@ class Protocol(Section):
     def from_yaml(cls, text: str, where: str = "the protocol") -> Protocol:
         """Read and validate YAML; anything wrong is a ``UserError`` of one sentence."""
         try:
-            fields = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+            fields = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that cannot be
             raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}.") from None
+        except RecursionError:
+            raise UserError(f"{where} is nested too deeply to be a protocol.") from None
+        if fields is None:
+            raise UserError(f"{where} is empty; `collapse presets demo` shows what a protocol holds.")
         if not isinstance(fields, dict):
             raise UserError(f"{where} holds {type(fields).__name__}, not fields by name.")
         return cls.from_fields(fields, where)
@@ -347,7 +354,7 @@ class Protocol(Section):
                 raise UserError(f"There is no field '{name}'; {_nearest(name, known)}.")
             try:
                 value = yaml.safe_load(text)
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError, RecursionError):
                 raise UserError(f"The value {text!r} for field '{name}' is not a plain value.") from None
             if isinstance(value, str):
                 value = _number_or_text(value)
@@ -369,10 +376,10 @@ def load_preset(name: str) -> Protocol:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"There is no protocol file '{name}'.")
-        return Protocol.from_yaml(path.read_text(encoding="utf-8"), f"Protocol file '{name}'")
+        return Protocol.from_yaml(read_text(path), f"Protocol file '{name}'")
     if name not in preset_names():
         raise UserError(f"There is no preset '{name}'; there are {', '.join(preset_names())}, or give a .yaml file.")
-    return Protocol.from_yaml((_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"Preset '{name}'")
+    return Protocol.from_yaml(read_text(_preset_folder() / f"{name}.yaml"), f"Preset '{name}'")
 
 
 def _preset_folder():
@@ -388,10 +395,12 @@ def _number_or_text(text: str) -> float | str:
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=3) or [field for field in known if field.endswith(f".{name}")]
-    return f"did you mean {' or '.join(near)}" if near else "`collapse presets --fields` lists them all"
+    section, _, field = name.rpartition(".")
+    namesakes = [other for other in known if other.endswith(f".{field or name}")]
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.85) or namesakes:
+        return f"did you mean {' or '.join(near)}"
+    inside = [other.rpartition(".")[2] for other in known if section and other.startswith(f"{section}.")]
+    return f"section '{section}' has {', '.join(inside)}" if inside else "`collapse presets --fields` lists them all"
 
 
 def _one_sentence(error: ValidationError) -> str:
@@ -403,4 +412,11 @@ def _one_sentence(error: ValidationError) -> str:
         return f"there is no field '{name}'; `collapse presets --fields` lists them all."
     others = sorted({e["msg"] for e in error.errors() if e["loc"][:2] == first["loc"][:2]})
     allowed = " or ".join(message[0].lower() + message[1:] for message in others)
-    return f"field '{name}' is {first['input']!r}, which is not allowed: {allowed}."
+    return f"field '{name}' is {_shown(first['input'])}, which is not allowed: {allowed}."
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, shortened where it is long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = LONGEST_VALUE
+    return short.repr(value)

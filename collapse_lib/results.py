@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import read_json
+from collapse_lib.files import naming, read_json
 from collapse_lib.paths import run_folder, run_names, runs_root
+from collapse_lib.shapes import Manifest, Measured
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -61,7 +62,7 @@ def runs_with_results() -> list[str]:
 def measured(run: str, generation: int, step: str) -> dict[str, Any]:
     """All that one finished step measured: ``metrics``, ``series``, ``examples``, ``seconds``."""
     folder = run_folder(run) / f"generation-{generation:02d}"
-    record = read_json(folder / "metrics" / f"{step}.json")
+    record = read_json(folder / "metrics" / f"{step}.json", Measured)
     if record is None or not (folder / "manifests" / f"{step}.json").is_file():
         raise UserError(f"Step '{step}' of generation {generation} of run '{folder.parent.name}' is not finished.")
     return record
@@ -108,15 +109,16 @@ def save(table: DataFrame, path: Path) -> None:
         raise UserError(f"Results cannot be written to '{path.name}'; the name must end in .csv, .json or .parquet.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder '{path.parent}' to write results to.")
-    if suffix == ".parquet":
-        table.to_parquet(path, index=False)
-    else:
-        path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
+    with naming(path):
+        if suffix == ".parquet":
+            table.to_parquet(path, index=False)
+        else:
+            path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
 
 
 def _manifests(run: str) -> Iterator[dict[str, Any]]:
     """Manifests of a run's finished steps in the order of execution."""
-    found = [read_json(path) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
+    found = [read_json(path, Manifest) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
     yield from sorted(
         (manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"])
     )

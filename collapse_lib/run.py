@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import exclusive, is_locked, read_json, write_json, write_text
+from collapse_lib.files import exclusive, is_locked, read_json, read_text, write_json, write_text
 from collapse_lib.lineage import STEPS, steps_of
 from collapse_lib.machine import device_name, versions
 from collapse_lib.paths import run_folder, runs_root
 from collapse_lib.protocol import Protocol
+from collapse_lib.shapes import Manifest, Measured, Notebook
 
 ORPHAN_PATIENCE = 30.0  # seconds that a kernel whose parent was killed may take to notice and let go of its step
 
@@ -44,7 +45,7 @@ class Run:
     def open(cls, name: str = "newest") -> Run:
         """Open a run by name; ``newest`` is the one that advanced last."""
         folder = run_folder(name)
-        protocol = Protocol.from_yaml((folder / "protocol.yaml").read_text(encoding="utf-8"), f"{folder / 'protocol.yaml'}")
+        protocol = Protocol.from_yaml(read_text(folder / "protocol.yaml"), f"{folder / 'protocol.yaml'}")
         return cls(folder, protocol)
 
     @classmethod
@@ -174,7 +175,7 @@ class Step:
         return self.run.protocol.hash(STEPS[self.name].decided_by)
 
     def manifest(self) -> dict[str, Any] | None:
-        return read_json(self.manifest_file)
+        return read_json(self.manifest_file, Manifest)
 
     def results(self) -> dict[str, Any] | None:
         """What this step measured, or None while it is unfinished.
@@ -188,15 +189,15 @@ class Step:
             raise UserError(f"Step {self} was made under another protocol than the run now has; use another --name, or delete {self.manifest_file}.")
         for parent, step in self.parents().items():
             current = step.manifest()
-            if current is not None and current["outputs"] != manifest["parents"][parent]:
+            if current is not None and current["outputs"] != manifest["parents"].get(parent):
                 raise UserError(
                     f"Step {self} was made from another {parent} than there is now; delete {self.folder} and the later generations to remake them."
                 )
-        return read_json(self.metrics_file)
+        return read_json(self.metrics_file, Measured)
 
     def is_finished(self) -> bool:
         """Whether its work and its executed notebook are both there, and whole."""
-        notebook = read_json(self.notebook)
+        notebook = read_json(self.notebook, Notebook)
         return notebook is not None and fully_executed(notebook) and self.results() is not None
 
     def output_hashes(self) -> dict[str, str]:
@@ -243,7 +244,7 @@ def fully_executed(notebook: dict[str, Any]) -> bool:
     record = notebook["metadata"].get("papermill", {})
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code" and cell["source"]]
     counted = all(cell["execution_count"] for cell in code)
-    return bool(counted and code[-1]["outputs"] and record.get("end_time") and not record.get("exception"))
+    return bool(code and counted and code[-1]["outputs"] and record.get("end_time") and not record.get("exception"))
 
 
 @dataclass

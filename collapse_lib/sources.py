@@ -218,11 +218,18 @@ def _read_text(path: Path) -> Iterator[str]:
     rest = ""
     with path.open(encoding="utf-8-sig") as file:
         while chunk := file.read(1 << 20):
+            _refuse_nul(path, chunk)
             *stories, rest = (rest + chunk).split(SEPARATOR)
             yield from (story.strip() for story in stories)
             if len(rest) > 2 * LONGEST_STORY:
                 raise _oversized(path)
     yield rest.strip()
+
+
+def _refuse_nul(path: Path, text: str) -> None:
+    """UTF-16 without a byte-order mark passes for UTF-8 text: every other byte of it is NUL, which no story holds."""
+    if "\0" in text:
+        raise UserError(f"'{path}' holds NUL bytes, as UTF-16 does; convert it to UTF-8 first.")
 
 
 def _read_json_lines(path: Path, field: str) -> Iterator[str]:
@@ -232,11 +239,12 @@ def _read_json_lines(path: Path, field: str) -> Iterator[str]:
         for number, line in enumerate(iter(lambda: file.readline(longest_line), ""), start=1):
             if len(line) == longest_line:
                 raise _oversized(path)
+            _refuse_nul(path, line)
             if not line.strip():
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UserError(f"Line {number} of '{path}' is not valid JSON.") from None
             if not isinstance(record, dict):
                 raise UserError(f"Line {number} of '{path}' is not a JSON object with a key '{field}'.")
@@ -256,7 +264,7 @@ def _read_parquet(path: Path, field: str) -> Iterator[str]:
                 raise _no_column(path, field, columns)
             for batch in file.iter_batches(BATCH, columns=[field]):
                 yield from _texts(batch.column(0).to_pylist(), path, field)
-    except pa.ArrowInvalid:
+    except pa.ArrowException:
         raise UserError(f"'{path}' is not a Parquet file, or is damaged.") from None
 
 

@@ -13,7 +13,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import read_json, replace_folder, sha256, write_json, write_text
+from collapse_lib.files import read_json, read_text, replace_folder, sha256, write_json, write_text
 from collapse_lib.machine import choose_device
 from collapse_lib.run import Run, Step
 
@@ -293,7 +293,7 @@ def initial_words(run: Run, tokenizer: Tokenizer) -> set[str]:
     file = _words_file(run)
     if not file.is_file():  # in runs begun before the corpus step wrote it
         write_text(file, "\n".join(sorted(corpus_word_types(initial_part(run, "train"), tokenizer))))
-    return set(file.read_text(encoding="utf-8").split())
+    return set(read_text(file).split())
 
 
 def text_bytes(stories: TokenCorpus, tokenizer: Tokenizer) -> int:

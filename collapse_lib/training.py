@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.errors import UserError
+from collapse_lib.files import naming
 from collapse_lib.model import IGNORED
 from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
@@ -305,18 +307,25 @@ class _Checkpoint:
             }
             self.path.parent.mkdir(parents=True, exist_ok=True)
             beside = self.path.with_suffix(".tmp")
-            with beside.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self.path)
+            with naming(self.path):
+                with beside.open("wb") as file:
+                    torch.save(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(self.path)
         self.accelerator.wait_for_everyone()
 
     def load(self) -> _Position:
         if not self.path.exists():
             return _Position()
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
-        theirs, mine = json.loads(content["identity"]), json.loads(json.dumps(self.identity))
+        damages = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError)  # torch's answers to a broken file
+        with self.path.open("rb") as file:  # which can be opened, at least
+            try:
+                content = torch.load(file, map_location="cpu", weights_only=True)
+                theirs = json.loads(content["identity"])
+            except damages:
+                raise UserError(f"The checkpoint {self.path} is damaged or was cut off; delete it to start this training anew.") from None
+        mine = json.loads(json.dumps(self.identity))
         other = [name for name in mine if mine[name] != theirs[name]]
         if other:
             raise UserError(f"The checkpoint {self.path} belongs to a training with another {' and '.join(other)}; delete it to start anew.")

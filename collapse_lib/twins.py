@@ -28,6 +28,7 @@ from collapse_lib.paths import runs_root
 from collapse_lib.protocol import Protocol
 from collapse_lib.results import Runs, select
 from collapse_lib.run import Run
+from collapse_lib.shapes import Comparison
 from collapse_lib.steps import initial_part, load_model, sampled_corpus
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def compare(name: str, device: str = "auto") -> Path:
     _check_shared(runs)
     head = _head(runs)
     with exclusive(chain.folder / "twins.lock", f"The comparison of run '{name}' with its twins"):
-        record = read_json(file)
+        record = read_json(file, Comparison)
         if record is None or any(record[key] != value for key, value in head.items()):
             record = head | {"generations": []}
         known = {found["generation"]: found for found in record["generations"]}
@@ -131,7 +132,7 @@ def comparisons(runs: Runs = "newest") -> list[dict[str, Any]]:
     chains = {}
     for name in select(runs):
         chain = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
-        chains[chain] = read_json(runs_root() / chain / RECORD)
+        chains[chain] = read_json(runs_root() / chain / RECORD, Comparison)
     return [record for record in chains.values() if record]
 
 

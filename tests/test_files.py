@@ -27,10 +27,10 @@ def test_json_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
-    write_json(tmp_path / "value.json", 1)
+    write_json(tmp_path / "value.json", [1])
     with pytest.raises(TypeError):
         write_json(tmp_path / "value.json", object())
-    assert read_json(tmp_path / "value.json") == 1
+    assert read_json(tmp_path / "value.json", list) == [1]
 
 
 def test_reading_absent_and_broken_json(tmp_path):

@@ -293,7 +293,12 @@ def test_a_mistaken_folder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=named):
             GPTNeo.from_pretrained(tmp_path)
     del fields["vocab_size"]
-    (tmp_path / "config.json").write_text(json.dumps(fields))
+    whole = json.dumps(fields).encode()
+    for content in (b"", whole[: len(whole) // 2], b"[]", b"{}", b"\xff" + whole, json.dumps(fields | {"attention_types": 7}).encode()):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"config"):
+            GPTNeo.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(whole)
     with pytest.raises(UserError, match="vocab_size"):
         GPTNeo.from_pretrained(tmp_path)
 

@@ -80,7 +80,7 @@ def test_the_hash_of_sections_ignores_free_fields_and_other_sections():
         ("model.attention_pattern", "[global, sideways]", "'local'"),
         ("model.attention_pattern", "[]", "model.attention_pattern"),
         ("sampling.top_p", "1.5", "less than or equal to 1"),
-        ("sampling.temperature", "-1", "greater than 0"),
+        ("sampling.temperature", "-1", "greater than or equal to 0.001"),
         ("sampling.overflow", "wrap", "'slide'"),
         ("sampling.max_context", "4096", "model.max_position_embeddings"),
         ("training.block_size", "4096", "model.max_position_embeddings"),

@@ -13,7 +13,7 @@ from synthetic_runs import write_run
 
 from collapse_lib import cli, results
 from collapse_lib.errors import UserError
-from collapse_lib.files import write_json
+from collapse_lib.files import read_json, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,8 @@ def test_every_kind_of_step_is_in_the_table(runs, step):
     place = runs / "alpha" / "generation-02"
     metric = {"value": 0.5, "unit": "1", "definition": "made up", "standard_error": 0.1}
     write_json(place / "metrics" / f"{step}.json", head | {"metrics": {"found": metric}, "series": {}, "examples": {}, "seconds": 1.0})
-    write_json(place / "manifests" / f"{step}.json", head | {"started": "2024-01-01T02:09:00+00:00"})
+    manifest = read_json(place / "manifests" / "train.json")
+    write_json(place / "manifests" / f"{step}.json", manifest | head | {"started": "2024-01-01T02:09:00+00:00"})
     row = results.load("alpha").query("metric == 'found'").iloc[0]
     assert row[["generation", "step", "value", "standard_error"]].tolist() == [2, step, 0.5, 0.1]
 

@@ -341,6 +341,14 @@ def test_the_checkpoint_of_another_training_is_refused(tmp_path, corpus):
     with pytest.raises(UserError, match=r"checkpoint\.pt belongs to a training with another seed and settings; delete it"):
         run(2, learning_rate=1e-3)
     run(1, checkpoint_every=7)  # how often one is written decides nothing
+    file = next(tmp_path.rglob("checkpoint.pt"))
+    whole = file.read_bytes()
+    for kept in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=r"checkpoint\.pt is damaged or was cut off; delete it"):
+            run(1)
+    file.unlink()
+    run(1)
 
 
 # fp16

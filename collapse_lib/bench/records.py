@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.bench import BENCHES, CONFIGS, OURS
+from collapse_lib.calibration import is_recorded_machine
 from collapse_lib.figures import COLOURS, drawn
+from collapse_lib.files import read_json
 from collapse_lib.paths import runs_root
+from collapse_lib.shapes import BenchReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +20,8 @@ Report = dict[str, Any]
 
 def recorded(folder: str = "bench") -> list[Report]:
     """Every report in a folder of ``papermill_runs``, by device, bench and size of the model."""
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((runs_root() / folder).glob("*.json"))]
+    files = sorted(file for file in (runs_root() / folder).glob("*.json") if not is_recorded_machine(file))
+    reports = [read_json(file, BenchReport, "delete it, or let `collapse bench` write it again") for file in files]
     return sorted(reports, key=lambda report: (report["device"], BENCHES.index(report["bench"]), list(CONFIGS).index(report["config"])))
 
 

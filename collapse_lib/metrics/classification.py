@@ -26,6 +26,7 @@ from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, write_json
 from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
+from collapse_lib.shapes import FineTuning
 from collapse_lib.training import deterministic
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def classify(
             task = data.task
             place = folder / f"{task.name}-{number}.json"
             made_from = identity | {"rows": hashes[task.name]}
-            record = read_json(place)
+            record = read_json(place, FineTuning)
             if record is None or record["made_from"] != made_from:
                 counts, loss = finetune(
                     model,

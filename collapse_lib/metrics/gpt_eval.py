@@ -23,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from collapse_lib.errors import UserError
+from collapse_lib.files import read_text
 
 if TYPE_CHECKING:
     from collapse_lib.corpus import TokenCorpus
@@ -102,10 +103,7 @@ def read_prompts(source: str) -> list[str]:
                 f"There are no prompts at '{path}'; completions.prompts is 'own', a .yaml file, a folder with '{HUB_FILE}' or a hub name."
             )
         path = _fetched(source)
-    try:
-        return _beginnings(path.read_text(encoding="utf-8"), source)
-    except UnicodeDecodeError:
-        raise UserError(f"The prompts of '{source}' are not UTF-8 text.") from None
+    return _beginnings(read_text(path), source)
 
 
 def _fetched(name: str) -> Path:
@@ -126,7 +124,7 @@ def _beginnings(text: str, source: str) -> list[str]:
 
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not found or not all(isinstance(prompt, str) and prompt.strip() for prompt in found):
         raise UserError(f"The prompts of '{source}' are not a YAML list of texts.")
