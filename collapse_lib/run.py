@@ -199,6 +199,10 @@ class Step:
         notebook = read_json(self.notebook)
         return notebook is not None and fully_executed(notebook) and self.results() is not None
 
+    def made_from(self) -> dict[str, Any]:
+        """What decides its outcome: its parents' content and its part of the protocol. Work that is kept unfinished carries it, to be known again."""
+        return {"parents": {name: parent.output_hashes() for name, parent in self.parents().items()}, "protocol": self.protocol_hash}
+
     def output_hashes(self) -> dict[str, str]:
         """Content hashes of what this step made; ``UserError`` when it has not been done."""
         manifest = self.manifest()

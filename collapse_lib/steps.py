@@ -122,7 +122,7 @@ def sample(step: Step, device: str) -> None:
     with step.recording(device) as record:
         tokenizer = load_tokenizer(run)
         model = load_model(run, step.generation).to(device)
-        _drop_shards_of_another_model(step)
+        _drop_shards_made_otherwise(step)
         writer = CorpusWriter(
             step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
         )
@@ -239,7 +239,7 @@ def classification(step: Step, device: str) -> None:
             # The same new layer and the same order of rows for every generation: they differ in their pre-training alone.
             seed=lambda purpose: run.seed(0, f"classification/{purpose}"),
             folder=unfinished,
-            identity={"parents": {name: parent.output_hashes() for name, parent in step.parents().items()}, "protocol": step.protocol_hash},
+            identity=step.made_from(),
         )
         report(record, tasks, confusions)
     shutil.rmtree(unfinished)
@@ -327,13 +327,12 @@ def _words_file(run: Run) -> Path:
     return run.generation_folder(0) / "corpus" / "words.txt"
 
 
-def _drop_shards_of_another_model(step: Step) -> None:
-    """Empty the corpus folder unless its shards, if any, were begun by the model that is there now."""
-    place = step.folder / "corpus"
-    model = step.run.step(step.generation, "train").output_hashes()
-    if read_json(place / "model.json") != model:
-        shutil.rmtree(place, ignore_errors=True)
-        write_json(place / "model.json", model)
+def _drop_shards_made_otherwise(step: Step) -> None:
+    """Empty the corpus folder unless its shards, if any, come from the model and the settings that are there now."""
+    record = step.folder / "corpus" / "made_from.json"
+    if read_json(record) != step.made_from():
+        shutil.rmtree(record.parent, ignore_errors=True)
+        write_json(record, step.made_from())
 
 
 def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:

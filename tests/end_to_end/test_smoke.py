@@ -174,6 +174,43 @@ def test_shards_that_another_model_left_are_not_taken_over(finished_runs, tmp_pa
     assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
 
 
+@pytest.fixture
+def two_shards(finished_runs, tmp_path, monkeypatch):
+    """The run `smoke` as a kill leaves it when two of the first generation's four shards have been sampled."""
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke", ignore=shutil.ignore_patterns("generation-02"))
+    first = tmp_path / "smoke" / "generation-01"
+    for manifest in (first / "manifests").glob("*.json"):
+        if manifest.stem != "train":
+            manifest.unlink()
+    for name in ("corpus.json", "shard-00002.arrow", "shard-00003.arrow"):
+        (first / "corpus" / name).unlink()
+    return first / "corpus"
+
+
+def shard_files(corpus):
+    return {path.name: path.read_bytes() for path in corpus.glob("*.arrow")}
+
+
+@pytest.mark.parametrize("change", [{"temperature": "2.0"}, {"shard_sequences": "100"}, {"sequences": "100"}, {"length": "24"}])
+def test_shards_sampled_under_other_settings_are_not_taken_over(two_shards, change):
+    run = Run.open("smoke")
+    run = Run.create("smoke", run.protocol.with_changes({f"sampling.{field}": value for field, value in change.items()}))
+    steps.sample(run, 1, "cpu")
+    mended = shard_files(two_shards)
+    shutil.rmtree(two_shards)
+    run.step(1, "sample").manifest_file.unlink()
+    assert steps.sample(run, 1, "cpu")["metrics"]["sequences"]["value"] == run.protocol.sampling.sequences
+    assert mended == shard_files(two_shards)
+
+
+def test_shards_of_an_unchanged_sampling_are_taken_over(finished_runs, two_shards):
+    before = {path: path.stat().st_mtime_ns for path in two_shards.glob("*.arrow")}
+    steps.sample(Run.open("smoke"), 1, "cpu")
+    assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}
+    assert shard_files(two_shards) == shard_files(finished_runs / "smoke" / "generation-01" / "corpus")
+
+
 def test_the_corpora_open_with_datasets(finished_runs):
     from datasets import load_dataset
 
