@@ -26,7 +26,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A frozen group of fields that refuses names it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class CorpusSettings(Section):
@@ -250,7 +250,7 @@ class Protocol(Section):
     """Everything that decides what a run computes."""
 
     description: str = ""
-    generations: Count = 40
+    generations: Annotated[int, Field(ge=1, le=1000)] = 40  # what pages, tables and `collapse status` still serve; forty are the paper's
     seed: int = Field(1, ge=0, lt=2**32)
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
@@ -368,7 +368,7 @@ def load_preset(name: str) -> Protocol:
             raise UserError(f"There is no protocol file '{name}'.")
         return Protocol.from_yaml(path.read_text(encoding="utf-8"), f"Protocol file '{name}'")
     if name not in preset_names():
-        raise UserError(f"There is no preset '{name}'; there are {', '.join(preset_names())}, or give a .yaml file.")
+        raise UserError(f"There is no preset {name!r}; there are {', '.join(preset_names())}, or give a .yaml file.")
     return Protocol.from_yaml((_preset_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"Preset '{name}'")
 
 
