@@ -107,7 +107,7 @@ def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monk
         ("train", ["-r", "generation", "abc"], "A generation is a whole number, not 'abc'"),
         ("train", ["-p", "generation", "2", "-p", "seed", "7"], "This notebook has no parameter 'seed', only device, generation, run"),
         ("corpus", ["-p", "run", "other", "-p", "preset", "smoke", "-p", "seed", "7"], "This notebook has no parameter 'seed', only preset, run"),
-        ("sample", ["-p", "generation", "2"], "train of generation 2 in run 'smoke' has not been done yet"),
+        ("sample", ["-p", "generation", "2"], "Step train of generation 2 in run 'smoke' has not been done yet"),
     ],
 )
 def test_plain_papermill_is_refused_what_cannot_be_and_leaves_nothing(finished_runs, tmp_path, monkeypatch, notebook, parameters, said):
