@@ -36,6 +36,8 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
     inherited = {PROGRESS_VARIABLE: str(run.progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     executed = []
     with run.exclusive(), _environment(inherited), warm_kernel() as kernel:
+        if Run.open(run.name) != run:
+            raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
         for step in run.steps():
             if step.is_finished():
                 continue

@@ -50,12 +50,16 @@ PLOTLY = ("plotly", "plotly/package_data/plotly.min.js")
 
 @dataclass(frozen=True)
 class BookReport:
-    """What a build did: the site's first page, how long it took, how many pages there are, whether anything was rendered."""
+    """What a build did: the site's first page, how long it took, how many pages there are, whether anything was rendered.
+
+    ``left_out`` has the runs that nobody named and that could not be read, each with the reason.
+    """
 
     path: Path
     seconds: float
     pages: int
     rendered: bool
+    left_out: dict[str, str]
 
 
 def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
@@ -68,34 +72,43 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     source = project_root() / "book"
     if not (source / "_config.yml").is_file():
         raise UserError(f"The book's sources are not in {source}; build it from a checkout of the project.")
-    shown = _shown(runs)
+    shown, left_out = _shown(runs)
     place = Path(output).resolve() if output else source
     site, stage, mark = place / "_build" / "html", place / "_generated", place / "_build" / "inputs.sha256"
     made_from = [*_prose(source), *_notebooks("figures"), *_notebooks("theory"), *_library(), *_records(shown)]
     inputs = _digest(made_from, extra=[run.name for run in shown])
     if (site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs:
-        return BookReport(site / "index.html", time.perf_counter() - began, _pages(site), rendered=False)
+        return BookReport(site / "index.html", time.perf_counter() - began, _pages(site), rendered=False, left_out=left_out)
     mark.unlink(missing_ok=True)
     _stage(stage, source, shown)
     _render(stage, place)
     write_text(mark, inputs)
-    return BookReport(site / "index.html", time.perf_counter() - began, _pages(site), rendered=True)
+    return BookReport(site / "index.html", time.perf_counter() - began, _pages(site), rendered=True, left_out=left_out)
 
 
-def _shown(names: Sequence[str]) -> list[Shown]:
-    """The runs to show: those named, each of which must have a finished generation, or all that have one and are not there for another's sake."""
+def _shown(names: Sequence[str]) -> tuple[list[Shown], dict[str, str]]:
+    """The runs to show: those named, each of which must have a finished generation, or all that have one and are not there for another's sake.
+
+    Of the latter, those that cannot be read are left out, and come second with the reason.
+    """
     if names:
         runs = [Shown.read(Run.open(name)) for name in dict.fromkeys(names)]
         if unfinished := [shown.name for shown in runs if not shown.models]:
             raise UserError(f"Run '{unfinished[0]}' has no finished generation to show yet; `collapse run {unfinished[0]}` goes on with it.")
-        return runs
+        return runs, {}
     there = run_names()
     companions = {name for chain in there for role, name in twins_names(chain).items() if role != "chain"}  # the chain's page on twins tells of them
     order = sorted(set(there) - companions, key=lambda name: (name != "demo", name == "smoke", name))
-    runs = [shown for shown in (Shown.read(Run.open(name)) for name in order) if shown.models]
+    runs, left_out = [], {}
+    for name in order:
+        try:
+            runs.append(Shown.read(Run.open(name)))
+        except UserError as error:
+            left_out[name] = str(error)
+    runs = [shown for shown in runs if shown.models]
     if not runs:
-        raise UserError("There is no run with a finished generation to make a book of; `collapse run demo` makes one.")
-    return runs
+        raise UserError(next(iter(left_out.values()), "There is no run with a finished generation to make a book of; `collapse run demo` makes one."))
+    return runs, left_out
 
 
 def _stage(stage: Path, source: Path, runs: Sequence[Shown]) -> None:

@@ -59,13 +59,13 @@ class Shown:
 
     @classmethod
     def read(cls, run: Run) -> Shown:
-        """Read the generations, the initial corpus (0) included, of which every step is finished, up to the first that is not."""
+        """Read the generations, the initial corpus (0) included, up to the first of which a step is missing that the pages cannot do without."""
         results = {}
         for generation in range(run.protocol.generations + 1):
-            steps = run.steps_of(generation)
-            if not all(step.is_finished() for step in steps):
+            finished = {step.name: step.results() for step in run.steps_of(generation) if step.is_finished()}
+            if any(step.name not in finished and not STEPS[step.name].optional for step in run.steps_of(generation)):
                 break
-            results[generation] = {step.name: step.results() for step in steps}
+            results[generation] = finished
         return cls(run, results)
 
     @property

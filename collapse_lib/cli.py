@@ -192,18 +192,18 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.batch import advance
     from collapse_lib.paths import project_root
-    from collapse_lib.run import Run
+    from collapse_lib.preflight import begun
 
     project_root()  # before a folder is made: without the notebooks there is nothing to execute
     if options.max_cost is not None:
         options.set.append(f"gpt_eval.max_cost={options.max_cost}")
     name, protocol = _wanted(options)
-    run = Run.create(name, protocol)
     began = time.perf_counter()
-    print(f"run {run.name}: {protocol.generations} generations in {run.folder}", flush=True)
-    if protocol.gpt_eval.judge:
-        _print_estimate(run)
-    executed = advance(run, options.device)
+    with begun(name, protocol, options.device, exact="generations" in dict(map(_assignment, options.set))) as run:
+        print(f"run {run.name}: {run.protocol.generations} generations in {run.folder}", flush=True)
+        if run.protocol.gpt_eval.judge:
+            _print_estimate(run)
+        executed = advance(run, options.device)
     seconds = time.perf_counter() - began
     print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
 
@@ -214,12 +214,12 @@ def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
     from collapse_lib.protocol import load_preset, preset_names
     from collapse_lib.run import Run
 
-    changes = dict(_assignment(text) for text in options.set)
     if options.generations is not None:
-        changes["generations"] = str(options.generations)
+        options.set.append(f"generations={options.generations}")
+    changes = dict(_assignment(text) for text in options.set)
     is_preset = options.preset in preset_names() or options.preset.endswith((".yaml", ".yml"))
     protocol = Run.open(options.preset).protocol if not is_preset and options.preset in run_names() else load_preset(options.preset)
-    name = options.name or options.preset.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
+    name = options.name if options.name is not None else options.preset.rsplit("/", 1)[-1].removesuffix(".yaml").removesuffix(".yml")
     return name, protocol.with_changes(changes) if changes else protocol
 
 
@@ -401,6 +401,8 @@ def _book(options: argparse.Namespace) -> None:
     from collapse_lib import book
 
     report = book.build(options.runs)
+    for name, reason in report.left_out.items():
+        print(f"run {name} is left out: {reason}", file=sys.stderr)
     print(f"{report.pages} pages in {report.seconds:.1f} s: {report.path}")
 
 

@@ -189,9 +189,10 @@ class CorpusWriter:
         for leftover in self.folder.glob(f".*.{os.getpid()}.tmp"):
             leftover.unlink()
 
-    def has_shard(self, index: int) -> bool:
-        """Whether shard ``index`` is there, whole and readable."""
-        return _read_shard(self.folder / _shard_name(index)) is not None
+    def has_shard(self, index: int, rows: int | None = None) -> bool:
+        """Whether shard ``index`` is there, whole and readable, and has as many ``rows`` if that is given."""
+        shard = _read_shard(self.folder / _shard_name(index))
+        return shard is not None and rows in (None, len(shard.offsets) - 1)
 
     def write_shard(self, index: int, rows: Rows) -> None:
         """Write rows as shard ``index``: an integer array [rows, tokens], or one integer array a row.
@@ -214,10 +215,10 @@ class CorpusWriter:
                 os.fsync(file.fileno())
             beside.replace(path)
 
-    def finish(self, shards: int) -> TokenCorpus:
+    def finish(self, shards: int, rows: int | None = None) -> TokenCorpus:
         """Record shards ``0 .. shards - 1`` as the whole corpus and open it; other shards in the folder are deleted.
 
-        Raises ``FileNotFoundError`` if one of them is missing or damaged.
+        Raises ``FileNotFoundError`` if one of them is missing or damaged, and ``ValueError`` if they have not ``rows`` rows together.
         """
         names = [_shard_name(index) for index in range(shards)]
         for leftover in {*self.folder.glob("shard-*.arrow"), *self.folder.glob(".shard-*.tmp")} - {self.folder / name for name in names}:
@@ -228,7 +229,10 @@ class CorpusWriter:
             if shard is None:
                 raise FileNotFoundError(f"{self.folder / name} is missing or damaged")
             found.append({"file": name, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": sha256(self.folder / name)})
-        write_json(self.folder / "corpus.json", _record(found, self.eos_id, self.vocabulary, self.rows_are_complete, self.has_start))
+        record = _record(found, self.eos_id, self.vocabulary, self.rows_are_complete, self.has_start)
+        if rows not in (None, record["rows"]):
+            raise ValueError(f"the shards in {self.folder} have {record['rows']} rows, not {rows}")
+        write_json(self.folder / "corpus.json", record)
         return TokenCorpus.open(self.folder)
 
 
@@ -269,7 +273,7 @@ class _StoryShards:
     def finish(self) -> TokenCorpus:
         if self._waiting:
             self._write()
-        return self._writer.finish(self._shards)
+        return self._writer.finish(self._shards, self.rows)
 
     def _write(self) -> None:
         with self._writer as writer:

@@ -123,17 +123,10 @@ def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    file.seek(0)
-                    holder = file.read().strip() or "unknown"
-                    raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.") from None
-                time.sleep(0.2)
+        if not _is_taken(file.fileno(), patience):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.")
         with naming(path):
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -141,14 +134,45 @@ def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
         yield
 
 
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock file now."""
+@contextmanager
+def exclusive_folder(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder itself while the block runs: unlike a lock file, it cannot be deleted and made anew as long as anyone needs what is in it.
+
+    On a network's disk this holds within one machine only, so that a lock file is needed too.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with path.open("rb") as file:  # to read: a run may be another user's
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+        if not _is_taken(descriptor, patience):
+            raise UserError(f"{what} is in use by another process, whose lock file was deleted; wait for it to end or stop it.")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file, or the folder, now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)  # to read: a run may be another user's
     except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_taken(descriptor: int, patience: float) -> bool:
+    """Lock an open file or folder, waiting ``patience`` seconds for another holder; False if it is still held then."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.2)
+        else:
+            return True

@@ -51,6 +51,7 @@ class StepKind:
     headline: str  # what the terminal says when it is done, with names of its metrics
     done_in: Callable[[Protocol, int], bool] = _every
     on_device: bool = True  # whether it uses a GPU if there is one
+    optional: bool = False  # whether the book shows a generation without it: evaluations that a run may be given later
 
     def headline_of(self, metrics: dict[str, dict[str, Any]]) -> str:
         """The headline with this step's metrics filled in."""
@@ -88,6 +89,7 @@ STEPS: dict[str, StepKind] = {
         ("train", "previous train", "initial corpus", "previous corpus", "previous alpha"),
         ("seed", "alpha", "evaluation.max_context"),
         "D_inf {divergence:.2f} nats at {contexts} contexts, accumulated {accumulated:.2f}",
+        optional=True,
     ),
     # Two steps, because a judge may be chosen, or changed, long after the models are gone.
     "completions": StepKind(
@@ -96,6 +98,7 @@ STEPS: dict[str, StepKind] = {
         ("seed", "completions", "sampling.start", "sampling.max_context", "sampling.overflow"),
         "{completions:,} completions of {beginnings:,} beginnings",
         done_in=_completes,
+        optional=True,
     ),
     "gpt_eval": StepKind(
         "GPT-Eval",
@@ -104,6 +107,7 @@ STEPS: dict[str, StepKind] = {
         "{graded:,} of {completions:,} completions graded, {malformed:,} malformed answers",
         done_in=_is_graded,
         on_device=False,
+        optional=True,
     ),
     "classification": StepKind(
         "Classification",
@@ -111,6 +115,7 @@ STEPS: dict[str, StepKind] = {
         ("seed", "model", "classification"),
         "mean accuracy {mean_accuracy:.3f} on {tasks} tasks",
         done_in=_is_classified,
+        optional=True,
     ),
 }
 

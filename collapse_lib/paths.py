@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from collapse_lib.errors import UserError
 
 RUNS_FOLDER = "papermill_runs"
+LONGEST_NAME = 100  # characters of a run's name: file systems take 255, and pages, twins and temporary files add to it
+RESERVED_NAMES = ("all", "newest", "bench", "judge.sqlite", "README.md")  # what commands and the runs' folder use for something else
 
 
 def runs_root() -> Path:
@@ -46,6 +49,18 @@ def _is_checkout() -> bool:
     return (_beside() / "notebooks" / "steps").is_dir()
 
 
+def check_run_name(name: str) -> None:
+    """Raise ``UserError`` for what a run cannot be called."""
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"A run's name has at most {LONGEST_NAME} characters, and {name[:20]!r}... has {len(name)}.")
+    reserved = name.lower().startswith("judge.sqlite") or name.lower() in map(str.lower, RESERVED_NAMES)
+    if reserved or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"A run cannot be called {name!r}; use letters, digits, '.', '_' and '-', "
+            f"the first a letter or digit, and none of the words {', '.join(RESERVED_NAMES)}."
+        )
+
+
 def run_names() -> list[str]:
     """Names of all runs, the most recently advanced one first."""
     protocols = list(runs_root().glob("*/protocol.yaml"))
@@ -63,7 +78,7 @@ def run_folder(name: str = "newest") -> Path:
             raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
         return runs_root() / names[0]
     if name not in names:
-        raise UserError(f"There is no run '{name}' in {runs_root()}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
+        raise UserError(f"There is no run {name!r} in {runs_root()}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
     return runs_root() / name
 
 

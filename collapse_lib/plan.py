@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from collapse_lib.errors import UserError
 from collapse_lib.files import read_json
 from collapse_lib.lineage import STEPS, steps_of
 from collapse_lib.shapes import Notebook
-from collapse_lib.sources import SUFFIXES
+from collapse_lib.sources import is_on_hub
 
 if TYPE_CHECKING:
     from collapse_lib.calibration import Calibration
@@ -153,7 +152,7 @@ def text_of(protocol: Protocol) -> Text:
     from collapse_lib.sources import read_stories
 
     corpus, source = protocol.corpus, protocol.tokenizer.source
-    if _is_on_hub(corpus.source):
+    if is_on_hub(corpus.source):
         stories, validation = corpus.stories or HUB_STORIES, corpus.validation_stories or HUB_VALIDATION_STORIES
         # The sample's lengths, stretched to the whole corpus' mean.
         scale = (HUB_TOKENS / HUB_STORIES - 1) / sum(share * tokens for share, tokens in HUB_LENGTHS)
@@ -178,11 +177,6 @@ def text_of(protocol: Protocol) -> Text:
         vocabulary, lengths = HUB_VOCABULARY, [max(1, round(len(story) / CHARACTERS_A_TOKEN)) for story in first]
         note += f", at {CHARACTERS_A_TOKEN} characters a token; the tokenizer '{source}' is not opened, its vocabulary taken to be {vocabulary:,}"
     return Text(stories, validation, vocabulary, tuple((1 / len(lengths), length) for length in lengths), note)
-
-
-def _is_on_hub(source: str) -> bool:
-    missing = source != "grammar" and not Path(source).expanduser().exists() and not source.endswith(SUFFIXES)
-    return missing and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source) is not None
 
 
 def plan(protocol: Protocol, calibration: Calibration, text: Text, gpus: int = 1, preset: str = "") -> Plan:

@@ -256,7 +256,7 @@ class Protocol(Section):
     """Everything that decides what a run computes."""
 
     description: str = ""
-    generations: Count = 40
+    generations: Annotated[int, Field(ge=1, le=1000)] = 40  # what pages, tables and `collapse status` still serve; forty are the paper's
     seed: int = Field(1, ge=0, lt=2**32)
     corpus: CorpusSettings = CorpusSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()

@@ -15,19 +15,19 @@ output it was made from, so a step whose parent has changed since is noticed and
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from collapse_lib.errors import UserError
-from collapse_lib.files import exclusive, is_locked, read_json, read_text, write_json, write_text
+from collapse_lib.files import exclusive, exclusive_folder, is_locked, read_json, read_text, write_json, write_text
 from collapse_lib.lineage import STEPS, steps_of
 from collapse_lib.machine import device_name, versions
-from collapse_lib.paths import run_folder, runs_root
+from collapse_lib.paths import check_run_name, run_folder, run_names, runs_root
 from collapse_lib.protocol import Protocol
 from collapse_lib.shapes import Manifest, Measured, Notebook
 
@@ -43,36 +43,68 @@ class Run:
 
     @classmethod
     def open(cls, name: str = "newest") -> Run:
-        """Open a run by name; ``newest`` is the one that advanced last."""
-        folder = run_folder(name)
-        protocol = Protocol.from_yaml(read_text(folder / "protocol.yaml"), f"{folder / 'protocol.yaml'}")
+        """Open a run by name; ``newest`` is, of those that can be opened, the one that advanced last."""
+        if name == "newest":
+            return cls._newest()
+        file = run_folder(name) / "protocol.yaml"
+        return cls(file.parent, Protocol.from_yaml(read_text(file), f"{file}"))
+
+    @classmethod
+    def _newest(cls) -> Run:
+        refusals = []
+        for name in run_names():
+            try:
+                return cls.open(name)
+            except UserError as refusal:  # one broken run hides no other
+                refusals.append(refusal)
+        if refusals:
+            raise refusals[0]
+        raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+
+    @classmethod
+    def proposed(cls, name: str, protocol: Protocol, exact: bool = False) -> Run:
+        """The run that ``create`` would make, or the ``UserError`` that it would raise; nothing is written."""
+        check_run_name(name)
+        folder = runs_root() / name
+        if not (folder / "protocol.yaml").is_file():
+            return cls(folder, protocol)
+        run = cls.open(name)
+        existing, steps = run.protocol, {file.stem for file in run.manifest_files()} & STEPS.keys()
+        checkpoint = folder / "generation-01" / "checkpoint"  # of later generations, the first one's training is finished
+        if (checkpoint / "checkpoint.pt").is_file():
+            steps.add("train")
+        decided = {field for step in steps for field in existing.deciding(STEPS[step].decided_by)}
+        if changed := [field for field in existing.differences(protocol) if field in decided]:
+            field = changed[0]
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise UserError(
+                f"Run '{name}' exists with {field} = {existing.flat()[field]}, not {protocol.flat()[field]}{more}; "
+                "give another --name, or delete the run's folder."
+            )
+        last = max((int(file.parents[1].name.removeprefix("generation-")) for file in run.manifest_files()), default=0)
+        if exact and protocol.generations < last:
+            raise UserError(f"Run '{name}' has {last} generations already, more than {protocol.generations}; ask for {last} or more.")
+        if not exact and protocol.generations < existing.generations:
+            protocol = protocol.model_copy(update={"generations": existing.generations})
         return cls(folder, protocol)
 
     @classmethod
-    def create(cls, name: str, protocol: Protocol) -> Run:
+    def create(cls, name: str, protocol: Protocol, exact: bool = False) -> Run:
         """Make a run, or open the one of that name if its protocol decides the same results.
 
-        Fields that decided no finished step may differ and are taken over: the number of generations, the batch size of sampling, how to
-        evaluate as long as nothing was evaluated. Whoever mends a wrong corpus path need not invent another name.
+        Fields that decided no step, finished or kept half done, may differ and are taken over: the number of generations, the batch size of
+        sampling, how to evaluate as long as nothing was evaluated. Whoever mends a wrong corpus path need not invent another name. A run that
+        has more generations keeps them, unless their number is ``exact``: asked for, and not a preset's.
+
+        Raises ``UserError`` for a name or a change that cannot be, and when another process drives the run.
         """
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "newest":
-            raise UserError(f"A run cannot be called '{name}'; use letters, digits, '.', '_' and '-' (and not the word 'newest').")
-        folder = runs_root() / name
-        if (folder / "protocol.yaml").is_file():
-            existing = cls.open(name).protocol
-            finished = {path.stem for path in folder.glob("generation-*/manifests/*.json")} & STEPS.keys()
-            decided = {field for step in finished for field in existing.deciding(STEPS[step].decided_by)}
-            if changed := [field for field in existing.differences(protocol) if field in decided]:
-                field = changed[0]
-                more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
-                raise UserError(
-                    f"Run '{name}' exists with {field} = {existing.flat()[field]}, not {protocol.flat()[field]}{more}; "
-                    "give another --name, or delete the run's folder."
-                )
-            if existing == protocol:
-                return cls(folder, existing)
-        write_text(folder / "protocol.yaml", protocol.to_yaml())
-        return cls(folder, protocol)
+        run = cls.proposed(name, protocol, exact)
+        if (run.folder / "protocol.yaml").is_file() and cls.open(name) == run:
+            return run
+        with run.exclusive():
+            run = cls.proposed(name, protocol, exact)  # for what it was compared with may have changed until the lock was ours
+            write_text(run.folder / "protocol.yaml", run.protocol.to_yaml())
+        return run
 
     @property
     def name(self) -> str:
@@ -90,13 +122,20 @@ class Run:
     def progress_file(self) -> Path:
         return self.folder / "progress.tmp.json"
 
-    def exclusive(self):
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
         """Hold the whole run: two drivers on one folder would undo each other's work."""
-        return exclusive(self.lock_file, f"Run '{self.name}'", patience=1.0)
+        what = f"Run '{self.name}'"
+        with exclusive(self.lock_file, what, patience=1.0), exclusive_folder(self.folder, what, patience=1.0):
+            yield
 
     def is_driven(self) -> bool:
         """Whether a ``collapse run`` works on this folder now."""
-        return is_locked(self.lock_file)
+        return is_locked(self.lock_file) or is_locked(self.folder)
+
+    def manifest_files(self) -> list[Path]:
+        """The manifests of all that is finished, of steps that the protocol no longer has too."""
+        return sorted(self.folder.glob("generation-*/manifests/*.json"))
 
     def generation_folder(self, generation: int) -> Path:
         return self.folder / f"generation-{generation:02d}"
@@ -105,9 +144,16 @@ class Run:
         """One step of one generation; raises ``UserError`` for a step or generation that cannot be."""
         if name not in STEPS:
             raise UserError(f"There is no step '{name}'; there are {', '.join(STEPS)}.")
+        if not isinstance(generation, Integral):
+            raise UserError(f"A generation is a whole number, not {generation!r}.")
         if not STEPS[name].done_in(self.protocol, generation):
             here = ", ".join(steps_of(self.protocol, generation)) or "no steps"
             raise UserError(f"There is no step '{name}' in generation {generation} of run '{self.name}', which has {here}.")
+        if generation > self.protocol.generations:
+            raise UserError(
+                f"There is no generation {generation} in run '{self.name}', which has {self.protocol.generations}; "
+                f"`collapse run {self.name} --generations {generation}` extends it."
+            )
         return Step(self, generation, name)
 
     def steps(self) -> Iterator[Step]:
@@ -199,6 +245,10 @@ class Step:
         """Whether its work and its executed notebook are both there, and whole."""
         notebook = read_json(self.notebook, Notebook)
         return notebook is not None and fully_executed(notebook) and self.results() is not None
+
+    def made_from(self) -> dict[str, Any]:
+        """What decides its outcome: its parents' content and its part of the protocol. Work that is kept unfinished carries it, to be known again."""
+        return {"parents": {name: parent.output_hashes() for name, parent in self.parents().items()}, "protocol": self.protocol_hash}
 
     def output_hashes(self) -> dict[str, str]:
         """Content hashes of what this step made; ``UserError`` when it has not been done."""

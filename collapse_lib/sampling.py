@@ -104,7 +104,7 @@ def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: 
     eos = model.config.eos_token_id
     every = range(settings.sequences)
     shards = [every[first : first + settings.shard_sequences] for first in every[:: settings.shard_sequences]]
-    missing = [index for index in range(len(shards)) if not writer.has_shard(index)]
+    missing = [index for index, rows in enumerate(shards) if not writer.has_shard(index, len(rows))]
     tokens = settings.sequences * settings.length
     tokens_to_sample = sum(len(shards[index]) for index in missing) * settings.length
     started = time.perf_counter()
@@ -114,7 +114,7 @@ def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: 
             sampled = _sample_rows(decoder, model, settings, shards[index], seed, None, bar)
             writer.write_shard(index, _stored_rows(sampled, settings, eos))
     seconds = time.perf_counter() - started
-    corpus = writer.finish(len(shards))
+    corpus = writer.finish(len(shards), settings.sequences)
     return {
         "sequences": corpus.rows,
         "tokens": corpus.real_tokens,

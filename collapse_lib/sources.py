@@ -120,9 +120,15 @@ def _open(source: str, settings: CorpusSettings, seed: int) -> dict[str, Stories
         return {"train": partial(_read_files, [path], settings.text_field)}
     if path.is_dir():
         return {split: partial(_read_files, files, settings.text_field) for split, files in _folder(path).items()}
-    if source.endswith(SUFFIXES) or not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source):
+    if not is_on_hub(source):
         raise UserError(f"There is no file or folder '{source}'.")
     return _hub(source, settings.text_field)
+
+
+def is_on_hub(source: str) -> bool:
+    """Whether a source is nothing on this machine and may be the name of a data set on the hub."""
+    missing = source != "grammar" and not Path(source).expanduser().exists() and not source.endswith(SUFFIXES)
+    return missing and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", source) is not None
 
 
 def _grammar(settings: CorpusSettings, split: Split, seed: int) -> Iterator[str]:

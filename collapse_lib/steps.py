@@ -6,8 +6,10 @@ then only reads. An unfinished one goes on from its last checkpoint or shard. Fi
 
 from __future__ import annotations
 
+import ast
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -36,7 +38,10 @@ def _step(name: str) -> Callable[[Callable[..., None]], Callable[..., Results]]:
     def decorate(work: Callable[..., None]) -> Callable[..., Results]:
         @wraps(work)
         def run_step(run: Run, generation: int = 0, device: str = "auto") -> Results:
+            refuse_unknown_parameters()
             step = run.step(generation, name)
+            if step.manifest() is None:
+                step.made_from()  # refused here, where nothing is left behind, if a parent is not there
             with step.exclusive():
                 if step.results() is None:
                     work(step, choose_device(device))
@@ -45,6 +50,28 @@ def _step(name: str) -> Callable[[Callable[..., None]], Callable[..., Results]]:
         return run_step
 
     return decorate
+
+
+def refuse_unknown_parameters() -> None:
+    """Raise ``UserError`` if papermill gave this notebook a parameter that it does not have: papermill itself warns, and goes on without it.
+
+    What papermill gives stands in a cell of its own, behind the one with the notebook's defaults.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells = shell.user_ns.get("In", []) if shell else []
+    given = max((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), default=0)
+    if not given:
+        return
+    known, wanted = _assigned(cells[given - 1]), _assigned(cells[given])
+    if "run" in known and (unknown := sorted(wanted - known)):  # else somebody executes cells by hand, in another order
+        raise UserError(
+            f"This notebook has no parameter '{unknown[0]}', only {', '.join(sorted(known))}; what decides a run's numbers is in its protocol "
+            "(`collapse run NAME --set FIELD=VALUE`, or a .yaml file as the preset of corpus.ipynb)."
+        )
+
+
+def _assigned(cell: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 @_step("corpus")
@@ -60,8 +87,7 @@ def initial_corpus(step: Step, device: str) -> None:
         if protocol.tokenizer.source == "learn":
             tokenizer = tokenization.learn(read_stories(protocol.corpus, "train", seed), protocol.tokenizer.vocabulary)
         else:
-            kind, _, other = protocol.tokenizer.source.partition("run:")
-            tokenizer = load_tokenizer(Run.open(other)) if other and not kind else tokenization.load(protocol.tokenizer.source)
+            tokenizer = given_tokenizer(protocol.tokenizer.source)
         _publish(run.tokenizer_folder, tokenizer.save)
         build_initial_corpus(protocol, tokenizer, step.folder / "corpus", seed)
         parts = {part: initial_part(run, part) for part in ("train", "holdout", "validation")}
@@ -123,7 +149,7 @@ def sample(step: Step, device: str) -> None:
     with step.recording(device) as record:
         tokenizer = load_tokenizer(run)
         model = load_model(run, step.generation).to(device)
-        _drop_shards_of_another_model(step)
+        _drop_shards_made_otherwise(step)
         writer = CorpusWriter(
             step.folder / "corpus", tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext"
         )
@@ -240,7 +266,7 @@ def classification(step: Step, device: str) -> None:
             # The same new layer and the same order of rows for every generation: they differ in their pre-training alone.
             seed=lambda purpose: run.seed(0, f"classification/{purpose}"),
             folder=unfinished,
-            identity={"parents": {name: parent.output_hashes() for name, parent in step.parents().items()}, "protocol": step.protocol_hash},
+            identity=step.made_from(),
         )
         report(record, tasks, confusions)
     shutil.rmtree(unfinished)
@@ -277,6 +303,14 @@ def load_tokenizer(run: Run) -> Tokenizer:
 
     run.step(0, "corpus").output_hashes()
     return tokenization.load(run.tokenizer_folder)
+
+
+def given_tokenizer(source: str) -> Tokenizer:
+    """The tokeniser that a protocol names and does not learn: another run's, a folder's or the hub's."""
+    from collapse_lib import tokenization
+
+    kind, _, other = source.partition("run:")
+    return load_tokenizer(Run.open(other)) if other and not kind else tokenization.load(source)
 
 
 def initial_part(run: Run, part: str) -> TokenCorpus:
@@ -328,13 +362,12 @@ def _words_file(run: Run) -> Path:
     return run.generation_folder(0) / "corpus" / "words.txt"
 
 
-def _drop_shards_of_another_model(step: Step) -> None:
-    """Empty the corpus folder unless its shards, if any, were begun by the model that is there now."""
-    place = step.folder / "corpus"
-    model = step.run.step(step.generation, "train").output_hashes()
-    if read_json(place / "model.json") != model:
-        shutil.rmtree(place, ignore_errors=True)
-        write_json(place / "model.json", model)
+def _drop_shards_made_otherwise(step: Step) -> None:
+    """Empty the corpus folder unless its shards, if any, come from the model and the settings that are there now."""
+    record = step.folder / "corpus" / "made_from.json"
+    if read_json(record) != step.made_from():
+        shutil.rmtree(record.parent, ignore_errors=True)
+        write_json(record, step.made_from())
 
 
 def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:

@@ -143,6 +143,13 @@ def read_tasks(settings: ClassificationSettings) -> list[TaskData]:
     return [_read(TASKS[name], settings) for name in settings.tasks]
 
 
+def check_files(settings: ClassificationSettings) -> None:
+    """Raise ``UserError`` if the local files of a task are not there; nothing is read."""
+    for task in (TASKS[name] for name in settings.tasks):
+        if task.hub and settings.data is not None:
+            _files(task, Path(settings.data).expanduser())
+
+
 def _read(task: Task, settings: ClassificationSettings) -> TaskData:
     limits = settings.rows_of(task.name)
     if task.hub:
@@ -163,6 +170,10 @@ def _read(task: Task, settings: ClassificationSettings) -> TaskData:
 
 
 def _local(task: Task, data: Path) -> dict[str, DataFrame]:
+    return {split: _frame(file) for split, file in _files(task, data).items()}
+
+
+def _files(task: Task, data: Path) -> dict[str, Path]:
     folder = data / task.folder
     if not folder.is_dir():
         there = [name for name, other in TASKS.items() if other.hub and (data / other.folder).is_dir()]
@@ -170,7 +181,7 @@ def _local(task: Task, data: Path) -> dict[str, DataFrame]:
             f"There is no folder '{folder}' for task '{task.name}' (tasks that have one in '{data}': {', '.join(there) or 'none'}); "
             "set classification.data to the folder that holds it, or to null for the dataset hub."
         )
-    frames = {}
+    found = {}
     for split in ("train", task.test_split):
         files = [path for suffix in SUFFIXES if (path := folder / f"{split}{suffix}").is_file()]
         if not files:
@@ -178,8 +189,8 @@ def _local(task: Task, data: Path) -> dict[str, DataFrame]:
             raise UserError(
                 f"Task '{task.name}' has no {split} split: '{folder}' holds {there}, not {split}{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:])})."
             )
-        frames[split] = _frame(files[0])
-    return frames
+        found[split] = files[0]
+    return found
 
 
 def _frame(path: Path) -> DataFrame:

@@ -88,14 +88,15 @@ def run_twins(name: str, protocol: Protocol, changes: dict[str, str] | None = No
     A run that is there already keeps its generations where it has more than ``protocol`` asks for.
     """
     from collapse_lib.batch import advance
-    from collapse_lib.paths import run_names
+    from collapse_lib.preflight import begun, check_stories
 
     wanted = protocols(name, protocol, changes)
+    for role, run_name in names(name).items():  # before the first of them takes its hours
+        check_stories(Run.proposed(run_name, wanted[role]))
     for role, run_name in names(name).items():
-        there = Run.open(run_name).protocol.generations if run_name in run_names() else 0
-        run = Run.create(run_name, wanted[role].with_changes({"generations": str(max(there, protocol.generations))}))
-        print(f"{role}: run {run.name}, {run.protocol.generations} generations in {run.folder}", flush=True)
-        advance(run, device)
+        with begun(run_name, wanted[role], device) as run:
+            print(f"{role}: run {run.name}, {run.protocol.generations} generations in {run.folder}", flush=True)
+            advance(run, device)
     return compare(name, device)
 
 

@@ -28,6 +28,15 @@ def test_the_kernel_knows_the_runs_folder_and_this_process_forgets_it(tmp_path, 
     assert dict(os.environ) == before
 
 
+def test_a_protocol_that_another_command_changed_meanwhile_is_not_driven(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    run = Run.create("one", load_preset("smoke"))
+    Run.create("one", run.protocol.with_changes({"seed": "2"}))
+    with pytest.raises(UserError, match="another protocol by another command"):
+        advance(run, "cpu")
+    assert not list(run.folder.glob("generation-*"))
+
+
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])
 def test_a_run_that_stops_leaves_the_environment_as_it_was(tmp_path, monkeypatch, policy):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))

@@ -128,6 +128,32 @@ def test_only_finished_generations_are_shown(shown: Shown) -> None:
     assert shown.seconds == pytest.approx(1.5 * sum(map(len, shown.results.values())))
 
 
+@pytest.mark.parametrize("changes", [{"gpt_eval.judge": "some-model"}, {"classification.every": "1", "classification.tasks": "[grammar_fits]"}])
+def test_an_evaluation_that_is_still_to_come_hides_no_generation(shown: Shown, changes: dict[str, str]) -> None:
+    run = shown.run
+    if "gpt_eval.judge" not in changes:  # a run's tasks may change as long as none was done
+        for step in (run.step(generation, "classification") for generation in (0, 1, 3)):
+            step.manifest_file.unlink()
+    later = Shown.read(Run.create(run.name, run.protocol.with_changes(changes)))
+    assert list(later.results) == [0, 1, 2, 3]
+    page = book_pages.generation_page(later, 1)
+    assert "Perplexity" in "".join(cell.source for cell in page.cells)
+
+
+def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(shown: Shown) -> None:
+    file = shown.run.folder.parent / "broken" / "protocol.yaml"
+    file.parent.mkdir()
+    file.write_text("colour: red")
+    runs, left_out = book._shown([])
+    assert [found.name for found in runs] == ["made-up"]
+    assert list(left_out) == ["broken"] and "there is no field 'colour'" in left_out["broken"]
+    with pytest.raises(UserError, match="there is no field 'colour'"):
+        book._shown(["broken"])
+    shown.run.step(0, "corpus").manifest_file.unlink()
+    with pytest.raises(UserError, match="there is no field 'colour'"):  # nothing to show, and this is why
+        book._shown([])
+
+
 def test_a_generation_is_one_page(shown: Shown) -> None:
     page = book_pages.generation_page(shown, 2)
     nbformat.validate(page)

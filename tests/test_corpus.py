@@ -177,6 +177,15 @@ def test_only_finish_makes_a_corpus(tmp_path, shards):
         TokenCorpus.open(tmp_path)
 
 
+def test_a_corpus_of_another_number_of_rows_is_never_finished(tmp_path, shards):
+    with CorpusWriter(tmp_path, EOS, VOCABULARY, rows_are_complete=False) as writer:
+        writer.write_shard(0, shards[0])
+        assert writer.has_shard(0, len(shards[0])) and not writer.has_shard(0, len(shards[0]) + 1)
+        with pytest.raises(ValueError, match=f"have {len(shards[0])} rows, not 50"):
+            writer.finish(1, 50)
+        assert not (tmp_path / "corpus.json").exists()
+
+
 def test_a_later_writer_goes_on_from_whole_shards(tmp_path, shards, corpus):
     with CorpusWriter(tmp_path, EOS, VOCABULARY, rows_are_complete=False) as writer:
         for index in (0, 2, 3):

@@ -1,9 +1,12 @@
 """A run folder knows what is finished, what was made from what, and refuses what no longer fits."""
 
+import os
+
 import pytest
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, write_json
+from collapse_lib.paths import run_names
 from collapse_lib.protocol import load_preset
 from collapse_lib.run import Run, fully_executed
 
@@ -37,10 +40,56 @@ def test_a_run_in_which_nothing_is_finished_takes_any_protocol(run):
     assert Run.open("one").protocol.seed == 2
 
 
-@pytest.mark.parametrize("name", ["", "../up", "a/b", "newest", ".hidden", "two words"])
+@pytest.mark.parametrize(
+    "name", ["", "../up", "a/b", "newest", ".hidden", "two words", "all", "bench", "judge.sqlite", "judge.sqlite-wal", "readme.md", "two\nlines"]
+)
 def test_names_that_are_no_folder_names_are_refused(run, name):
-    with pytest.raises(UserError, match="cannot be called"):
+    with pytest.raises(UserError, match="cannot be called") as refused:
         Run.create(name, run.protocol)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_file_systems_refuse_is_refused_before_them(run):
+    assert Run.create("x" * 100, run.protocol).folder.is_dir()
+    with pytest.raises(UserError, match=r"at most 100 characters, and 'x+'\.\.\. has 300") as refused:
+        Run.create("x" * 300, run.protocol)
+    assert len(str(refused.value)) < 100
+
+
+def test_a_name_with_a_line_end_is_one_line_where_it_is_missed(run):
+    with pytest.raises(UserError, match=r"no run 'two\\nlines'"):
+        Run.open("two\nlines")
+
+
+def test_an_extended_run_is_not_shrunk_unless_that_is_asked_for(run):
+    preset = run.protocol
+    Run.create("one", preset.with_changes({"generations": "5"}), exact=True)
+    assert Run.create("one", preset).protocol.generations == Run.open("one").protocol.generations == 5
+    assert Run.create("one", preset, exact=True).protocol.generations == Run.open("one").protocol.generations == 2
+
+
+def test_generations_that_are_there_cannot_be_taken_back(run):
+    record(run.step(0, "corpus"), train="abc")
+    record(run.step(1, "train"), model="def")
+    record(run.step(1, "sample"), corpus="ghi")
+    record(run.step(2, "train"), model="jkl")
+    with pytest.raises(UserError, match="has 2 generations already, more than 1; ask for 2 or more"):
+        Run.create("one", run.protocol.with_changes({"generations": "1"}), exact=True)
+    assert Run.open("one").protocol.generations == 2
+
+
+def test_a_broken_run_hides_no_other(run, tmp_path):
+    for age, (name, content) in enumerate((("torn", b"generations: [1"), ("foreign", b"description: \xff"), ("wrong", b"colour: red"))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "protocol.yaml").write_bytes(content)
+        os.utime(tmp_path / name / "protocol.yaml", (2e9 + age, 2e9 + age))
+        assert run_names()[0] == name
+        assert Run.open("newest") == Run.open("one") == run
+        with pytest.raises(UserError, match=str(tmp_path / name)):
+            Run.open(name)
+    (run.folder / "protocol.yaml").unlink()
+    with pytest.raises(UserError, match=r"protocol\.yaml"):
+        Run.open("newest")
 
 
 def test_missing_runs_are_named_with_those_there_are(run):
@@ -62,6 +111,29 @@ def test_steps_come_in_the_order_of_the_data(run):
 def test_impossible_steps_are_refused(run, generation, name):
     with pytest.raises(UserError, match="no step"):
         run.step(generation, name)
+
+
+@pytest.mark.parametrize("generation", [3, 99])
+def test_generations_beyond_the_protocol_are_refused(run, generation):
+    with pytest.raises(UserError, match=f"no generation {generation} in run 'one', which has 2; `collapse run one --generations {generation}`"):
+        run.step(generation, "train")
+
+
+@pytest.mark.parametrize("generation", ["abc", "1", 1.0, None])
+def test_a_generation_is_a_number(run, generation):
+    with pytest.raises(UserError, match="whole number"):
+        run.step(generation, "train")
+
+
+def test_generations_beyond_99_have_folders_and_an_order(run):
+    long = Run.create("one", run.protocol.with_changes({"generations": "1000"}))
+    folders = [long.generation_folder(generation).name for generation in (9, 99, 100, 1000)]
+    assert folders == ["generation-09", "generation-99", "generation-100", "generation-1000"]
+    record(long.step(0, "corpus"))
+    for generation in (100, 101):
+        write_json(long.generation_folder(generation) / "manifests" / "train.json", {})
+    with pytest.raises(UserError, match="has 101 generations already"):
+        Run.create("one", run.protocol, exact=True)
 
 
 def test_a_step_is_finished_when_its_manifest_and_notebook_are_there(run):
@@ -139,6 +211,37 @@ def test_two_drivers_are_refused(run):
         with pytest.raises(UserError, match="Run 'one' is in use"), run.exclusive():
             pass
     assert not run.is_driven()
+
+
+def test_a_lock_file_that_is_deleted_lets_no_second_driver_in(run):
+    with run.exclusive():
+        run.lock_file.unlink()
+        assert run.is_driven()
+        with pytest.raises(UserError, match="Run 'one' is in use by another process, whose lock file was deleted"), run.exclusive():
+            pass
+    assert not run.is_driven()
+    with run.exclusive():
+        assert run.lock_file.is_file()
+
+
+def test_a_run_that_is_driven_keeps_its_protocol(run):
+    before = (run.folder / "protocol.yaml").read_bytes()
+    with run.exclusive(), pytest.raises(UserError, match="Run 'one' is in use"):
+        Run.create("one", run.protocol.with_changes({"seed": "2"}))
+    assert (run.folder / "protocol.yaml").read_bytes() == before
+    with run.exclusive():
+        assert Run.create("one", run.protocol) == run  # nothing to write
+
+
+def test_a_training_with_a_checkpoint_keeps_what_decides_it(run):
+    record(run.step(0, "corpus"), train="abc")
+    faster = run.protocol.with_changes({"training.learning_rate": "0.5"})
+    assert Run.create("one", faster).protocol == faster
+    (run.folder / "generation-01" / "checkpoint").mkdir(parents=True)
+    (run.folder / "generation-01" / "checkpoint" / "checkpoint.pt").touch()
+    with pytest.raises(UserError, match=r"exists with training\.learning_rate = 0\.5, not 0\.002"):
+        Run.create("one", run.protocol)
+    assert Run.open("one").protocol == faster
 
 
 def test_a_protocol_change_concerns_the_steps_that_it_decides(run):

@@ -382,6 +382,16 @@ def corpus_writer(folder: Path, some: SamplingSettings) -> CorpusWriter:
     return CorpusWriter(folder, EOS, 130, rows_are_complete=False, has_start=some.start == "endoftext")
 
 
+def test_a_shard_of_another_size_is_sampled_anew(model: GPTNeo, tmp_path: Path) -> None:
+    large, small = settings(sequences=32, shard_sequences=16), settings(sequences=24, shard_sequences=8)
+    with corpus_writer(tmp_path, large) as writer:
+        sample_corpus(model, large, 3, writer)
+        assert sample_corpus(model, small, 3, writer)["sequences"] == 24
+        corpus = writer.finish(3)
+    expected = sample_rows(model, small, range(24), seed=3)
+    assert all(np.array_equal(row[1:], sampled) for row, sampled in zip(corpus.iter_rows(), expected, strict=True))
+
+
 @pytest.mark.parametrize("fields", [{}, {"start": "masked_zero", "after_eos": "pad"}, {"after_eos": "pad"}])
 def test_an_interrupted_corpus_goes_on_at_its_missing_shards(model: GPTNeo, tmp_path: Path, fields: dict) -> None:
     some = settings(sequences=50, shard_sequences=16, **fields)

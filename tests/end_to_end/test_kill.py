@@ -1,6 +1,7 @@
 """Kill anything at any moment: the next `collapse run` carries on and ends with the same metrics, bit for bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_run_killed_at_every_turn_ends_as_an_unbroken_one(finished_runs, tmp_p
 @pytest.mark.slow
 def test_papermill_killed_by_itself_leaves_a_run_that_goes_on(finished_runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
-    assert collapse("run", "smoke", "--generations", "1", runs=tmp_path).returncode == 0
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke", ignore=shutil.ignore_patterns("generation-02"))
     folder = tmp_path / "smoke" / "generation-02"
     folder.mkdir()
     arguments = ["notebooks/steps/train.ipynb", str(folder / "train.ipynb"), "-p", "run", "smoke", "-p", "generation", "2", "-k", "python3"]
@@ -90,7 +91,7 @@ def test_papermill_killed_by_itself_leaves_a_run_that_goes_on(finished_runs, tmp
     wait_for(lambda: list(folder.glob("checkpoint/*")), papermill, "a checkpoint")
     papermill.kill()
     papermill.wait()
-    done = collapse("run", "smoke", "--generations", "2", runs=tmp_path)
+    done = collapse("run", "smoke", runs=tmp_path)
     assert done.returncode == 0, done.stderr
     assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
 
@@ -99,8 +100,11 @@ def test_a_second_driver_is_refused(tmp_path):
     first = start(tmp_path)
     try:
         wait_for(lambda: kernels_at_work(first, tmp_path), first, "a kernel at work")
-        second = collapse("run", "smoke", runs=tmp_path)
-        assert second.returncode == 2 and f"in use by another process (pid {first.pid})" in second.stderr
+        protocol = (tmp_path / "smoke" / "protocol.yaml").read_bytes()
+        for more in ([], ["--set", "sampling.temperature=2.0"]):
+            second = collapse("run", "smoke", *more, runs=tmp_path)
+            assert second.returncode == 2 and f"in use by another process (pid {first.pid})" in second.stderr
+        assert (tmp_path / "smoke" / "protocol.yaml").read_bytes() == protocol
         assert "a process works on it now" in collapse("status", "smoke", runs=tmp_path).stdout
     finally:
         first.kill()

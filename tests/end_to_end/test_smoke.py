@@ -100,6 +100,26 @@ def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monk
     assert len(found) == len(steps) and found == {name: reference[name] for name in found}
 
 
+@pytest.mark.parametrize(
+    ("notebook", "parameters", "said"),
+    [
+        ("train", ["-p", "generation", "3"], "There is no generation 3 in run 'smoke', which has 2"),
+        ("train", ["-r", "generation", "abc"], "A generation is a whole number, not 'abc'"),
+        ("train", ["-p", "generation", "2", "-p", "seed", "7"], "This notebook has no parameter 'seed', only device, generation, run"),
+        ("corpus", ["-p", "run", "other", "-p", "preset", "smoke", "-p", "seed", "7"], "This notebook has no parameter 'seed', only preset, run"),
+        ("sample", ["-p", "generation", "2"], "Step train of generation 2 in run 'smoke' has not been done yet"),
+    ],
+)
+def test_plain_papermill_is_refused_what_cannot_be_and_leaves_nothing(finished_runs, tmp_path, monkeypatch, notebook, parameters, said):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
+    shutil.copytree(finished_runs / "smoke", tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("generation-02"))
+    before = sorted((tmp_path / "runs").rglob("*"))
+    command = [sys.executable, "-m", "papermill", f"notebooks/steps/{notebook}.ipynb", str(tmp_path / "out.ipynb"), "-p", "run", "smoke"]
+    done = subprocess.run([*command, *parameters, "-k", "python3"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0 and f"UserError: {said}" in done.stderr
+    assert sorted((tmp_path / "runs").rglob("*")) == before
+
+
 def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
     shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
     before = measured(tmp_path / "smoke")
@@ -108,6 +128,8 @@ def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
     after = measured(tmp_path / "smoke")
     assert after.keys() - before.keys() == {f"generation-03/metrics/{step}.json" for step in steps_of(load_preset("smoke"), 3)}
     assert {name: after[name] for name in before} == before
+    again = collapse("run", "smoke", runs=tmp_path)
+    assert again.returncode == 0 and "run smoke: 3 generations" in again.stdout and "0 steps" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -117,6 +139,13 @@ def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
         (["run", "smoke", "--set", "seed=2"], "exists with seed = 1, not 2"),
         (["run", "smoke", "--set", "seed"], "FIELD=VALUE"),
         (["run", "smoke", "--name", "a/b"], "cannot be called 'a/b'"),
+        (["run", "smoke", "--name", "a\nb"], "cannot be called 'a\\nb'"),
+        (["run", "smoke", "--name", ""], "cannot be called ''"),
+        (["run", "smoke", "--name", "x" * 300], "at most 100 characters"),
+        (["run", "smoke", "--generations", "1"], "has 2 generations already"),
+        (["run", "smoke", "--set", "generations=1"], "has 2 generations already"),
+        (["run", "smoke", "--generations", "1000000000"], "less than or equal to 1000"),
+        (["run", "smoke", "--name", "learned", "--set", "corpus.stories=2", "--set", "tokenizer.vocabulary=100"], "allowed is 257"),
         (["run", "smoke", "--name", "b", "--generations", "0"], "generations"),
         (["run", "smoke", "--name", "nowhere", "--set", "corpus.source=/does/not/exist.txt"], "/does/not/exist.txt"),
         (["status", "absent"], "no run 'absent'"),
@@ -131,6 +160,7 @@ def test_bad_input_gets_one_sentence_and_status_2(finished_runs, arguments, said
     done = collapse(*arguments, runs=finished_runs)
     assert done.returncode == 2
     assert said in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    assert sorted(path.name for path in finished_runs.glob("*/protocol.yaml")) == ["protocol.yaml"]
 
 
 def test_runs_without_the_kept_constants_measure_the_same(finished_runs, tmp_path, monkeypatch):
@@ -172,6 +202,43 @@ def test_shards_that_another_model_left_are_not_taken_over(finished_runs, tmp_pa
     shutil.copytree(tmp_path / "smoke" / "generation-01" / "corpus", corpus)
     assert collapse("run", "smoke", runs=tmp_path).returncode == 0
     assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
+
+
+@pytest.fixture
+def two_shards(finished_runs, tmp_path, monkeypatch):
+    """The run `smoke` as a kill leaves it when two of the first generation's four shards have been sampled."""
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke", ignore=shutil.ignore_patterns("generation-02"))
+    first = tmp_path / "smoke" / "generation-01"
+    for manifest in (first / "manifests").glob("*.json"):
+        if manifest.stem != "train":
+            manifest.unlink()
+    for name in ("corpus.json", "shard-00002.arrow", "shard-00003.arrow"):
+        (first / "corpus" / name).unlink()
+    return first / "corpus"
+
+
+def shard_files(corpus):
+    return {path.name: path.read_bytes() for path in corpus.glob("*.arrow")}
+
+
+@pytest.mark.parametrize("change", [{"temperature": "2.0"}, {"shard_sequences": "100"}, {"sequences": "100"}, {"length": "24"}])
+def test_shards_sampled_under_other_settings_are_not_taken_over(two_shards, change):
+    run = Run.open("smoke")
+    run = Run.create("smoke", run.protocol.with_changes({f"sampling.{field}": value for field, value in change.items()}))
+    steps.sample(run, 1, "cpu")
+    mended = shard_files(two_shards)
+    shutil.rmtree(two_shards)
+    run.step(1, "sample").manifest_file.unlink()
+    assert steps.sample(run, 1, "cpu")["metrics"]["sequences"]["value"] == run.protocol.sampling.sequences
+    assert mended == shard_files(two_shards)
+
+
+def test_shards_of_an_unchanged_sampling_are_taken_over(finished_runs, two_shards):
+    before = {path: path.stat().st_mtime_ns for path in two_shards.glob("*.arrow")}
+    steps.sample(Run.open("smoke"), 1, "cpu")
+    assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}
+    assert shard_files(two_shards) == shard_files(finished_runs / "smoke" / "generation-01" / "corpus")
 
 
 def test_the_corpora_open_with_datasets(finished_runs):
