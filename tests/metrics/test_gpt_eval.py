@@ -89,6 +89,11 @@ def test_the_text_stands_between_marks_that_it_cannot_foresee():
         ('{"grammar": "6", "creativity": 4, "consistency": 7}', None),
         ('{"grammar": true, "creativity": 4, "consistency": 7}', None),
         ('{"grammar": null, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": NaN, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": 1e400, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": [6], "creativity": 4, "consistency": 7}', None),
+        pytest.param(f'{{"grammar": {"9" * 6000}, "creativity": 4, "consistency": 7}}', None, id="digits"),
+        pytest.param(f'{{"grammar": {"[" * 99_999}, "creativity": 4, "consistency": 7}}', None, id="nested"),
         (f"{GOOD} {GOOD}", None),  # which of them?
         ('{"grammar": 6, "creativity": 4, "consist', None),
     ],
