@@ -106,6 +106,9 @@ def estimate(run: Run) -> dict[int, Estimate]:
     protocol = run.protocol
     _require_judge(run)
     generations = [generation for generation in range(protocol.generations + 1) if STEPS["gpt_eval"].done_in(protocol, generation)]
+    generations = [generation for generation in generations if run.step(generation, "gpt_eval").results() is None]
+    if not generations:
+        return {}
     longest = "x" * judge.BYTES_PER_TOKEN * protocol.completions.max_new_tokens
     beginnings = measure.read_prompts(protocol.completions.prompts)[: protocol.completions.beginnings]
     if run.step(0, "corpus").manifest():
@@ -114,14 +117,13 @@ def estimate(run: Run) -> dict[int, Estimate]:
         exercises = [Exercise(f"control {index}", longest) for index in range(protocol.gpt_eval.controls * len(measure.CONTROLS))]
     found = {}
     for generation in generations:
-        if run.step(generation, "gpt_eval").results() is None:
-            if run.step(generation, "completions").manifest():
-                exercises += [Exercise(beginning, text) for beginning, texts in _to_grade(run, generation) for text in texts]
-            else:  # the number keeps them apart: equal requests are sent once
-                stand_ins = (f"{generation} {sample} {longest}" for sample in range(protocol.completions.samples)[: protocol.gpt_eval.samples])
-                exercises += [Exercise(beginning, text) for text in stand_ins for beginning in beginnings]
-            found[generation] = judge.estimate([_request(run, exercise) for exercise in exercises], protocol.gpt_eval, run.name)
-            exercises = []
+        if run.step(generation, "completions").manifest():
+            exercises += [Exercise(beginning, text) for beginning, texts in _to_grade(run, generation) for text in texts]
+        else:  # the number keeps them apart: equal requests are sent once
+            stand_ins = (f"{generation} {sample} {longest}" for sample in range(protocol.completions.samples)[: protocol.gpt_eval.samples])
+            exercises += [Exercise(beginning, text) for text in stand_ins for beginning in beginnings]
+        found[generation] = judge.estimate([_request(run, exercise) for exercise in exercises], protocol.gpt_eval, run.name)
+        exercises = []
     return found
 
 
@@ -175,4 +177,7 @@ def _file(step: Step) -> Path:
 
 def _require_judge(run: Run) -> None:
     if run.protocol.gpt_eval.judge is None:
-        raise UserError(f"Run '{run.name}' has no judge; add --set gpt_eval.judge=MODEL to this command to name one.")
+        raise UserError(
+            f"Run '{run.name}' has no judge yet: add --set gpt_eval.judge=MODEL to this command, MODEL being what the endpoint in OPENAI_BASE_URL "
+            "(OpenAI's if it is not set) calls the model that is to grade."
+        )

@@ -198,8 +198,8 @@ def ask(bodies: Sequence[Body], settings: GPTEvalSettings, run: str) -> list[Ans
     ledger, budget = Ledger(), _Budget(settings, expected)
     if expected.requests:
         different = {request_hash(body): body for body in bodies}.values()
-        bar = progress(expected.requests, "answer", "asking the judge")
-        with connect(settings) as client, bar, ThreadPoolExecutor(settings.concurrency) as pool:
+        waiting = (expected.requests, "answer", "asking the judge")
+        with connect(settings) as client, progress(*waiting) as bar, ThreadPoolExecutor(settings.concurrency) as pool:
             sent = [pool.submit(_ask_one, client, body, settings, ledger, run, budget) for body in different if ledger.find(body) is None]
             try:
                 for done in as_completed(sent):

@@ -220,9 +220,9 @@ def grade(
     )
     metrics |= _ranking(control_grades)
     metrics["prompt_tokens"] = _metric(
-        sum(a.prompt_tokens for a in answers), "tokens", "tokens that the judge read, equal requests counted each time"
+        sum(a.prompt_tokens for a in answers), "tokens", "tokens that the judge read, at least bytes / 4; equal requests counted each time"
     )
-    metrics["answer_tokens"] = _metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote")
+    metrics["answer_tokens"] = _metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote, at least bytes / 4")
     texts = iter(answers)
     examples = {
         "judge": sorted({answer.model for answer in answers}),

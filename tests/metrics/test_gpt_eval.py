@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from importlib import resources
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -89,6 +90,11 @@ def test_the_text_stands_between_marks_that_it_cannot_foresee():
         ('{"grammar": "6", "creativity": 4, "consistency": 7}', None),
         ('{"grammar": true, "creativity": 4, "consistency": 7}', None),
         ('{"grammar": null, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": NaN, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": 1e400, "creativity": 4, "consistency": 7}', None),
+        ('{"grammar": [6], "creativity": 4, "consistency": 7}', None),
+        pytest.param(f'{{"grammar": {"9" * 6000}, "creativity": 4, "consistency": 7}}', None, id="digits"),
+        pytest.param(f'{{"grammar": {"[" * 99_999}, "creativity": 4, "consistency": 7}}', None, id="nested"),
         (f"{GOOD} {GOOD}", None),  # which of them?
         ('{"grammar": 6, "creativity": 4, "consist', None),
     ],
@@ -313,13 +319,17 @@ def test_an_interrupted_grading_goes_on_where_it_was(tiny, server):
 
 
 def test_the_estimate_of_a_run_foresees_what_will_be_sent(tiny, server):
-    with pytest.raises(UserError, match="has no judge"):
+    with pytest.raises(UserError, match=r"^Run 'tiny' has no judge yet: add --set gpt_eval\.judge=MODEL to this command"):
         grading.estimate(tiny)
     run = with_judge(tiny, price_in="1", price_out="1")
     expected = grading.estimate(run)
     assert {generation: found.requests for generation, found in expected.items()} == {0: 6 + 12, 1: 6} and not server.seen
     grading.gpt_eval(run, 0)
     assert len(server.seen) == 18 and list(grading.estimate(run)) == [1]
+    grading.gpt_eval(run, 1)
+    (run.step(0, "corpus").folder / "corpus").rename(run.folder / "away")
+    assert grading.estimate(run) == {}  # as of a run whose metrics alone were published
+    (run.folder / "away").rename(run.step(0, "corpus").folder / "corpus")
     fresh = Run.create("fresh", run.protocol)
     assert sum(found.requests for found in grading.estimate(fresh).values()) == 24
 
@@ -399,6 +409,21 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
         judged_figures.table_a2("tiny", beginning=7)
     with pytest.raises(UserError, match="No generation of run 'absent'"):
         judged_figures.figure_3(table, "absent")
+
+
+def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
+    from collapse_lib.display import graded
+
+    run = with_judge(tiny, judge="$\\frac$ <img src=x>|**", concurrency="1")
+    server.script = ["<script>\r\r{{ 7 * 7 }}\n| $x$"] * 3  # of six completions
+    measured = grading.gpt_eval(run, 1)
+    table = results.load("tiny")
+    judged_figures.figure_3(table, "tiny").figure.savefig(BytesIO())  # matplotlib would take dollars for a formula
+    pages = judged_figures.verdict(measured), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny")
+    shown = [*pages, graded(measured["examples"]["cases"])]
+    for page in (markdown.data for markdown in shown):
+        assert not any(markup in page for markup in ("<img", "|**", "$", "<script", "{{", "\r")), page
+    assert measured["metrics"]["malformed"]["value"] == 3 and "malformed answer" in shown[-1].data
 
 
 @pytest.mark.parametrize(
