@@ -334,6 +334,7 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
             cell.outputs = settled(cell.outputs)
         for output in cell.get("outputs", []):
             drop_active_views(output)
+            show_controls(output)
         cells.append(cell)
     mark = "#" * level
     if cells and not (cells[0].cell_type == "markdown" and cells[0].source.lstrip().startswith(f"{mark} ")):
@@ -404,6 +405,15 @@ def drop_active_views(output: NotebookNode) -> None:
     for kind in ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"):
         if len(data) > 1:
             data.pop(kind, None)
+
+
+def show_controls(output: NotebookNode) -> None:
+    """Put stand-ins for the control characters in an output's text; some of them would end a line of the page."""
+    if output.output_type == "stream":
+        output.text = visible(output.text, keep="\n\t")
+    data = output.get("data", {})
+    for kind in data.keys() & {"text/plain", "text/markdown", "text/html"}:
+        data[kind] = visible(data[kind], keep="\n\t")
 
 
 def demote(markdown: str) -> str:

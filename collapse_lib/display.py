@@ -82,20 +82,13 @@ def figure_text(text: str) -> str:
     return visible(text).replace("$", r"\$")
 
 
-def visible(text: str) -> str:
-    """Text with a stand-in for what has no shape of its own or changes that of others: ␀ to ␡ for ASCII's controls, else ⟨U+XXXX⟩.
+def visible(text: str, keep: str = "") -> str:
+    """Text with a stand-in, ⟨U+XXXX⟩, for what has no shape of its own or changes that of others, but for what is to be kept.
 
-    That is all that Unicode calls control, format (directions, zero width), surrogate, private or unassigned, and its separators of lines.
+    That is all that Unicode calls control, format (directions, zero width), surrogate, private or unassigned, and its separators of lines. (It
+    has pictures of the ASCII ones, which few fonts have.)
     """
-    return "".join(map(_visible, text))
-
-
-def _visible(char: str) -> str:
-    if char.isprintable() or unicodedata.category(char) == "Zs":
-        return char
-    if char < " ":
-        return chr(0x2400 + ord(char))
-    return "␡" if char == "\x7f" else f"⟨U+{ord(char):04X}⟩"
+    return "".join(char if char.isprintable() or char in keep or unicodedata.category(char) == "Zs" else f"⟨U+{ord(char):04X}⟩" for char in text)
 
 
 def number(value: float | int) -> str:

@@ -18,7 +18,11 @@ from collapse_lib.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: beside its place, then renamed into it."""
+    """Write a text file atomically: beside its place, then renamed into it. A device or a pipe, such as /dev/stdout, is written to as it is."""
+    if path.exists() and not path.is_file():
+        with naming(path):
+            path.write_text(text, encoding="utf-8")
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp")  # one name, so that what a killed writer left is written over
     with naming(path):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.display import figure_text, literal, plain
+from collapse_lib.display import figure_text, literal
 from collapse_lib.errors import UserError
 from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout
 from collapse_lib.results import executed, measured, metric, select
@@ -85,7 +85,7 @@ def figure_3(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
         _grade_panels(part, table, run)
         if len(names) > 1:
             part.suptitle(run, fontsize=11)
-        part.supxlabel(_stamp(run).replace("$", r"\$"), fontsize=10, color="#222222" if _passes(_first(run)) else "#B00020")  # no formula
+        part.supxlabel(figure_text(_stamp(run)), fontsize=10, color="#222222" if _passes(_first(run)) else "#B00020")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=10)
     return figure, f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
@@ -194,8 +194,8 @@ def beside_paper(table: DataFrame, runs: Sequence[str]) -> Markdown:
             points, _ = _grades(table, run, name)
             said = course(list(zip(points["generation"].tolist(), points["value"].tolist(), strict=True)))
             rows.append(f"| {name} grade | {PAPER[name]} | {run} | {said} |")
-        believed = "yes" if _passes(_first(run)) else "**no**"
-        rows.append(f"| can the judge be believed? | {PAPER['control']} | {run} | {believed}: {literal(_stamp(run))} |")
+        passes = "yes" if _passes(_first(run)) else "**no**"
+        rows.append(f"| does the judge pass its controls? | {PAPER['control']} | {run} | {passes}: {literal(_stamp(run))} |")
     if not runs:
         names = {"grammar": "grammar grade", "consistency": "consistency grade", "control": "does the judge pass its controls?"}
         rows += [f"| {label} | {PAPER[name]} | – | not graded |" for name, label in names.items()]

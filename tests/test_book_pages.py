@@ -193,7 +193,7 @@ def test_values_are_put_into_prose_as_they_are() -> None:
 def test_a_protocol_cannot_leave_its_block() -> None:
     text = "description: a\n  ````\n  ```\x85{raw} html\r:file: x"
     first, *lines, last = book_pages.fenced(text, "yaml").splitlines()
-    assert first == "`````yaml" and last == "`````" and lines == ["description: a", "  ````", "  ```⟨U+0085⟩{raw} html␍:file: x"]
+    assert first == "`````yaml" and last == "`````" and lines == ["description: a", "  ````", "  ```⟨U+0085⟩{raw} html⟨U+000D⟩:file: x"]
 
 
 def test_overview_leads_to_every_generation(shown: Shown) -> None:
@@ -208,6 +208,12 @@ def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
     svg = book_pages.generation_curves(shown, 2)
     assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg
     assert "perplexity on validation stories" in book_pages.overview_curve(shown)
+
+
+def test_control_characters_of_a_recorded_output_are_shown() -> None:
+    outputs = [new_output("stream", name="stdout", text="a\x1b[31m\x85b\n\tc"), new_output("display_data", {"text/markdown": "x\u2028y\n"})]
+    stream, shown = book_pages.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
+    assert stream.text == "a⟨U+001B⟩[31m⟨U+0085⟩b\n\tc" and shown.data["text/markdown"] == "x⟨U+2028⟩y\n"
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])

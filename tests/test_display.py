@@ -62,7 +62,6 @@ TEXTS = st.one_of(st.text(st.one_of(st.characters(exclude_categories=()), st.sam
 def seen(text: str) -> str:
     """What a reader should see of a text."""
     named = {char: f"⟨U+{ord(char):04X}⟩" for char in text if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")}
-    named |= {chr(code): chr(0x2400 + code) for code in range(32)} | {"\x7f": "␡"}
     return "".join(named.get(char, char) for char in text)
 
 

@@ -363,7 +363,7 @@ def test_a_limit_on_the_size_of_files_is_one_sentence(runs):
 
 STRANGER = """
 import os, sys
-import pandas, papermill, yaml
+import pandas, papermill, statistics, tokenizers, yaml
 from collapse_lib import batch, cli, files, kernel, progress, results, run, shapes
 os.setgroups([]), os.setgid(65534), os.setuid(65534)  # after the imports: the interpreter may lie in a home folder
 sys.exit(cli.main(sys.argv[1:]))

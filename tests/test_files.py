@@ -20,6 +20,15 @@ with exclusive(Path(sys.argv[1]), "The thing"):
 """
 
 
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    place = tmp_path / "pipe"
+    os.mkfifo(place)
+    reading = os.open(place, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(place, {"a": 1})
+    assert os.read(reading, 100) == b'{\n "a": 1\n}\n' and place.is_fifo()
+    os.close(reading)
+
+
 def test_json_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
     write_json(tmp_path / "deep" / "value.json", {"a": [1, 2.5, "ä"]})
     assert read_json(tmp_path / "deep" / "value.json") == {"a": [1, 2.5, "ä"]}

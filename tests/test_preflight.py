@@ -57,9 +57,9 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_stored(runs, monke
 
 def test_steps_that_are_finished_need_nothing(runs):
     run = begin("one", load_preset("smoke"))
-    write_json(run.step(0, "corpus").manifest_file, {})
-    for generation in (0, 1):
-        write_json(run.step(generation, "completions").manifest_file, {})
+    for step in (run.step(0, "corpus"), run.step(0, "completions"), run.step(1, "completions")):
+        made = {"protocol_hash": step.protocol_hash, "parents": {}, "outputs": {}, "seconds": 1.0, "device": "", "started": "", "finished": ""}
+        write_json(step.manifest_file, {"step": step.name, "generation": step.generation, "versions": {}} | made)
     (run.folder / "protocol.yaml").write_text(
         run.protocol.with_changes({"corpus.source": "/absent/stories.txt", "completions.prompts": "/absent/prompts.yaml"}).to_yaml()
     )
