@@ -1,6 +1,7 @@
 """How the errors of the proof look on real models, and what became of twins: drawn from what the step ``alpha`` kept, and from ``twins.json``.
 
-A line is a mean or a median over contexts, a band the middle half of them or one standard error, as the notebook that shows it says.
+A line is a mean or a median over contexts, the same ones in every generation. A band is the middle half of them, or one standard error over stories;
+over counted contexts, which lie inside each other, there is no such error.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ PAIR_LOOKS = {
     "both": (COLOURS[3], "^", "another initial corpus, other seeds"),
     "reseeded": (COLOURS[0], "s", "same initial corpus, other seeds"),
 }
+
+CONTRAST = (COLOURS[2], "D", "what another initial corpus adds: ▲ less ■")
+SYMBOLS = {"o": "circle", "^": "triangle-up", "s": "square", "D": "diamond"}  # Plotly's names of these markers
+TWIN_LOOKS = PAIR_LOOKS | {"excess_both": CONTRAST}
 
 PLACES = {"chain": "at the chain's held-out stories", "twin": "at the twin's held-out stories"}
 DISTANCES = {
@@ -64,25 +69,18 @@ class Measured:
     def __contains__(self, name: str) -> bool:
         return name in self.records[0]["series"]
 
+    def same(self, *names: str, since: int = 1) -> tuple[NDArray[np.float64], str]:
+        """Series [names, generations, contexts] at those contexts alone that have a value in each of these generations; and how many they are."""
+        values = np.array([self.since(since, name) for name in names]).reshape(len(names), -1, len(self.contexts))
+        there = np.isfinite(values).all(axis=(0, 1))
+        return values[..., there], f"{there.sum()} of {len(there)} contexts"
+
     def means(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """Generations in which a metric was measured, its means over contexts, and their standard errors (0 where unknown)."""
+        """Generations in which something was measured at positions, its means, and their standard errors over stories (0 where unknown)."""
         there = [record for record in self.records if name in record["metrics"]]
         metrics = [record["metrics"][name] for record in there]
         errors = [metric.get("standard_error") or 0.0 for metric in metrics]
         return np.array([record["generation"] for record in there]), np.array([metric["value"] for metric in metrics]), np.array(errors)
-
-    def means_where_drawn(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """The same from generation 2 on, over those contexts alone that came up in the text that the generation learned from."""
-        from collapse_lib.metrics.alpha import mean_and_error
-
-        found = []
-        for generation, values, drawn_from in zip(
-            self.generations[self.generations >= 2], self.since(2, name), self.since(2, "learned_counts"), strict=True
-        ):
-            if (drawn_from > 0).any():
-                mean, error = mean_and_error(values[drawn_from > 0])
-                found.append((generation, mean, error or 0.0))
-        return tuple(np.array(found, float).reshape(-1, 3).T)
 
 
 # Step notebook: one generation.
@@ -117,15 +115,17 @@ def accumulated(run: str) -> tuple[Figure, str]:
 
     found = Measured(run)
     figure, (axes,) = _panels(1)
-    for place, suffix in enumerate(["", *(f"_{epsilon}" for epsilon in found.smoothing)]):
-        _band(axes, found.generations, found[f"accumulated{suffix}"], COLOURS[place % len(COLOURS)], _left_out(suffix[1:]), "o^sDv"[place % 5])
+    suffixes = ["", *(f"_{epsilon}" for epsilon in found.smoothing)]
+    series, contexts = found.same(*(f"accumulated{suffix}" for suffix in suffixes))
+    for place, (suffix, values) in enumerate(zip(suffixes, series, strict=True)):
+        _band(axes, found.generations, values, COLOURS[place % len(COLOURS)], _left_out(suffix[1:]), "o^sDv"[place % 5])
     axes.set_ylabel("sum of D∞ so far (nats)")
     axes.set_ylim(bottom=0)
     right = axes.secondary_yaxis("right", functions=(lambda nats: np.exp(np.clip(nats, -700, 700)), lambda ratio: np.log(np.maximum(ratio, 1e-300))))
     right.set_yscale("log")
     right.yaxis.set_major_locator(LogLocator(numticks=7))
     right.set_ylabel("y[n] / N")
-    axes.legend(frameon=False, fontsize=10)
+    axes.legend(frameon=False, fontsize=10, title=contexts)
     return figure, f"Accumulated errors by generation, run {run}"
 
 
@@ -164,18 +164,20 @@ def weights(run: str) -> tuple[Figure, str]:
     """
     found = Measured(run)
     figure, (left, right) = _panels(2)
-    _band(left, found.generations, np.exp(-found["accumulated"]), COLOURS[1], "w, by the sum of errors", "s")
-    _band(left, found.generations, np.exp(-found["initial_divergence"]), COLOURS[0], "w*, measured directly", "o")
+    smoothed = [f"initial_divergence_{epsilon}" for epsilon in found.smoothing]
+    (summed, direct, moved, *without), contexts = found.same("accumulated", "initial_divergence", "initial_tv", *smoothed)
+    _band(left, found.generations, np.exp(-summed), COLOURS[1], "w, by the sum of errors", "s")
+    _band(left, found.generations, np.exp(-direct), COLOURS[0], "w*, measured directly", "o")
     left.set_yscale("log")
     left.set_ylabel("share of the initial corpus")
-    _band(right, found.generations, 1 - found["initial_tv"], GREY, "overlap of p₀ and pₙ, 1 − TV", "")
-    for place, epsilon in reversed(list(enumerate(found.smoothing))):
-        share = np.median(np.minimum(np.exp(-found[f"initial_divergence_{epsilon}"]), 1.0), axis=1)
+    _band(right, found.generations, 1 - moved, GREY, "overlap of p₀ and pₙ, 1 − TV", "")
+    for place, (epsilon, values) in reversed(list(enumerate(zip(found.smoothing, without, strict=True)))):
+        share = np.median(np.minimum(np.exp(-values), 1.0), axis=1)
         right.plot(found.generations, share, color=COLOURS[(2, 3, 4)[place % 3]], marker="^Dv"[place % 3], label=f"w* {_left_out(epsilon)}")
-    _band(right, found.generations, np.exp(-found["initial_divergence"]), COLOURS[0], "w*", "o")
+    _band(right, found.generations, np.exp(-direct), COLOURS[0], "w*", "o")
     right.set_yscale("log")
     _plain_ticks(right.yaxis)
-    _legends(left, right)
+    _legends(left, right, title=contexts)
     return figure, f"Weight and memory of the initial corpus by generation, run {run}"
 
 
@@ -183,17 +185,19 @@ def weights(run: str) -> tuple[Figure, str]:
 def drift(run: str) -> tuple[Figure, str]:
     """What each generation changed against what drawing N_x tokens would change in a model that only counts, in total variation.
 
-    Left: means with one standard error over the counted contexts that still came up. Right: every such context of every generation; on the
-    diagonal the two are equal.
+    Left: means over the counted contexts that came up in every generation's text. Right: every generation with all contexts that came up in its text;
+    on the diagonal the two are equal.
     """
     found = Measured(run)
     figure, (left, right) = _panels(2)
-    for name, colour, marker, label in (
-        ("drift_tv", COLOURS[1], "s", "drawing N tokens alone (expected)"),
-        ("text_tv", COLOURS[4], "^", "from the model to its text (measured)"),
-        ("tv", COLOURS[0], "o", "from the model to the next (measured)"),
-    ):
-        _line(left, *found.means_where_drawn(name), colour, label, marker)
+    series, contexts = found.same("drift_tv", "text_tv", "tv", since=2)
+    looks = (
+        (COLOURS[1], "s", "drawing N tokens alone (expected)"),
+        (COLOURS[4], "^", "from the model to its text (measured)"),
+        (COLOURS[0], "o", "from the model to the next (measured)"),
+    )
+    for values, (colour, marker, label) in zip(series, looks, strict=True):
+        _mean(left, found.generations[found.generations >= 2], values, colour, label, marker)
     left.set_ylabel("total variation in one generation")
     left.set_ylim(bottom=0)
     expected, moved, drawn_from = (found.since(2, name) for name in ("drift_tv", "tv", "learned_counts"))
@@ -209,30 +213,35 @@ def drift(run: str) -> tuple[Figure, str]:
     right.set(xscale="log", yscale="log", xlabel="expected of drawing N tokens alone", ylabel="measured, model to model")
     for axis in (right.xaxis, right.yaxis):
         _plain_ticks(axis)
-    _legends(left)
+    _legends(left, title=f"{contexts}, those in every text")
     return figure, f"Sampling drift and the models' own change, run {run}"
 
 
 @drawn
 def memory(run: str) -> tuple[Figure, str]:
-    """How far the next-token distribution has gone from where it began (left), and its entropy (right); means with one standard error."""
+    """How far the next-token distribution has gone from where it began (left), and its entropy (right); means.
+
+    Those over positions have bands of one standard error over stories.
+    """
     found = Measured(run)
     figure, (left, right) = _panels(2)
-    for name, colour, marker, label in (
-        ("initial_tv", COLOURS[0], "o", "counted contexts, from p₀"),
-        ("truth_tv", COLOURS[2], "^", "counted contexts, from the grammar's law"),
-        ("position_first_tv", COLOURS[1], "s", "validation positions, from p₁"),
+    for panel, name, colour, marker, start in (
+        (left, "initial_tv", COLOURS[0], "o", ", from p₀"),
+        (left, "truth_tv", COLOURS[2], "^", ", from the grammar's law"),
+        (right, "entropy", COLOURS[0], "o", ""),
+    ):
+        if name in found:
+            (values,), contexts = found.same(name)
+            _mean(panel, found.generations, values, colour, f"counted, {contexts}{start}", marker)
+    for panel, name, label in (
+        (left, "position_first_tv", "validation positions, from p₁"),
+        (right, "position_entropy", "validation positions"),
     ):
         generations, means, errors = found.means(name)
         if len(means):
-            _line(left, generations, means, errors, colour, label, marker)
+            _line(panel, generations, means, errors, COLOURS[1], label, "s")
     left.set_ylabel("total variation from the start")
     left.set_ylim(0, 1)
-    for name, colour, marker, label in (
-        ("entropy", COLOURS[0], "o", "counted contexts"),
-        ("position_entropy", COLOURS[1], "s", "validation positions"),
-    ):
-        _line(right, *found.means(name), colour, label, marker)
     right.set_ylabel("entropy of the next token (nats)")
     _legends(left, right)
     return figure, f"Memory of the initial corpus by generation, run {run}"
@@ -271,16 +280,17 @@ def in_words(run: str) -> Markdown:
         f"w = 10<sup>{-accumulated_sum / np.log(10):.1f}</sup> (geometric mean);",
         f"- the share of p₀ that the model can still contain is w* = {np.exp(-direct):.2g} (geometric mean), which is "
         f"10<sup>{(accumulated_sum - direct) / np.log(10):.1f}</sup> times as much;",
-        f"- the distribution itself has moved a total variation of {_value(metrics['initial_tv'])} from p₀.",
+        f"- the distribution itself has moved a total variation of {metrics['initial_tv']['value']:.3f} from p₀.",
     ]
-    (generations, *moved), (_, *expected) = found.means_where_drawn("tv"), found.means_where_drawn("drift_tv")
-    if len(generations) and generations[-1] == last:
-        (mean, error), (drawn, drawn_error) = ([float(values[-1]) for values in pair] for pair in (moved, expected))
-        verb = "less" if mean < drawn else "more"
-        lines.append(
-            f"- in this generation it moved {_plus_minus(mean, error)} where contexts still came up, {verb} than the "
-            f"{_plus_minus(drawn, drawn_error)} by which drawing as many stories would have moved a model that only counts."
-        )
+    if last > 1:
+        values, came_up = found.same("tv", "drift_tv", since=last)
+        if values.size:
+            moved, expected = values.mean(axis=(1, 2))
+            verb = "less" if moved < expected else "more"
+            lines.append(
+                f"- in this generation it moved {moved:.3f} over the {came_up} that came up in the text before it, {verb} than the "
+                f"{expected:.3f} by which drawing as many stories would have moved a model that only counts."
+            )
     return Markdown("\n".join([lines[0], "", *lines[1:]]))
 
 
@@ -289,18 +299,27 @@ def in_words(run: str) -> Markdown:
 
 @drawn
 def twins(record: dict[str, Any]) -> tuple[Figure, str]:
-    """Distances between chains by generation, with one standard error over stories; the last panel compares the texts, token by token."""
+    """Distances between chains by generation, with one standard error over stories, and what another initial corpus adds to them.
+
+    That is a difference of two pairs that both differ in their seeds. The last panel compares the texts, token by token.
+    """
     parts = list(record["generations"][-1]["positions"])
-    figure, panels = _panels(len(parts) + 1)
+    figure, panels = _panels(len(parts) + 2)
     trained = [found for found in record["generations"] if found["generation"]]
     for panel, part in zip(panels, parts, strict=False):
         for pair, (colour, marker, label) in PAIR_LOOKS.items():
-            values = [found["positions"][part][pair]["tv"] for found in trained]
-            errors = np.array([value["standard_error"] or 0.0 for value in values])
-            _line(panel, [found["generation"] for found in trained], np.array([value["value"] for value in values]), errors, colour, label, marker)
+            _pair(panel, trained, part, pair, colour, label, marker)
         panel.set_ylabel(DISTANCES["tv"][1])
         panel.set_title(PLACES[part], fontsize=11)
         panel.set_ylim(bottom=0)
+    adds, (colour, marker, label) = panels[-2], CONTRAST
+    for part, place_colour in zip(parts, (colour, GREY), strict=False):
+        _pair(adds, trained, part, "excess_both", place_colour, PLACES[part], marker)
+    adds.axhline(0, color="black", linewidth=0.8)
+    adds.set_ylabel("difference of total variations")
+    adds.set_title(label, fontsize=11)
+    if len(parts) > 1:
+        adds.legend(frameon=False, fontsize=9)
     for pair, (colour, marker, _) in PAIR_LOOKS.items():
         values = [found["unigram_tv"][pair] for found in record["generations"]]
         panels[-1].plot([found["generation"] for found in record["generations"]], values, color=colour, marker=marker)
@@ -320,7 +339,7 @@ def twins_interactive(record: dict[str, Any]) -> Interactive:
     shown = {label: _twins_traces(found) for label, (_, found) in views.items()}
     (title, _), first = next(iter(views.values())), next(iter(shown.values()))
     figure = go.Figure()
-    for place, (colour, _, label) in enumerate(PAIR_LOOKS.values()):
+    for place, (colour, marker, label) in enumerate(TWIN_LOOKS.values()):
         figure.add_scatter(
             x=first["x"][place],
             y=first["y"][place],
@@ -329,6 +348,7 @@ def twins_interactive(record: dict[str, Any]) -> Interactive:
             name=label,
             mode="lines+markers",
             line={"color": colour},
+            marker={"symbol": SYMBOLS[marker], "size": 8},
             hovertemplate="%{fullData.name}<br>generation %{x}: %{customdata}<extra></extra>",
         )
     choices = [
@@ -348,15 +368,17 @@ def _twins_views(record: dict[str, Any]) -> dict[str, tuple[str, dict[int, dict[
     views = {}
     for part in record["generations"][-1]["positions"]:
         for kind, (name, axis) in DISTANCES.items():
-            there = {found["generation"]: {pair: found["positions"][part][pair][kind] for pair in PAIR_LOOKS} for found in trained}
+            there = {found["generation"]: {pair: found["positions"][part][pair][kind] for pair in TWIN_LOOKS} for found in trained}
             views[f"{name}, {PLACES[part]}"] = axis, there
-    texts = {found["generation"]: {pair: {"value": value} for pair, value in found["unigram_tv"].items()} for found in record["generations"]}
+    apart = {found["generation"]: found["unigram_tv"] for found in record["generations"]}
+    adds = {generation: {"excess_both": pairs["both"] - pairs["reseeded"]} for generation, pairs in apart.items()}
+    texts = {generation: {pair: {"value": value} for pair, value in (pairs | adds[generation]).items()} for generation, pairs in apart.items()}
     return views | {"frequencies of tokens in their texts": (TEXTS_AXIS, texts)}
 
 
 def _twins_traces(found: dict[int, dict[str, Any]]) -> dict[str, list[list[Any]]]:
     """Attributes of Plotly's traces, a list a pair."""
-    values = [[pairs[pair] for pairs in found.values()] for pair in PAIR_LOOKS]
+    values = [[pairs[pair] for pairs in found.values()] for pair in TWIN_LOOKS]
     return {
         "x": [list(found)] * len(values),
         "y": [[value["value"] for value in several] for several in values],
@@ -406,29 +428,18 @@ def _in_words(record: dict[str, Any]) -> str:
     for part, words in (("chain", "the chain's"), ("twin", "the twin's")):
         if part not in last["positions"]:
             continue
-        begin, end = first["positions"][part], last["positions"][part]
-        excess, error = end["excess"]["tv"]["value"], end["excess"]["tv"]["standard_error"]
+        now, then = ({pair: _value(found[pair]["tv"]) for pair in TWIN_LOOKS} for found in (last["positions"][part], first["positions"][part]))
         lines.append(
-            f"At {end['contexts']} positions of {words} held-out stories, generation {last['generation']} of the chain and its twin are "
-            f"{_value(end['twin']['tv'])} apart in total variation (generation {first['generation']}: {_value(begin['twin']['tv'])}), two chains "
-            f"that differ in their seeds {_value(end['reseeded']['tv'])} ({_value(begin['reseeded']['tv'])}). {_verdict(excess, error)} "
-            f"The difference was {_value(begin['excess']['tv'])} in generation {first['generation']} and is {_value(end['excess']['tv'])} now."
+            f"At {last['positions'][part]['contexts']} positions of {words} held-out stories, two chains that differ in their initial corpora and in "
+            f"their seeds are {now['both']} apart in total variation in generation {last['generation']} (generation {first['generation']}: "
+            f"{then['both']}), two that differ in their seeds alone {now['reseeded']} ({then['reseeded']}). The difference, what another initial "
+            f"corpus adds between these chains, is {now['excess_both']} ({then['excess_both']})."
         )
     lines.append(
-        "The ± is one standard error over held-out stories. It does not cover chance among chains: each kind of chain was run once, and another pair "
-        "of seeds would be another distance apart."
+        "**One chain of each kind: no verdict.** A ± is one standard error over held-out stories. It does not cover chance among chains: other seeds "
+        "would set other distances between them."
     )
     return "\n\n".join(lines)
-
-
-def _verdict(excess: float, error: float | None) -> str:
-    if error is None:
-        return "With a single story there is no telling how sure that is."
-    if excess > 3 * error:
-        return "That is farther than chance alone sets chains apart: **here the chain still depends on its initial corpus.**"
-    if excess < -3 * error:
-        return "That is nearer than other seeds alone set chains apart: no trace of the initial corpus is left that this could show."
-    return "The two do not differ by more than three standard errors: **no trace of the initial corpus can be told from chance here.**"
 
 
 # Drawing.
@@ -438,8 +449,9 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=((7.2, 9.6, 12.6)[count - 1], 4.1), layout="constrained")
-    axes = figure.subplots(1, count, squeeze=False)[0]
+    rows = 2 if count > 3 else 1
+    figure = Figure(figsize=((7.2, 9.6, 12.6, 9.6)[count - 1], 4.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, -(-count // rows), squeeze=False).ravel()
     for panel in axes:
         panel.set_xlabel("generation")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -448,7 +460,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 def _band(axes: Axes, generations: Sequence[int], values: NDArray[np.float64], colour: str, label: str, marker: str) -> None:
     """The median over contexts and a band that holds the middle half of them; values [generations, contexts]."""
-    low, middle, high = np.nanquantile(values, (0.25, 0.5, 0.75), axis=1)
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75), axis=1)
     axes.plot(generations, middle, color=colour, marker=marker, label=label)
     axes.fill_between(generations, low, high, color=colour, alpha=0.15, linewidth=0)
 
@@ -458,10 +470,24 @@ def _line(axes: Axes, generations: Sequence[int], means: NDArray, errors: NDArra
     axes.fill_between(generations, means - errors, means + errors, color=colour, alpha=0.2, linewidth=0)
 
 
-def _legends(*panels: Axes) -> None:
+def _mean(axes: Axes, generations: Sequence[int], values: NDArray[np.float64], colour: str, label: str, marker: str) -> None:
+    """The mean over contexts; values [generations, contexts]. No band: contexts that lie inside each other have no standard error."""
+    shown = generations if values.size else []
+    axes.plot(shown, values.mean(axis=1) if values.size else [], color=colour, marker=marker, label=label)
+
+
+def _pair(axes: Axes, trained: Sequence[dict[str, Any]], part: str, pair: str, colour: str, label: str, marker: str) -> None:
+    """The total variation between two of the twins' chains, or a difference of two of these, by generation."""
+    values = [found["positions"][part][pair]["tv"] for found in trained]
+    errors = np.array([value["standard_error"] or 0.0 for value in values])
+    _line(axes, [found["generation"] for found in trained], np.array([value["value"] for value in values]), errors, colour, label, marker)
+
+
+def _legends(*panels: Axes, title: str | None = None) -> None:
     """A legend above each panel, where it hides nothing."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
     for panel in panels:
-        panel.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, borderaxespad=0.2)
+        panel.legend(**place, frameon=False, fontsize=9, title=title, title_fontsize=9)
 
 
 def _plain_ticks(axis: Axis) -> None:
