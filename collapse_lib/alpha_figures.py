@@ -213,7 +213,8 @@ def drift(run: str) -> tuple[Figure, str]:
     right.set(xscale="log", yscale="log", xlabel="expected of drawing N tokens alone", ylabel="measured, model to model")
     for axis in (right.xaxis, right.yaxis):
         _plain_ticks(axis)
-    _legends(left, title=f"{contexts}, those in every text")
+    left.set_xlabel(f"generation (over {contexts}: those in every text)")
+    _legends(left)
     return figure, f"Sampling drift and the models' own change, run {run}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from synthetic_runs import write_run
 from collapse_lib import alpha_figures as figures
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json
+from collapse_lib.twins import comparisons
 
 CONTEXTS, POSITIONS, SMOOTHING = ["", "Once upon", "<b>One</b> | day"], 4, ("0.01", "0.1")
 
@@ -97,7 +99,7 @@ def test_drift_is_drawn_over_the_same_contexts_in_every_generation():
     assert [generation for generation, _ in drift] == [2, 3, 4]
     np.testing.assert_allclose([value for _, value in drift], [0.055] * 3)  # the third came up in generation 2's text and not later
     np.testing.assert_allclose([value for _, value in moved], [0.11] * 3)
-    assert left.get_legend().get_title().get_text() == "2 of 3 contexts, those in every text"
+    assert left.get_xlabel() == "generation (over 2 of 3 contexts: those in every text)"
     assert len(right.collections[0].get_offsets()) == 3 + 2 + 2
 
 
@@ -108,7 +110,7 @@ def test_drift_without_a_common_context_has_empty_lines_and_says_so(runs):
     write_json(file, record)
     left, right = figures.drift("demo").figure.axes[:2]
     assert all(len(line.get_xdata()) == 0 for line in left.get_lines()) and len(right.collections[0].get_offsets()) == 1 + 2 + 2
-    assert left.get_legend().get_title().get_text().startswith("0 of 3 contexts")
+    assert "0 of 3 contexts" in left.get_xlabel()
 
 
 def test_means_over_nested_contexts_have_no_band_and_those_over_positions_have():
@@ -202,6 +204,14 @@ def test_one_chain_of_each_kind_is_no_verdict(excess, error, added):
     assert f"adds between these chains, is {added} (" in text and "One chain of each kind: no verdict." in text
     for verdict in ("depends", "forgotten", "no trace", "told from chance", "nearer than", "farther than", "remembers"):
         assert verdict not in text
+
+
+def test_the_committed_comparison_is_read_by_its_right_contrast(monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(Path(__file__).parents[1] / "papermill_runs"))
+    records = comparisons("tinystories-small")
+    text = figures.twins_in_words(records).data
+    assert "is 0.0105 ± 0.0068 (0.0634 ± 0.0076)" in text and "0.026" not in text
+    figures.twins(records[0]), figures.twins_interactive(records[0])
 
 
 @pytest.mark.parametrize("parts", [["chain"], ["chain", "twin"]])
