@@ -31,6 +31,7 @@ PAIR_LOOKS = {
 }
 
 CONTRAST = (COLOURS[2], "D", "what another initial corpus adds: ▲ less ■")
+SYMBOLS = {"o": "circle", "^": "triangle-up", "s": "square", "D": "diamond"}  # Plotly's names of these markers
 TWIN_LOOKS = PAIR_LOOKS | {"excess_both": CONTRAST}
 
 PLACES = {"chain": "at the chain's held-out stories", "twin": "at the twin's held-out stories"}
@@ -69,7 +70,7 @@ class Measured:
         return name in self.records[0]["series"]
 
     def same(self, *names: str, since: int = 1) -> tuple[NDArray[np.float64], str]:
-        """Series [names, generations, contexts] at the contexts that have values in every generation from ``since`` on; and how many they are."""
+        """Series [names, generations, contexts] at those contexts alone that have a value in each of these generations; and how many they are."""
         values = np.array([self.since(since, name) for name in names]).reshape(len(names), -1, len(self.contexts))
         there = np.isfinite(values).all(axis=(0, 1))
         return values[..., there], f"{there.sum()} of {len(there)} contexts"
@@ -212,7 +213,8 @@ def drift(run: str) -> tuple[Figure, str]:
     right.set(xscale="log", yscale="log", xlabel="expected of drawing N tokens alone", ylabel="measured, model to model")
     for axis in (right.xaxis, right.yaxis):
         _plain_ticks(axis)
-    _legends(left, title=f"{contexts}, those in every text")
+    left.set_xlabel(f"generation (over {contexts}: those in every text)")
+    _legends(left)
     return figure, f"Sampling drift and the models' own change, run {run}"
 
 
@@ -279,15 +281,16 @@ def in_words(run: str) -> Markdown:
         f"w = 10<sup>{-accumulated_sum / np.log(10):.1f}</sup> (geometric mean);",
         f"- the share of p₀ that the model can still contain is w* = {np.exp(-direct):.2g} (geometric mean), which is "
         f"10<sup>{(accumulated_sum - direct) / np.log(10):.1f}</sup> times as much;",
-        f"- the distribution itself has moved a total variation of {_value(metrics['initial_tv'])} from p₀.",
+        f"- the distribution itself has moved a total variation of {metrics['initial_tv']['value']:.3f} from p₀.",
     ]
     if last > 1:
         values, came_up = found.same("tv", "drift_tv", since=last)
         if values.size:
             moved, expected = values.mean(axis=(1, 2))
+            verb = "less" if moved < expected else "more"
             lines.append(
-                f"- in this generation it moved {moved:.3f} over the {came_up} that came up in the text before it; drawing as many "
-                f"stories would have moved a model that only counts by {expected:.3f}."
+                f"- in this generation it moved {moved:.3f} over the {came_up} that came up in the text before it, {verb} than the "
+                f"{expected:.3f} by which drawing as many stories would have moved a model that only counts."
             )
     return Markdown("\n".join([lines[0], "", *lines[1:]]))
 
@@ -337,7 +340,7 @@ def twins_interactive(record: dict[str, Any]) -> Interactive:
     shown = {label: _twins_traces(found) for label, (_, found) in views.items()}
     (title, _), first = next(iter(views.values())), next(iter(shown.values()))
     figure = go.Figure()
-    for place, (colour, _, label) in enumerate(TWIN_LOOKS.values()):
+    for place, (colour, marker, label) in enumerate(TWIN_LOOKS.values()):
         figure.add_scatter(
             x=first["x"][place],
             y=first["y"][place],
@@ -346,6 +349,7 @@ def twins_interactive(record: dict[str, Any]) -> Interactive:
             name=label,
             mode="lines+markers",
             line={"color": colour},
+            marker={"symbol": SYMBOLS[marker], "size": 8},
             hovertemplate="%{fullData.name}<br>generation %{x}: %{customdata}<extra></extra>",
         )
     choices = [
@@ -450,10 +454,7 @@ def _panels(count: int) -> tuple[Figure, Sequence[Axes]]:
 
     rows = 2 if count > 3 else 1
     figure = Figure(figsize=((7.2, 9.6, 12.6, 9.6)[count - 1], 4.1 * rows), layout="constrained")
-    axes = list(figure.subplots(rows, -(-count // rows), squeeze=False).flat)
-    for spare in axes[count:]:
-        spare.remove()
-    axes = axes[:count]
+    axes = figure.subplots(rows, -(-count // rows), squeeze=False).ravel()
     for panel in axes:
         panel.set_xlabel("generation")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -487,10 +488,9 @@ def _pair(axes: Axes, trained: Sequence[dict[str, Any]], part: str, pair: str, c
 
 def _legends(*panels: Axes, title: str | None = None) -> None:
     """A legend above each panel, where it hides nothing."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
     for panel in panels:
-        panel.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, borderaxespad=0.2, title=title, title_fontsize=9, alignment="left"
-        )
+        panel.legend(**place, frameon=False, fontsize=9, title=title, title_fontsize=9)
 
 
 def _plain_ticks(axis: Axis) -> None:

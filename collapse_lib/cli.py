@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     twins = commands.add_parser(
         "twins",
-        help="ask whether the initial corpus is forgotten: a run, its twin, and the run with other seeds",
+        help="ask what the initial corpus still decides: a run, its twin from another corpus, and the run with other seeds",
         description="Make three runs that share a protocol and a tokenizer: NAME; NAME-twin, which begins from another initial corpus; and "
         "NAME-reseeded, which begins from the same one with other seeds. Then compare them generation by generation.",
     )

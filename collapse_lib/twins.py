@@ -6,9 +6,12 @@ Three runs of one protocol, all with the tokenizer of the first:
     <name>-twin        another initial corpus, everything else the same, seeds included
     <name>-reseeded    the same initial corpus, other seeds from then on
 
-If the initial corpus were forgotten, the chain and its twin would end no farther apart than two chains that differ by chance alone, and
-that is what the reseeded run shows. The three are compared at the same positions of held-out stories, generation by generation; what is
-found goes to ``<name>/twins.json``, one generation at a time.
+Two chains that differ in corpus and seeds (the twin and the reseeded run) are set against two that differ in their seeds alone (the chain and the
+reseeded run): ``excess_both`` is what another initial corpus adds. The twin against the chain itself would not do (``excess``), for these two share
+their seeds and the other pair does not. One chain of each kind is no test, whatever the difference: chance among chains is not seen.
+
+The three are compared at the same positions of held-out stories, generation by generation; what is found goes to ``<name>/twins.json``, one
+generation at a time.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 
 ROLES = ("chain", "twin", "reseeded")
 PAIRS = {
-    "twin": ("chain", "twin"),  # another initial corpus
+    "twin": ("chain", "twin"),  # another initial corpus, the same seeds
     "reseeded": ("chain", "reseeded"),  # other seeds
     "both": ("twin", "reseeded"),  # another initial corpus and other seeds
 }

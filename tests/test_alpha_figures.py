@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from synthetic_runs import write_run
 from collapse_lib import alpha_figures as figures
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json
+from collapse_lib.twins import comparisons
 
 CONTEXTS, POSITIONS, SMOOTHING = ["", "Once upon", "<b>One</b> | day"], 4, ("0.01", "0.1")
 
@@ -90,22 +92,50 @@ def test_the_weight_falls_below_the_memory():
     assert {line.get_label() for line in right.get_lines()} >= {"w*", "w* without the worst 1%", "w* without the worst 10%"}
 
 
-def test_a_trend_is_one_over_the_same_contexts_and_says_how_many():
+def test_drift_is_drawn_over_the_same_contexts_in_every_generation():
     left, right = figures.drift("demo").figure.axes[:2]
     assert left.get_lines()[0].get_label().startswith("drawing")
     drift, _, moved = (line.get_xydata().tolist() for line in left.get_lines())
     assert [generation for generation, _ in drift] == [2, 3, 4]
-    np.testing.assert_allclose([value for _, value in drift], [0.055] * 3)  # the third context came up in generation 2 alone
+    np.testing.assert_allclose([value for _, value in drift], [0.055] * 3)  # the third came up in generation 2's text and not later
     np.testing.assert_allclose([value for _, value in moved], [0.11] * 3)
-    assert left.get_legend().get_title().get_text() == "2 of 3 contexts, those in every text"
-    assert figures.accumulated("demo").figure.axes[0].get_legend().get_title().get_text() == "3 of 3 contexts"
+    assert left.get_xlabel() == "generation (over 2 of 3 contexts: those in every text)"
     assert len(right.collections[0].get_offsets()) == 3 + 2 + 2
 
 
-def test_means_over_contexts_that_lie_inside_each_other_have_no_band():
+def test_drift_without_a_common_context_has_empty_lines_and_says_so(runs):
+    file = runs / "demo" / "generation-02" / "metrics" / "alpha.json"
+    record = json.loads(file.read_text())
+    record["series"]["drift_tv"] = record["series"]["text_tv"] = [None, None, 0.3]
+    write_json(file, record)
+    left, right = figures.drift("demo").figure.axes[:2]
+    assert all(len(line.get_xdata()) == 0 for line in left.get_lines()) and len(right.collections[0].get_offsets()) == 1 + 2 + 2
+    assert "0 of 3 contexts" in left.get_xlabel()
+
+
+def test_means_over_nested_contexts_have_no_band_and_those_over_positions_have():
+    """Also where an older version recorded a standard error for both."""
     assert not figures.drift("demo").figure.axes[0].collections
-    left, right = figures.memory("demo").figure.axes
-    assert len(left.collections) == len(right.collections) == 1  # over positions, whose stories are draws
+    for panel, counted in zip(figures.memory("demo").figure.axes, (2, 1), strict=True):
+        labels = [line.get_label() for line in panel.get_lines()]
+        assert [label.startswith("counted, 3 of 3 contexts") for label in labels] == [True] * counted + [False]
+        (band,) = panel.collections
+        low, high = (getattr(band.get_paths()[0].get_extents(), end) for end in ("y0", "y1"))
+        positions = panel.get_lines()[-1].get_ydata()
+        assert (low, high) == pytest.approx((positions.min() - 0.02, positions.max() + 0.02))
+
+
+def test_a_context_without_a_value_somewhere_is_left_out_everywhere(runs):
+    file = runs / "demo" / "generation-03" / "metrics" / "alpha.json"
+    record = json.loads(file.read_text())
+    record["series"]["truth_tv"][2] = record["series"]["accumulated"][2] = None
+    write_json(file, record)
+    line = next(line for line in figures.memory("demo").figure.axes[0].get_lines() if "grammar" in line.get_label())
+    assert "2 of 3" in line.get_label()
+    np.testing.assert_allclose(line.get_ydata(), [0.22] * 4)
+    axes = figures.accumulated("demo").figure.axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_ydata(), [5.5 * generation for generation in (1, 2, 3, 4)])
+    assert axes.get_legend().get_title().get_text() == "2 of 3 contexts"
 
 
 def test_memory_shows_the_law_of_the_grammar_where_there_is_one():
@@ -140,7 +170,7 @@ def test_tables_show_tokens_as_text():
 def test_the_words_are_those_of_the_numbers():
     text = figures.in_words("demo").data
     assert "add up to 24.0 nats" in text and "10<sup>-10.4</sup>" in text
-    assert "moved 0.110 over the 2 of 3 contexts that came up in the text before it; drawing" in text and "only counts by 0.055" in text
+    assert "moved 0.110 over the 2 of 3 contexts that came up in the text before it, more than the 0.055 by which" in text and "±" not in text
     assert "generation 1" in figures.in_words("one").data and "came up" not in figures.in_words("one").data
 
 
@@ -167,19 +197,37 @@ def comparison(excess: float, error: float | None = 0.01) -> dict:
     return {"runs": names, "fields": fields, "generations": generations} | {name: dict.fromkeys(names, 1500) for name in ("train_stories", "epochs")}
 
 
-@pytest.mark.parametrize(("excess", "error"), [(0.2, 0.01), (0.02, 0.01), (-0.2, 0.01), (0.2, None)])
-def test_one_chain_of_each_kind_gets_no_verdict(excess, error):
+@pytest.mark.parametrize(("excess", "error", "added"), [(0.2, 0.01, "0.210 ± 0.010"), (-0.2, 0.01, "-0.190 ± 0.010"), (0.2, None, "0.210")])
+def test_one_chain_of_each_kind_is_no_verdict(excess, error, added):
+    """What counts are two pairs that both differ in their seeds, not the twin that shares them."""
     text = figures.twins_in_words([comparison(excess, error)]).data
-    assert "One chain of each kind: no verdict" in text
-    assert not re.search("depends|forgotten|no trace|memory|still", text)
-    shown = f"{0.01 + excess:.3f}" + (f" ± {error:.3f}" if error else "")
-    assert f"adds between these chains, is {shown} (" in text  # both differ in their seeds: not the twin that shares them
+    assert f"adds between these chains, is {added} (" in text and "One chain of each kind: no verdict." in text
+    for verdict in ("depends", "forgotten", "no trace", "told from chance", "nearer than", "farther than", "remembers"):
+        assert verdict not in text
 
 
-def test_twins_are_drawn_pair_by_pair_with_their_texts():
-    models, adds, texts = figures.twins(comparison(0.2)).figure.axes
-    np.testing.assert_allclose(adds.get_lines()[0].get_ydata(), [0.41, 0.31, 0.21])
-    np.testing.assert_allclose(models.get_lines()[0].get_ydata(), [0.6, 0.5, 0.4])
+def test_the_committed_comparison_is_read_by_its_right_contrast(monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(Path(__file__).parents[1] / "papermill_runs"))
+    records = comparisons("tinystories-small")
+    text = figures.twins_in_words(records).data
+    assert "is 0.0105 ± 0.0068 (0.0634 ± 0.0076)" in text and "0.026" not in text
+    figures.twins(records[0]), figures.twins_interactive(records[0])
+
+
+@pytest.mark.parametrize("parts", [["chain"], ["chain", "twin"]])
+def test_twins_are_drawn_pair_by_pair_with_what_the_corpus_adds_and_their_texts(parts):
+    record = comparison(0.2)
+    for found in record["generations"][1:]:
+        found["positions"] = dict.fromkeys(parts, found["positions"]["chain"])
+    *several, adds, texts = figures.twins(record).figure.axes
+    assert len(several) == len(parts)
+    for models in several:
+        np.testing.assert_allclose(models.get_lines()[0].get_ydata(), [0.6, 0.5, 0.4])
+    *added, zero = adds.get_lines()
+    assert len(added) == len(adds.collections) == len(parts) and set(zero.get_ydata()) == {0}
+    for line, band in zip(added, adds.collections, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), [0.41, 0.31, 0.21])  # excess_both, and not the 0.40 of excess
+        assert band.get_paths()[0].get_extents().y1 == pytest.approx(0.42)
     assert [line.get_xdata().tolist() if hasattr(line.get_xdata(), "tolist") else list(line.get_xdata()) for line in texts.get_lines()] == [
         [0, 1, 2, 3]
     ] * 3
@@ -200,7 +248,7 @@ def test_the_interactive_twins_hold_what_was_recorded(parts):
     assert len(menu) == 2 * len(parts) + 1
     for part, kind in ((part, kind) for part in parts for kind in ("tv", "js")):
         data, axis = menu[f"{figures.DISTANCES[kind][0]}, {figures.PLACES[part]}"]
-        for place, pair in enumerate(figures.TWIN_LOOKS):
+        for place, pair in enumerate(["twin", "both", "reseeded", "excess_both"]):
             kept = [found["positions"][part][pair][kind] for found in record["generations"][1:]]
             assert data["x"][place] == [1, 2, 3] and data["y"][place] == [one["value"] for one in kept]
             assert data["error_y.array"][place] == [one["standard_error"] for one in kept]
@@ -211,6 +259,8 @@ def test_the_interactive_twins_hold_what_was_recorded(parts):
     assert first["customdata"][0][0] == "0.600 ± 0.010"
     texts, _ = menu["frequencies of tokens in their texts"]
     assert texts["x"] == [[0, 1, 2, 3]] * 4 and [values[0] for values in texts["y"]] == pytest.approx([0.3, 0.3, 0.1, 0.2])
+    assert figure.data[3].name == "what another initial corpus adds: ▲ less ■"
+    assert [trace.marker.symbol for trace in figure.data] == ["circle", "triangle-up", "square", "diamond"]
 
 
 def test_runs_without_twins_are_named():
@@ -238,4 +288,4 @@ def test_twins_of_two_generations_can_be_drawn_and_told():
     assert len(figures.twins(record).svg) > 1000
     interactive = figures.twins_interactive(record)
     assert interactive.figure.layout.xaxis.dtick == 1 and interactive.name == "twins-demo" and "http" not in interactive.html
-    assert "in generation 2 (generation 1:" in figures.twins_in_words([record]).data
+    assert "in generation 2 (generation 1: " in figures.twins_in_words([record]).data
