@@ -26,14 +26,17 @@ def begin(name: str, protocol: Protocol, device: str = "auto", exact: bool = Fal
 
 @contextmanager
 def begun(name: str, protocol: Protocol, device: str = "auto", exact: bool = False) -> Iterator[Run]:
-    """The run of ``begin``; if it is new and the block is refused before one step is finished, nothing of it stays."""
+    """The run of ``begin``; if it is new and the block is refused before one step is finished, nothing of it stays.
+
+    A notebook that was kept to show where it stopped, for want of memory or room, is kept here too.
+    """
     run = Run.proposed(name, protocol, exact)
     is_new = not run.folder.exists()
     run = begin(name, protocol, device, exact)
     try:
         yield run
     except UserError:
-        if is_new and not run.manifest_files():
+        if is_new and not run.manifest_files() and not list(run.folder.glob("*/*.ipynb")):
             with run.exclusive():
                 shutil.rmtree(run.folder)
         raise

@@ -57,9 +57,9 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_stored(runs, monke
 
 def test_steps_that_are_finished_need_nothing(runs):
     run = begin("one", load_preset("smoke"))
-    for step in (run.step(0, "corpus"), run.step(0, "completions"), run.step(1, "completions")):
-        made = {"protocol_hash": step.protocol_hash, "parents": {}, "outputs": {}, "seconds": 1.0, "device": "", "started": "", "finished": ""}
-        write_json(step.manifest_file, {"step": step.name, "generation": step.generation, "versions": {}} | made)
+    for generation, step in ((0, "corpus"), (0, "completions"), (1, "train"), (1, "completions")):
+        with run.step(generation, step).recording("cpu"):
+            pass
     (run.folder / "protocol.yaml").write_text(
         run.protocol.with_changes({"corpus.source": "/absent/stories.txt", "completions.prompts": "/absent/prompts.yaml"}).to_yaml()
     )
@@ -73,6 +73,14 @@ def test_of_a_new_run_that_is_refused_at_its_first_step_nothing_stays(runs):
         (run.folder / "generation-00" / "corpus").mkdir(parents=True)
         raise UserError("first")
     assert not (runs / "one").exists()
+
+
+def test_a_notebook_that_shows_why_it_stopped_stays(runs):
+    with pytest.raises(UserError, match="no room"), begun("one", load_preset("smoke")) as run:
+        (run.folder / "generation-00").mkdir()
+        (run.folder / "generation-00" / "corpus.tmp.ipynb").touch()
+        raise UserError("no room")
+    assert (runs / "one" / "generation-00" / "corpus.tmp.ipynb").is_file()
 
 
 def test_what_was_done_or_there_before_stays(runs):
