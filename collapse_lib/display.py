@@ -60,12 +60,12 @@ def graded(cases: list[dict[str, Any]]) -> Markdown:
 
 def literal(text: str) -> str:
     """Text that a corpus, a prompt, a judge or a model wrote, as inline HTML: a page shows it and is not shaped by it. Line ends show as ⏎."""
-    return f'<span class="sample">{plain(_LINE_ENDS.sub(f" {LINE_END} ", text.strip())) or "(nothing)"}</span>'
+    return f'<span class="sample">{plain(_LINE_ENDS.sub(f" {LINE_END} ", text)) or "(nothing)"}</span>'
 
 
 def quotation(text: str) -> str:
     """The same as a block of its own, in which line ends are line ends."""
-    return f'<blockquote class="sample">{"<br>".join(map(plain, _LINE_ENDS.split(text.strip())))}</blockquote>'
+    return f'<blockquote class="sample">{"<br>".join(map(plain, _LINE_ENDS.split(text))) or "(nothing)"}</blockquote>'
 
 
 def plain(text: str) -> str:

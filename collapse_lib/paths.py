@@ -9,6 +9,7 @@ from pathlib import Path
 from collapse_lib.errors import UserError
 
 RUNS_FOLDER = "papermill_runs"
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes part of paths, commands and pages
 LONGEST_NAME = 100  # characters of a run's name: file systems take 255, and pages, twins and temporary files add to it
 RESERVED_NAMES = ("all", "newest", "bench", "judge.sqlite", "README.md")  # what commands and the runs' folder use for something else
 
@@ -54,7 +55,7 @@ def check_run_name(name: str) -> None:
     if len(name) > LONGEST_NAME:
         raise UserError(f"A run's name has at most {LONGEST_NAME} characters, and {name[:20]!r}... has {len(name)}.")
     reserved = name.lower().startswith("judge.sqlite") or name.lower() in map(str.lower, RESERVED_NAMES)
-    if reserved or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if reserved or not RUN_NAME.fullmatch(name):
         raise UserError(
             f"A run cannot be called {name!r}; use letters, digits, '.', '_' and '-', "
             f"the first a letter or digit, and none of the words {', '.join(RESERVED_NAMES)}."
@@ -62,8 +63,8 @@ def check_run_name(name: str) -> None:
 
 
 def run_names() -> list[str]:
-    """Names of all runs, the most recently advanced one first."""
-    protocols = list(runs_root().glob("*/protocol.yaml"))
+    """Names of all runs, the most recently advanced one first; a folder with other signs in its name is none."""
+    protocols = [path for path in runs_root().glob("*/protocol.yaml") if RUN_NAME.fullmatch(path.parent.name)]
     return [path.parent.name for path in sorted(protocols, key=lambda path: (-_last_advance(path.parent), path.parent.name))]
 
 

@@ -196,6 +196,12 @@ def test_a_protocol_cannot_leave_its_block() -> None:
     assert first == "`````yaml" and last == "`````" and lines == ["description: a", "  ````", "  ```⟨U+0085⟩{raw} html⟨U+000D⟩:file: x"]
 
 
+def test_what_cells_print_has_no_unseen_characters() -> None:
+    outputs = [new_output("stream", name="stdout", text="a\x00\u202eb\tc\nd"), new_output("execute_result", {"text/plain": "\x0c'e'"})]
+    [_, cell] = book_pages.section(new_notebook(cells=[new_code_cell("a", outputs=outputs)]), "A title")
+    assert cell.outputs[0].text == "a⟨U+0000⟩⟨U+202E⟩b\tc\nd" and cell.outputs[1].data["text/plain"] == "⟨U+000C⟩'e'"
+
+
 def test_overview_leads_to_every_generation(shown: Shown) -> None:
     page = book_pages.overview_page(shown, "results.csv")
     assert all(f"](generation-{generation:02d})" in page for generation in range(4))

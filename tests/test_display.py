@@ -7,14 +7,18 @@ import io
 import re
 import tempfile
 import unicodedata
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from collapse_lib.display import excerpts, literal, metrics_table, plain, quotation
+from collapse_lib.alpha_figures import _words
+from collapse_lib.display import excerpts, figure_text, literal, metrics_table, plain, quotation
+from collapse_lib.figures import STYLE
 from collapse_lib.paths import project_root
 
 METRICS = {
@@ -37,8 +41,8 @@ def test_a_definition_cannot_split_its_row():
 def test_plain_text_says_the_same():
     text = "a < b & 'c' | _d_ {e} [f](g) \\ $h$ ~i^"
     assert html.unescape(plain(text)) == text
-    assert literal(" two\r\nlines ") == '<span class="sample">two &#9166; lines</span>' and "(nothing)" in literal(" ")
-    assert quotation("two\r\rlines\n") == '<blockquote class="sample">two<br><br>lines</blockquote>'
+    assert literal(" two\r\nlines") == '<span class="sample"> two &#9166; lines</span>' and "(nothing)" in literal("")
+    assert quotation("two\r\rlines") == '<blockquote class="sample">two<br><br>lines</blockquote>'
 
 
 # What has been tried against the pages, and signs that some parser between a text and its reader takes for its own.
@@ -65,6 +69,7 @@ def seen(text: str) -> str:
     return "".join(named.get(char, char) for char in text)
 
 
+LINE_ENDS = "\r\n?|\n"
 ACTIVE = ("script", "img", "iframe", "object", "embed", "a", "form", "link", "style")
 
 
@@ -120,8 +125,31 @@ def test_any_text_comes_out_of_a_built_page_as_itself(texts):
         Sphinx(folder, None, folder / "html", folder / "trees", "html", chosen, status=None, warning=said, freshenv=True).build()
         page = Samples()
         page.feed((folder / "html" / "index.html").read_text(encoding="utf-8"))
-    lines = [seen(re.sub("\r\n?|\n", " ⏎ ", text.strip())) or "(nothing)" for text in texts]
-    blocks = ["\n".join(map(seen, re.split("\r\n?|\n", text.strip()))) for text in texts]
+    lines = [seen(re.sub(LINE_ENDS, " ⏎ ", text)) or "(nothing)" for text in texts]
+    blocks = ["\n".join(map(seen, re.split(LINE_ENDS, text))) or "(nothing)" for text in texts]
     assert page.samples == [*lines, *lines, *blocks, *lines, *lines, *lines]
     assert not page.active
     assert not [line for line in said.getvalue().splitlines() if "while setting up extension" not in line]  # said of every second Sphinx in a process
+
+
+@settings(max_examples=40)
+@given(TEXTS)
+@example("$x$ \\$ $\\frac{1}$")
+def test_any_text_comes_out_of_a_figure_as_itself(text):
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its font lacks most of Unicode
+        figure, file = Figure(), io.StringIO()
+        figure.text(0, 0.5, f"a{figure_text(text)}b")
+        figure.savefig(file, format="svg")
+    [drawn] = [element.text for element in ElementTree.fromstring(file.getvalue()).iter("{http://www.w3.org/2000/svg}text")]
+    assert drawn == f"a{seen(text)}b"
+
+
+@given(TEXTS.filter(bool))
+def test_plotly_gets_text_and_no_markup(text):
+    name = _words(text)
+    assert html.unescape(name) == f"“{seen(text)}”"
+    assert not re.search(r"[<>$%{]|&(?!#\d+;)", name)

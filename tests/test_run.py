@@ -1,6 +1,7 @@
 """A run folder knows what is finished, what was made from what, and refuses what no longer fits."""
 
 import os
+import shutil
 
 import pytest
 
@@ -90,6 +91,11 @@ def test_a_broken_run_hides_no_other(run, tmp_path):
     (run.folder / "protocol.yaml").unlink()
     with pytest.raises(UserError, match=r"protocol\.yaml"):
         Run.open("newest")
+
+
+def test_a_folder_that_no_run_may_be_called_is_no_run(run):
+    shutil.copytree(run.folder, run.folder.with_name("{{ 7*7 }} <b>"))
+    assert run_names() == ["one"]
 
 
 def test_missing_runs_are_named_with_those_there_are(run):

@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,13 +199,13 @@ def classify(
     tests = {data.task.name: encoded(data.test) for data in tasks}
     hashes = {data.task.name: data.hash for data in tasks}
     jobs = [(data, number) for number in range(settings.seeds) for data in tasks]
-    total = sum(math.ceil(settings.epochs_of(data.task.name) * len(data.train)) + len(data.test) for data, _ in jobs)
+    rows = [math.ceil(settings.epochs_of(data.task.name) * len(data.train)) + len(data.test) for data, _ in jobs]
 
     found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
     device = model.head.device
     # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
-    with progress(total, "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
-        for data, number in jobs:
+    with progress(sum(rows), "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
+        for (data, number), done in zip(jobs, accumulate(rows), strict=True):
             task = data.task
             place = folder / f"{task.name}-{number}.json"
             made_from = identity | {"rows": hashes[task.name]}
@@ -222,6 +223,7 @@ def classify(
                 )
                 record = {"made_from": made_from, "confusion": counts.tolist(), "loss": loss}
                 write_json(place, record)
+            bar.update(done - bar.n)  # for what was kept, and for a fraction of an epoch that ended at a full batch
             found[task.name].append(record)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_the_step_measures_every_task_and_leaves_nothing_behind(run):
     assert run.step(0, "classification").metrics_file.stat().st_size < 20_000
 
 
-def test_an_interrupted_step_goes_on_and_ends_alike(run, monkeypatch):
+def test_an_interrupted_step_goes_on_and_ends_alike(run, monkeypatch, capsys):
     from collapse_lib import steps
 
     whole = steps.classification(run, 0, "cpu")
@@ -240,6 +241,7 @@ def test_an_interrupted_step_goes_on_and_ends_alike(run, monkeypatch):
     monkeypatch.setattr(module, "finetune", lambda *arguments, **named: calls.append(named["seed"]) or real(*arguments, **named))
     again = steps.classification(run, 0, "cpu")
     assert len(calls) == 4 == len(set(calls))  # only the missing one was done
+    assert re.findall(r"fine-tuning: +(\d+)%", capsys.readouterr().out)[-1] == "100"
     assert {name: again[name] for name in ("metrics", "series", "examples")} == {name: whole[name] for name in ("metrics", "series", "examples")}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import threading
@@ -15,6 +16,7 @@ from test_judge import GOOD, KEY, Scripted
 
 from collapse_lib import grading, judged_figures, results
 from collapse_lib.corpus import CorpusWriter
+from collapse_lib.display import literal
 from collapse_lib.errors import UserError
 from collapse_lib.judge import Answer
 from collapse_lib.lineage import steps_of
@@ -386,6 +388,23 @@ def test_the_key_reaches_nothing_that_is_written(tiny, server, tmp_path, capfd):
 
 
 # --- figures -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_judges_name_is_text(tiny, server, monkeypatch):
+    name = "a|$x$|{{ 7*7 }}\r\r<img src=x>"
+    run = with_judge(tiny)
+    for generation in (0, 1):
+        record = grading.gpt_eval(run, generation)
+    record["examples"]["judge"] = [name]
+    monkeypatch.setattr(judged_figures, "_first", lambda run: record)
+    table = results.load("tiny")
+    said = (judged_figures.verdict(record), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny"))
+    protocol = run.protocol.with_changes({"gpt_eval.judge": json.dumps(name)})
+    for shown in (*said, grading.how_to_grade(dataclasses.replace(run, protocol=protocol))):
+        assert literal(name).removeprefix('<span class="sample">').removesuffix("</span>") in shown.data
+        assert not any(sign in shown.data for sign in ("{{", "<img", "$x$", "\r"))
+    assert {row.count("|") for row in said[1].data.splitlines()} == {5}
+    assert "judge a|$x$|{{ 7*7 }}⟨U+000D⟩⟨U+000D⟩&lt;img src=x&gt; " in judged_figures.figure_3(table, "tiny").svg
 
 
 def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server):
