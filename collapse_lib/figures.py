@@ -177,14 +177,14 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
     """
     names = [runs] if isinstance(runs, str) else list(runs)
     found = [_free_text(table, run) for run in names]
+    labels = list(with_sizes(table, names).values())
     figure, panels = _axes(len(found), columns=2)
-    for panel, run, measures in zip(panels, names, found, strict=True):
+    for panel, label, measures in zip(panels, labels, found, strict=True):
         bars = _entropy_and_words(panel, *measures)
-        if len(found) > 1:
-            panel.set_title(run, fontsize=11)
+        panel.set_title(label, fontsize=11)
     handles = [handle for axes in (panel, bars) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=3, frameon=False, fontsize=10)
-    return figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
+    return figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(labels)}"
 
 
 def _entropy_and_words(panel: Axes, entropy: DataFrame, lexicon: DataFrame, initial: DataFrame) -> Axes:
@@ -286,6 +286,24 @@ def beside_paper(table: DataFrame, metrics: Sequence[str]) -> Markdown:
                 points = list(zip(found["generation"].tolist(), found["value"].tolist(), strict=True))
                 rows.append(f"| {LABELS[name]} | {PAPER[name]} | {run} | {course(points)}; highest: {peak(points)} |")
     return Markdown("\n".join(rows))
+
+
+def with_sizes(table: DataFrame, runs: Sequence[str]) -> dict[str, str]:
+    """Runs with the parameters of their models, and which of two sizes is the smaller: "demo (238,976 parameters, the smaller model)"."""
+    found = {run: metric(table, run, "parameters", "train")["value"] for run in runs}
+    sizes = {run: int(values.iloc[0]) for run, values in found.items() if len(values)}
+    different = sorted(set(sizes.values()))
+    ranks = dict(zip(different, ("the smaller model", "the larger model"), strict=True)) if len(different) == 2 else {}
+    words = {run: ", ".join([f"{size:,} parameters", *([ranks[size]] if ranks else [])]) for run, size in sizes.items()}
+    return {run: f"{run} ({words[run]})" if run in words else run for run in runs}
+
+
+def shown(table: DataFrame, runs: Sequence[str]) -> Markdown:
+    """The runs of a figure and the sizes of their models, in a sentence."""
+    from IPython.display import Markdown
+
+    labels = "; ".join(f"**{run}**{label.removeprefix(run)}" for run, label in with_sizes(table, runs).items())
+    return Markdown(f"Shown here: {labels or 'no run'}.")
 
 
 def _perplexities(table: DataFrame) -> dict[str, DataFrame]:

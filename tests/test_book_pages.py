@@ -165,6 +165,24 @@ def test_overview_leads_to_every_generation(shown: Shown) -> None:
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
 
 
+def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: Shown) -> None:
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5]
+    cap = "**Cap reached, hold-out still falling by 0.500 nats an epoch**"
+    assert cap in book_pages.overview_page(shown, "results.csv") and cap in book_pages.numbers(shown)["stopping"]
+    assert cap in book_pages.generation_opening(shown, 1) and "Cap reached" not in book_pages.generation_opening(shown, 2)
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5, 3.75]
+    assert "Early stopping: the loss on held-out stories was lowest after epoch 2" in book_pages.overview_page(shown, "results.csv")
+
+
+def test_a_run_says_where_the_rows_of_its_tasks_come_from(shown: Shown) -> None:
+    changes = {"classification.tasks": "[yelp, grammar_fits]", "classification.data": "here", "classification.notes": "Yelp is [another]."}
+    noted = Shown(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    said = (
+        "Yelp: local files, which were not checked against the public data sets of these names; Ending fits: the story grammar. Yelp is &#91;another"
+    )
+    assert said in book_pages.overview_page(noted, "results.csv")
+
+
 def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
     svg = book_pages.generation_curves(shown, 2)
     assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg

@@ -35,6 +35,20 @@ def plotted(interactive: figures.Interactive) -> tuple[list[dict], dict]:
     return parts[1], parts[2]
 
 
+def test_figure_2_says_how_large_the_models_are(runs):
+    for run, size in (("alpha", 1234), ("steep", 56789)):
+        file = runs / run / "generation-01" / "metrics" / "train.json"
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["metrics"]["parameters"] = {"value": size, "unit": "parameters", "definition": "made up"}
+        file.write_text(json.dumps(record), encoding="utf-8")
+    table = results.load("alpha,steep")
+    picture, labels = figures.figure_2(table, ["alpha", "steep"]), figures.with_sizes(table, ["alpha", "steep"])
+    assert labels == {"alpha": "alpha (1,234 parameters, the smaller model)", "steep": "steep (56,789 parameters, the larger model)"}
+    assert [axes.get_title() for axes in picture.figure.axes][:2] == list(labels.values()) and picture.title.endswith(", ".join(labels.values()))
+    assert figures.figure_2(table, "alpha").figure.axes[0].get_title() == "alpha (1,234 parameters)"  # alone it is no smaller one
+    assert figures.shown(table, ["steep"]).data == "Shown here: **steep** (56,789 parameters)."
+
+
 def test_figure_1_draws_the_numbers_of_the_table():
     table = results.load("alpha")
     (panel,) = figures.figure_1(table).figure.axes
