@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from collapse_lib.display import literal, plain, quotation, visible
+from collapse_lib.display import early_stopping, literal, plain, quotation, visible
 from collapse_lib.errors import UserError
-from collapse_lib.figures import COLOURS, STYLE, Picture, early_stopping
+from collapse_lib.figures import COLOURS, STYLE, Picture
 from collapse_lib.lineage import STEPS
 from collapse_lib.progress import settled
 from collapse_lib.run import Run
+from collapse_lib.tasks import origins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,6 +151,7 @@ def numbers(shown: Shown) -> dict[str, str]:
         "vocabulary": size("corpus", "vocabulary"),
         "parameters": size("train", "parameters"),
         "epochs": size("train", "epochs"),
+        "stopping": early_stopping(shown.results[1]["train"]),
         "sequences": size("sample", "sequences"),
         "sampled_tokens": size("sample", "tokens"),
         "minutes": f"{shown.seconds / 60:.1f}",
@@ -222,6 +224,10 @@ def overview_page(shown: Shown, data: str) -> str:
     header = ("Generation", *(_with_unit(shown, measure) for measure in OVERVIEW), "Seconds")
     definitions = [(measure.label, shown.metric(1, measure.step, measure.metric)) for measure in MEASURES]
     described = "\n".join(f"{label}\n: {literal(metric['definition'])}\n" for label, metric in definitions if metric)
+    notes = [early_stopping(shown.results[1]["train"])] if shown.models else []
+    if protocol.classification.tasks:
+        notes.append(plain(origins(protocol.classification)))
+    notes = "\n\n".join(notes)
     state = f"All {shown.last}" if shown.last == protocol.generations else f"{shown.last} of {protocol.generations}"
     samples = "\n\n".join(f"{_link(generation, 'Generation ')}\n\n{quotation(shown.samples(generation)[0])}" for generation in shown.models)
     return f"""# Run {shown.name}
@@ -230,7 +236,7 @@ def overview_page(shown: Shown, data: str) -> str:
 
 {state} generations are finished, from the [initial corpus](generation-00) on. Everything measured is in {{download}}`one table <{data}>` (CSV).
 
-{early_stopping(shown.results[1]["train"]).data}
+{notes}
 
 {table(header, rows)}
 
@@ -293,16 +299,15 @@ def generation_opening(shown: Shown, generation: int) -> str:
     samples = "\n\n".join(map(quotation, shown.samples(generation)[:EXCERPTS]))
     words = shown.results[generation]["free_text"]["examples"].get("frequent_oov", [])
     listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
+    stopping = f"\n{early_stopping(shown.results[1]['train'])}\n" if generation == 1 else ""
     return f"""# Generation {generation} of {shown.name}
 
 A model with fresh weights that has read {teacher}, and nothing else.
-
+{stopping}
 ## What changed
 
 {table(header, rows)}
 ![Left: training loss by optimizer step, this generation over the last. Right: perplexity up to here.](generation-{generation:02d}.svg)
-
-{early_stopping(shown.results[generation]["train"]).data}
 
 ## What it writes
 

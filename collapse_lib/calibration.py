@@ -84,7 +84,6 @@ class Calibration:
     compare_context: float  # one model's distribution at one context, compared with others
     finetune_step: float  # an optimizer step of classification apart from its tokens
     finetune_token: float  # a token of its rows, forward and backward
-    f1: float  # the interval of an F1 score
 
     def save(self, file: Path) -> None:
         """Write it as JSON, for ``load`` on any machine."""
@@ -349,12 +348,12 @@ def _scoring(model: GPTNeo, protocol: Protocol, story_tokens: list[int], an_enco
 
 
 def _classification(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
-    from collapse_lib.metrics.classification import Encoded, finetune, weighted_f1
+    from collapse_lib.metrics.classification import Encoded, finetune
     from collapse_lib.parallel import side_by_side
 
     settings, device = protocol.classification, model.head.device
     if not settings.tasks:
-        return {"finetune_step": 0.0, "finetune_token": 0.0, "f1": 0.0}
+        return {"finetune_step": 0.0, "finetune_token": 0.0}
     batch, most = settings.batch_size, settings.max_length
     steps = max(1, min(FINETUNING_STEPS, int(FLOPS[device.type] / (3 * model.flops_per_token(most) * batch * most))))
 
@@ -372,13 +371,7 @@ def _classification(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
         short, long = a_step(max(1, most // 8)), a_step(most)
     tokens = batch * (most - max(1, most // 8))
     per_token = max(0.0, long - short) / tokens
-    counts = np.full((2, 2), 100)
-    weighted_f1([counts])
-    return {
-        "finetune_step": max(0.0, long - per_token * batch * most),
-        "finetune_token": per_token,
-        "f1": _timed(lambda: weighted_f1([counts]))[1],
-    }
+    return {"finetune_step": max(0.0, long - per_token * batch * most), "finetune_token": per_token}
 
 
 def _random_corpus(folder: Path, vocabulary: int, lengths: list[int]) -> TokenCorpus:

@@ -1,34 +1,35 @@
 """Figures 4, A3, A4 and A5: accuracy or weighted F1 after fine-tuning, a panel a task, drawn from the tidy table of ``results``.
 
-A run's generations are a line with its 95% interval as a band; its untrained baseline is a dashed line of the same colour, and always giving
-the commonest answer is a dotted grey one. Panels span 30 points, as in the paper, wherever the numbers allow it, so that slopes can be compared.
+A run's generations are a line with its 95% interval as a band, over test rows and, where there are several, fine-tunings; its untrained baseline is
+a dashed line of the same colour, and always giving the commonest answer is a dotted grey one. Panels span 30 points, as in the paper, wherever the
+numbers allow it, so that slopes can be compared.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from collapse_lib.display import literal, plain
+from collapse_lib.display import plain
 from collapse_lib.errors import UserError
-from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout, sized
-from collapse_lib.results import metric
+from collapse_lib.figures import COLOURS, Interactive, drawn, plotly_layout, with_sizes
+from collapse_lib.metrics import crossed
+from collapse_lib.metrics.crossed import Measure
+from collapse_lib.results import measured, metric
 from collapse_lib.run import Run
-from collapse_lib.tasks import TASKS, Task
+from collapse_lib.tasks import TASKS, origins
 
 if TYPE_CHECKING:
+    import numpy as np
     from IPython.display import Markdown
     from matplotlib.figure import Figure
     from pandas import DataFrame
-
-Measure = Literal["accuracy", "f1"]
 
 LABELS: dict[str, str] = {"accuracy": "accuracy (%)", "f1": "weighted F1 (%)"}
 MAJORITY_COLOUR = "#767676"
 SPAN = 30.0  # points that a panel shows at least, as the paper's do
 COLUMNS = 4
-FEWEST = 3  # fine-tunings of a point behind a word such as "worse": two say hardly anything about their own spread
 
 # What the paper's text and captions say of each task; its figures carry no other numbers in print.
 PAPER = {
@@ -64,25 +65,23 @@ def unclassified(table: DataFrame) -> Markdown:
     return Markdown(f"Fine-tuned on no task: {names}. `collapse run {missing[0]}{chosen}` does it, as long as the run's models are there.")
 
 
-def sources(runs: Sequence[str]) -> Markdown:
-    """Where each run's rows come from, task by task, and what its description says of them."""
+def evidence(table: DataFrame) -> Markdown:
+    """For each fine-tuned run how often its models were fine-tuned, what follows for its intervals, and where the rows came from."""
     from IPython.display import Markdown
 
     lines = []
-    for run in runs:
-        protocol = Run.open(run).protocol
-        by_source: dict[str, list[str]] = {}
-        for task in (TASKS[name] for name in protocol.classification.tasks):
-            by_source.setdefault(_source(task, protocol.classification.data), []).append(task.title)
-        said = "; ".join(f"{', '.join(titles)}: {source}" for source, titles in by_source.items())
-        lines.append(f"Rows of run **{run}**. {said}. Its description: {literal(protocol.description)}")
-    return Markdown("\n\n".join(lines))
-
-
-def _source(task: Task, data: str | None) -> str:
-    if not task.hub:
-        return "made by the embedded story grammar"
-    return f"from the hub's {plain(task.hub[0])}" if data is None else "from files in a local folder, not compared with the benchmark's own rows"
+    for run in finetuned(table):
+        settings = Run.open(run).protocol.classification
+        if settings.seeds == 1:
+            how = (
+                "one fine-tuning of each model on each task. Its intervals are about other test rows alone, and silent about other fine-tunings, "
+                "which with few training rows can move a score by much more: nothing here is called better or worse."
+            )
+        else:
+            how = f"{settings.seeds} fine-tunings of each model on each task; its intervals are about other test rows and other fine-tunings together"
+            how += "." if settings.seeds >= crossed.ENOUGH else f", and too wide for a verdict, for which {crossed.ENOUGH} are needed."
+        lines.append(f"- **{run}**: {how} {plain(origins(settings))}")
+    return Markdown("\n".join(lines))
 
 
 @drawn
@@ -124,8 +123,9 @@ def classification(table: DataFrame, measure: Measure = "accuracy") -> tuple[Fig
             panel.set_xlabel("generation")
         if place % columns == 0:
             panel.set_ylabel(LABELS[measure])
-    _legend(figure, colours)
-    return figure, f"{LABELS[measure]} after fine-tuning, by generation, {sized(table, runs)}"
+    labels = with_sizes(table, runs)
+    _legend(figure, {labels[run]: colour for run, colour in colours.items()})
+    return figure, f"{LABELS[measure]} after fine-tuning, by generation, {', '.join(labels.values())}"
 
 
 def classification_interactive(table: DataFrame, measure: Measure = "accuracy") -> Interactive:
@@ -170,13 +170,13 @@ def classification_interactive(table: DataFrame, measure: Measure = "accuracy") 
 
 
 def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
-    """For every task what the paper says, and what each run shows: first and last generation, the baseline, and whether intervals part them.
-
-    A word is about these two models, and is said only where both were fine-tuned ``FEWEST`` times at least.
-    """
+    """For every task what the paper says, and what each run shows: first and last generation, the baseline, and how the last compares with both."""
     from IPython.display import Markdown
 
-    rows = ["| task | the paper | run | first generation | last generation | untrained | last against untrained |", "|:--|:--|:--|--:|--:|--:|:--|"]
+    rows = [
+        "| task | the paper | run | first generation | last generation | untrained | last against first | last against untrained |",
+        "|:--|:--|:--|--:|--:|--:|:--|:--|",
+    ]
     runs = finetuned(table)
     for task in _tasks(table, measure):
         for run in runs:
@@ -184,11 +184,12 @@ def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
             if points is None:
                 continue
             trained, baseline = points[points["generation"] > 0], points[points["generation"] == 0]
-            first, last, untrained = (_cell(part) for part in (trained.head(1), trained.tail(1), baseline))
-            said = PAPER.get(task, NOT_IN_PAPER)
-            rows.append(f"| {TASKS[task].title} | {said} | {run} | {first} | {last} | {untrained} | {_verdict(trained.tail(1), baseline)} |")
+            parts = (trained.head(1), trained.tail(1), baseline)
+            first, last, untrained = (part["generation"].tolist() for part in parts)
+            cells = [*map(_cell, parts), _verdict(run, task, measure, last, first), _verdict(run, task, measure, last, untrained)]
+            rows.append(f"| {TASKS[task].title} | {PAPER.get(task, NOT_IN_PAPER)} | {run} | {' | '.join(cells)} |")
     if not runs:
-        rows += [f"| {TASKS[task].title} | {said} | – | – | – | – | *not measured* |" for task, said in PAPER.items()]
+        rows += [f"| {TASKS[task].title} | {said} | – | – | – | – | – | *not measured* |" for task, said in PAPER.items()]
     return Markdown("\n".join(rows))
 
 
@@ -226,18 +227,13 @@ def _tasks(table: DataFrame, measure: Measure) -> list[str]:
 
 
 def _points(table: DataFrame, run: str, task: str, measure: Measure) -> DataFrame | None:
-    """By generation (0: untrained), in percent: ``value``, ``low``, ``high``, ``majority`` and ``seed_sd`` (missing for a single fine-tuning).
-
-    And ``fine_tunings``, their number, which runs of before 2026-11-27 did not record: they count as one.
-    """
+    """By generation (0: untrained), in percent: ``value``, ``low``, ``high``, ``majority`` and ``seed_sd`` (missing for a single fine-tuning)."""
     points = metric(table, run, f"{task}_{measure}", "classification")[["generation", "value"]].set_index("generation")
     if points.empty:
         return None
     for name in ("low", "high", "majority", "seed_sd"):
         points[name] = metric(table, run, f"{task}_{measure}_{name}", "classification").set_index("generation")["value"]
-    points *= 100
-    points["fine_tunings"] = metric(table, run, "fine_tunings", "classification").set_index("generation")["value"]
-    return points.fillna({"fine_tunings": 1}).reset_index()
+    return (100 * points).reset_index()
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:
@@ -270,12 +266,27 @@ def _cell(points: DataFrame) -> str:
     return f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
-def _verdict(last: DataFrame, baseline: DataFrame) -> str:
-    if last.empty or baseline.empty:
+def _verdict(run: str, task: str, measure: Measure, generation: list[int], other: list[int]) -> str:
+    """How a generation's model compares with another's on the same rows, in points with a 95% interval; no word where fine-tunings are too few."""
+    if not generation or not other:
         return "*not measured*"
-    ours, theirs = last.iloc[0], baseline.iloc[0]
-    if (fewest := int(min(ours["fine_tunings"], theirs["fine_tunings"]))) < FEWEST:
-        return f"{('one fine-tuning', 'two fine-tunings')[fewest - 1]}: no verdict"
-    if ours["low"] > theirs["high"]:
-        return "better"
-    return "worse" if ours["high"] < theirs["low"] else "not told apart"
+    if generation == other:
+        return "–"
+    ours, theirs = (measured(run, which[0], "classification")["examples"][task] for which in (generation, other))
+    tunings = min(len(one["confusions"]) for one in (ours, theirs))
+    if tunings < crossed.ENOUGH:
+        return f"{'one fine-tuning' if tunings == 1 else f'{tunings} fine-tunings'}: no verdict"
+    if "answers" not in ours or "answers" not in theirs or ours["rows"] != theirs["rows"]:
+        return "not asked the same rows, or its answers are not recorded: no verdict"
+    found = crossed.difference(_scores(ours, measure), _scores(theirs, measure))
+    low, high = found.value - found.reach, found.value + found.reach
+    word = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    points = (f"{100 * value:+.1f}".replace("-", "−") for value in (found.value, low, high))
+    return "{}: {} ({} to {})".format(word, *points)
+
+
+def _scores(example: dict[str, Any], measure: Measure) -> np.ndarray:
+    """Scores [fine-tunings, rows] of what a step recorded of a task."""
+    classes, rows = len(example["labels"]), sum(example["test_balance"])
+    true = crossed.unpacked(example["true"], rows, classes)
+    return crossed.row_scores(true, crossed.unpacked(example["answers"], rows, classes), classes, measure)

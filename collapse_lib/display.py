@@ -25,6 +25,24 @@ def metrics_table(results: dict[str, Any]) -> Markdown:
     return Markdown("\n".join(["| measure | value | unit | what it is |", "|:--|--:|:--|:--|", *rows]))
 
 
+def early_stopping(training: dict[str, Any]) -> str:
+    """What ended a training, as a sentence of Markdown: the hold-out loss, the most epochs allowed, or a number known beforehand."""
+    losses, epochs = training["series"].get("holdout_losses", []), training["metrics"]["epochs"]["value"]
+    if not losses:
+        return f"Nothing was held out here to decide when to stop: the epochs, {epochs}, were given or had been found in generation 1."
+    if epochs < len(losses):
+        lowest = losses[epochs - 1]
+        return (
+            f"Early stopping: the loss on held-out stories was lowest after epoch {epochs}, {lowest:.3f} nats a token, and did not fall in the next."
+        )
+    # Were it not for the limit, another epoch would have been tried: the last one was the best.
+    what = f"falling by {losses[-2] - losses[-1]:.3f} nats an epoch" if epochs > 1 else "not seen to have stopped falling"
+    return (
+        f"**Cap reached, hold-out still {what}**: `training.max_epochs` = {epochs} ended the training, not early stopping, "
+        "and every generation makes do with as many epochs."
+    )
+
+
 def excerpts(texts: list[str]) -> Markdown:
     """Generated text as a numbered list; nothing in it is taken for markup."""
     from IPython.display import Markdown

@@ -177,14 +177,14 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> tuple[Figure, str]:
     """
     names = [runs] if isinstance(runs, str) else list(runs)
     found = [_free_text(table, run) for run in names]
+    labels = list(with_sizes(table, names).values())
     figure, panels = _axes(len(found), columns=2)
-    for panel, run, measures in zip(panels, names, found, strict=True):
+    for panel, label, measures in zip(panels, labels, found, strict=True):
         bars = _entropy_and_words(panel, *measures)
-        if len(found) > 1:
-            panel.set_title(run, fontsize=11)
+        panel.set_title(label, fontsize=11)
     handles = [handle for axes in (panel, bars) for handle in axes.get_legend_handles_labels()[0]]
     figure.legend(handles, [handle.get_label() for handle in handles], loc="outside upper center", ncols=3, frameon=False, fontsize=10)
-    return figure, f"Entropy and out-of-vocabulary words by generation, {sized(table, names)}"
+    return figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(labels)}"
 
 
 def _entropy_and_words(panel: Axes, entropy: DataFrame, lexicon: DataFrame, initial: DataFrame) -> Axes:
@@ -244,44 +244,6 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
     return Interactive(figure, f"figure-2-{run}")
 
 
-def sized(table: DataFrame, names: Sequence[str]) -> str:
-    """Runs with the sizes of their models, for a title: "runs small (92,160 parameters) and large (240,000 parameters)"."""
-    counts = {run: metric(table, run, "parameters", "train")["value"] for run in names}
-    shown = [f"{run} ({int(count.iloc[0]):,} parameters)" if len(count) else run for run, count in counts.items()]
-    return f"run{'s' if len(shown) > 1 else ''} {' and '.join(shown)}"
-
-
-def sizes(table: DataFrame) -> Markdown:
-    """A sentence on which of the runs in a table has the smaller model, if they are of two sizes: the paper has a figure for each."""
-    from IPython.display import Markdown
-
-    found = {run: metric(table, run, "parameters", "train")["value"] for run in table["run"].unique()}
-    counts = {run: int(values.iloc[0]) for run, values in found.items() if len(values)}
-    if not counts:
-        return Markdown("No model has been trained yet.")
-    least, most = min(counts.values()), max(counts.values())
-    if least == most:
-        return Markdown(f"One size of model: {sized(table, list(counts))}. It is neither the smaller nor the larger of two.")
-    smaller = " and ".join(f"**{run}**" for run, count in counts.items() if count == least)
-    return Markdown(f"The smaller model here is that of {smaller}, with {least:,} parameters; the largest has {most:,}.")
-
-
-def early_stopping(training: dict[str, Any]) -> Markdown:
-    """How the number of epochs came about, from what the ``train`` step of generation 1 measured; nothing for the others."""
-    from IPython.display import Markdown
-
-    losses = training["series"].get("holdout_losses", [])
-    if len(losses) < 2:
-        return Markdown("")
-    kept, fall = training["metrics"]["epochs"]["value"], losses[-2] - losses[-1]
-    if losses[-1] < min(losses[:-1]):
-        return Markdown(
-            f"**Cap reached, hold-out loss still falling**: by {fall:.3f} nats a token in the last of {len(losses)} epochs, the most that the "
-            "protocol allows. Training ended there, not because the model had learned what it can."
-        )
-    return Markdown(f"The hold-out loss was lowest after epoch {kept} and rose by {-fall:.3f} nats a token in the next: early stopping kept {kept}.")
-
-
 @drawn
 def loss_curve(training: dict[str, Any]) -> tuple[Figure, str]:
     """Training loss by optimizer step, from what the ``train`` step measured; hold-out losses by epoch beside it if there are any."""
@@ -324,6 +286,24 @@ def beside_paper(table: DataFrame, metrics: Sequence[str]) -> Markdown:
                 points = list(zip(found["generation"].tolist(), found["value"].tolist(), strict=True))
                 rows.append(f"| {LABELS[name]} | {PAPER[name]} | {run} | {course(points)}; highest: {peak(points)} |")
     return Markdown("\n".join(rows))
+
+
+def with_sizes(table: DataFrame, runs: Sequence[str]) -> dict[str, str]:
+    """Runs with the parameters of their models, and which of two sizes is the smaller: "demo (238,976 parameters, the smaller model)"."""
+    found = {run: metric(table, run, "parameters", "train")["value"] for run in runs}
+    sizes = {run: int(values.iloc[0]) for run, values in found.items() if len(values)}
+    different = sorted(set(sizes.values()))
+    ranks = dict(zip(different, ("the smaller model", "the larger model"), strict=True)) if len(different) == 2 else {}
+    words = {run: ", ".join([f"{size:,} parameters", *([ranks[size]] if ranks else [])]) for run, size in sizes.items()}
+    return {run: f"{run} ({words[run]})" if run in words else run for run in runs}
+
+
+def shown(table: DataFrame, runs: Sequence[str]) -> Markdown:
+    """The runs of a figure and the sizes of their models, in a sentence."""
+    from IPython.display import Markdown
+
+    labels = "; ".join(f"**{run}**{label.removeprefix(run)}" for run, label in with_sizes(table, runs).items())
+    return Markdown(f"Shown here: {labels or 'no run'}.")
 
 
 def _perplexities(table: DataFrame) -> dict[str, DataFrame]:

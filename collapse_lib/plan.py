@@ -402,10 +402,12 @@ class _Work:
             mean, longest = min(mean, settings.max_length), min(longest, settings.max_length)
             steps = math.ceil(settings.epochs_of(task) * math.ceil(train / settings.batch_size))
             token = c.finetune_token * larger
-            one = steps * (c.finetune_step * self._heavier + settings.batch_size * longest * token) + test * mean * token / 3 + c.f1
-            read = (train + test) * mean * c.tokenise
+            one = steps * (c.finetune_step * self._heavier + settings.batch_size * longest * token) + test * mean * token / 3
+            one += train * mean * c.tokenise  # each fine-tuning draws its rows
+            read = test * mean * c.tokenise
             if task.startswith("grammar"):
-                read += 2 * (train + test) * c.write_story  # about every second story is of the kind that is wanted
+                # All of them, whatever is drawn; about every second story is of the kind that is wanted.
+                read += 2 * (TASK_ROWS[task][0] + TASK_ROWS[task][1]) * c.write_story
             seconds += settings.seeds * one + read
         return seconds
 

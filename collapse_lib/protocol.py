@@ -191,10 +191,11 @@ class ClassificationSettings(Section):
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
     every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
     seeds: Count = Field(
-        1,
-        description="fine-tunings of each model on each task, each with its own new layer, order and (if limited) draw of rows",
+        3, description="fine-tunings of each model on each task: new layer, order and draw of the training rows differ; below 3 no verdict is given"
     )
-    train_rows: Count | dict[TaskName, Count] | None = Field(None, description="training rows taken of each task, or by task; null takes all")
+    train_rows: Count | dict[TaskName, Count] | None = Field(
+        None, description="training rows drawn of each task for every fine-tuning, or by task; null takes all"
+    )
     test_rows: Count | dict[TaskName, Count] | None = Field(None, description="test rows taken of each task, or by task; null takes all")
     epochs: Positive | dict[TaskName, Positive] = Field(
         {"yelp": 0.1, "yelp_full": 0.1}, description="passes over the training rows, or by task with 1 for those not named"
@@ -203,6 +204,7 @@ class ClassificationSettings(Section):
     batch_size: Count = 8
     max_length: Count = Field(128, description="tokens of a row, both texts of a pair together; the longer text is cut at its end")
     separator: str = Field("", description="text between the texts of a pair; the released code has none")
+    notes: str = Field("", description="what a reader must know of the tasks' rows; stands beside their figures")
 
     @model_validator(mode="after")
     def _each_task_once(self) -> ClassificationSettings:
@@ -239,6 +241,7 @@ FREE_FIELDS = (
     "generations",
     "sampling.batch_size",
     "training.checkpoint_every",
+    "classification.notes",
     "gpt_eval.concurrency",
     "gpt_eval.retries",
     "gpt_eval.timeout",

@@ -86,7 +86,7 @@ class FineTuning(TypedDict):
     """What an interrupted step ``classification`` keeps of a task."""
 
     made_from: dict[str, Any]
-    confusion: list[list[int]]
+    answers: str
     loss: float
 
 

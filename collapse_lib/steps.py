@@ -258,17 +258,17 @@ def classification(step: Step, device: str) -> None:
     with step.recording(device) as record:
         tasks = read_tasks(settings)
         model = load_model(run, step.generation) if step.generation else fresh_model(run, 0)
-        confusions = classify(
+        found = classify(
             model.to(device),
             tasks,
             load_tokenizer(run),
             settings,
-            # The same new layer and the same order of rows for every generation: they differ in their pre-training alone.
+            # The same new layers and the same orders of rows for every generation: they differ in their pre-training alone.
             seed=lambda purpose: run.seed(0, f"classification/{purpose}"),
             folder=unfinished,
             identity=step.made_from(),
         )
-        report(record, tasks, confusions)
+        report(record, tasks, found)
     shutil.rmtree(unfinished)
 
 

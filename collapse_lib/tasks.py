@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collapse_lib.protocol import ClassificationSettings
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
-ROWS_SEED = 1  # of the rows that a limit leaves: the same for every run, so that runs answer the same questions
+ROWS_SEED = 1  # of the first draw of the rows that a limit leaves: the same for every run, so that runs answer the same questions
 GRAMMAR_SEED = 2**33  # of the first grammar stream of the tasks; the streams of a corpus have 32-bit seeds and never meet it
 GRAMMAR_ROWS = {"train": 2000, "test": 1000}  # the grammar has no end; a data set needs one
 
@@ -105,10 +104,10 @@ class Rows:
         return len(self.texts)
 
     def limited(self, most: int | None, draw: int = 0) -> Rows:
-        """At most ``most`` rows, drawn with a fixed seed (another for each ``draw``) in the proportions of the classes, in their old order."""
+        """At most ``most`` rows, drawn in the proportions of the classes, in their old order; every ``draw`` is another and always the same."""
         if most is None or most >= len(self):
             return self
-        shuffled = np.random.default_rng((ROWS_SEED, draw) if draw else ROWS_SEED).permutation(len(self))
+        shuffled = np.random.default_rng(ROWS_SEED + draw).permutation(len(self))
         by_class = shuffled[np.argsort(self.labels[shuffled], kind="stable")]
         kept = np.sort(by_class[(np.arange(most) * len(self) + len(self) // 2) // most])  # evenly spaced over the classes
         return Rows([self.texts[row] for row in kept], self.labels[kept])
@@ -116,21 +115,20 @@ class Rows:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's training and test rows.
-
-    ``train_of`` gives the training rows of a fine-tuning by its number: where the protocol limits them each fine-tuning draws its own, so that
-    several show what chance in the draw does; the first has ``train``. ``source`` says in words where the rows come from.
-    """
+    """A task's rows: ``train`` are all that there are, of which a fine-tuning gets ``train_rows``; ``test`` those that all of them are asked."""
 
     task: Task
     train: Rows
     test: Rows
-    train_of: Callable[[int], Rows]
-    source: str
+    train_rows: int
+
+    def draw(self, number: int) -> Rows:
+        """The training rows of fine-tuning ``number``: the same for every model, and for each number others where they are limited."""
+        return self.train.limited(self.train_rows, number)
 
     @property
     def hash(self) -> str:
-        """SHA-256 of texts and labels."""
+        """SHA-256 of the texts and labels of all rows."""
         parts = [(rows.texts, rows.labels.tolist()) for rows in (self.train, self.test)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -155,15 +153,22 @@ def _read(task: Task, settings: ClassificationSettings) -> TaskData:
     if task.hub:
         frames = _local(task, Path(settings.data).expanduser()) if settings.data is not None else _hub(task)
         train, test = (_checked(task, split, frames[split]) for split in ("train", task.test_split))
-        train_of = partial(train.limited, limits[0])
-        source = f"data set {task.hub[0]} of the hub" if settings.data is None else "a local folder; not compared with the benchmark's own rows"
     else:
-        train_of = cache(partial(_grammar_rows, task, "train", limits[0]))
-        train, test = train_of(0), _grammar_rows(task, "test", limits[1])
-        source = "the embedded story grammar"
+        train, test = (_grammar_rows(task, split) for split in ("train", "test"))
     if len(found := set(train.labels.tolist())) < len(task.labels):
         raise _wrong_labels(task, "train", sorted(found))
-    return TaskData(task, train.limited(limits[0]), test.limited(limits[1]), train_of, source)
+    return TaskData(task, train, test.limited(limits[1]), min(limits[0] or len(train), len(train)))
+
+
+def origins(settings: ClassificationSettings) -> str:
+    """A sentence on where ``read_tasks`` takes the rows of these settings' tasks from, and what the run notes of them; plain text."""
+    local = "local files, which were not checked against the public data sets of these names"
+    found: dict[str, list[str]] = {}
+    for name in settings.tasks:
+        place = "the story grammar" if not TASKS[name].hub else "the dataset hub" if settings.data is None else local
+        found.setdefault(place, []).append(TASKS[name].title)
+    said = "; ".join(f"{', '.join(titles)}: {place}" for place, titles in found.items())
+    return f"Where the rows come from: {said}. {settings.notes}".strip()
 
 
 # --- from files and from the hub ---------------------------------------------------------------------------------------
@@ -247,14 +252,13 @@ def _wrong_labels(task: Task, split: str, found: list) -> UserError:
 # --- from the story grammar --------------------------------------------------------------------------------------------
 
 
-def _grammar_rows(task: Task, split: str, most: int | None, draw: int = 0) -> Rows:
-    """Balanced rows, at least ``most`` if the task has so many, from the beginning of a stream of stories of their own, another for each ``draw``."""
+def _grammar_rows(task: Task, split: str) -> Rows:
+    """Balanced rows, from the beginning of a stream of stories of their own."""
     from collapse_lib.storygrammar import PARAGRAPH, StoryGrammar
 
     grammar = StoryGrammar()
     seed = GRAMMAR_SEED + [(name, part) for name in ("grammar_fits", "grammar_happy") for part in ("train", "test")].index((task.name, split))
-    seed += 4 * draw  # there are four such streams
-    half = (min(most or GRAMMAR_ROWS[split], GRAMMAR_ROWS[split]) + 1) // 2
+    half = GRAMMAR_ROWS[split] // 2
     if task.name == "grammar_happy":
         stories = (grammar.sample(seed, index) for index in count())
         chosen = [(story, int(story.happy)) for story in _first(stories, lambda story: story.happy, Counter({True: half, False: half}))]

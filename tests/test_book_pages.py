@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 from pathlib import Path
@@ -208,6 +209,23 @@ def test_overview_leads_to_every_generation(shown: Shown) -> None:
     assert "3 of 4 generations" in page and f"what perplexity {plain('<')} is" in page
     rows = [line for line in page.split("\n") if line.startswith("| [")]
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
+
+
+def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: Shown) -> None:
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5]
+    cap = "**Cap reached, hold-out still falling by 0.500 nats an epoch**"
+    assert cap in book_pages.overview_page(shown, "results.csv") and cap in book_pages.numbers(shown)["stopping"]
+    assert cap in book_pages.generation_opening(shown, 1) and "Cap reached" not in book_pages.generation_opening(shown, 2)
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5, 3.75]
+    assert "Early stopping: the loss on held-out stories was lowest after epoch 2" in book_pages.overview_page(shown, "results.csv")
+
+
+def test_a_run_says_where_the_rows_of_its_tasks_come_from(shown: Shown) -> None:
+    changes = {"classification.tasks": "[yelp, grammar_fits]", "classification.data": "here", "classification.notes": "Yelp is [another]."}
+    noted = Shown(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    said = "Yelp: local files, which were not checked against the public data sets of these names; Ending fits: the story grammar. Yelp is [another]."
+    page = book_pages.overview_page(noted, "results.csv")
+    assert said in html.unescape(page) and "[another]" not in page.partition("```")[0]  # the protocol behind it stands in a block of code
 
 
 def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 
+import numpy as np
 import pytest
 from synthetic_runs import write_run
 
 from collapse_lib import classification_figures, results
 from collapse_lib.errors import UserError
 from collapse_lib.files import write_json, write_text
+from collapse_lib.metrics import crossed
+from collapse_lib.paths import project_root
 from collapse_lib.protocol import load_preset
 from collapse_lib.run import Run
 
 
-def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None, fine_tunings: int | None = None) -> None:
-    """The ``classification`` step of a generation: a score of accuracy and F1 a task, with an interval of two points."""
+def answered(right: np.ndarray, recorded: bool = True) -> dict:
+    """What a step keeps of a task of two classes: ``right`` [fine-tunings, rows] are the rows that were answered rightly."""
+    true = np.arange(right.shape[1]) % 2
+    answers = np.where(right, true, 1 - true)
+    example = {"labels": ["no", "yes"], "test_balance": np.bincount(true).tolist(), "rows": "of this test"}
+    example["confusions"] = [crossed.confusion(true, one, 2).tolist() for one in answers]
+    rows = {"true": crossed.packed(true, 2), "answers": [crossed.packed(one, 2) for one in answers]}
+    return example | (rows if recorded else {})
+
+
+def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None, examples: dict | None = None) -> None:
+    """The ``classification`` step of a generation: a score of accuracy and F1 a task, with an interval of two points; by default one fine-tuning."""
+    if examples is None:
+        examples = {task: answered(np.arange(400)[None] < 400 * score, recorded=False) for task, score in scores.items()}
     value = {"unit": "1", "definition": "made up"}
     metrics = {"mean_accuracy": value | {"value": 0.5}, "tasks": value | {"value": len(scores)}}
-    if fine_tunings:
-        metrics["fine_tunings"] = value | {"value": fine_tunings}
     for task, score in scores.items():
         for measure, shift in (("accuracy", 0.0), ("f1", -0.1)):
             name = f"{task}_{measure}"
@@ -31,8 +45,17 @@ def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None
                 metrics[f"{name}_seed_sd"] = value | {"value": seed_sd}
     head = {"step": "classification", "generation": generation}
     place = folder / f"generation-{generation:02d}"
-    write_json(place / "metrics" / "classification.json", head | {"metrics": metrics, "series": {}, "examples": {}, "seconds": 1.0})
-    more = {"seconds": 1.0, "device": "a processor", "started": f"2024-01-02T{generation:02d}:00:00+00:00", "versions": {}}
+    write_json(place / "metrics" / "classification.json", head | {"metrics": metrics, "series": {}, "examples": examples, "seconds": 1.0})
+    more = {
+        "protocol_hash": "",
+        "parents": {},
+        "outputs": {},
+        "finished": "",
+        "seconds": 1.0,
+        "device": "a processor",
+        "started": f"2024-01-02T{generation:02d}:00:00+00:00",
+        "versions": {},
+    }
     write_json(place / "manifests" / "classification.json", head | more)
 
 
@@ -43,7 +66,7 @@ def runs(tmp_path, monkeypatch):
     write_run(tmp_path, "without", 2, steps=("train",))
     for generation, score in ((0, 0.6), (1, 0.8), (4, 0.7), (7, 0.5)):
         add(small, generation, {"sst2": score, "cola": 0.69})
-        add(large, generation, {"sst2": score + 0.1, "mrpc": 0.7, "cola": 0.69}, seed_sd=0.01, fine_tunings=3)
+        add(large, generation, {"sst2": score + 0.1, "mrpc": 0.7, "cola": 0.69}, seed_sd=0.01)
     return tmp_path
 
 
@@ -113,31 +136,84 @@ def test_the_interactive_figure_shows_one_task_at_a_time():
     assert "http" not in interactive.html and interactive.name == "classification-accuracy"
 
 
-def test_beside_the_paper_says_what_can_be_told_apart():
+def rows_of(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.split("|")] for row in text.splitlines()[2:]]
+
+
+def test_one_fine_tuning_gives_no_verdict_however_far_apart_the_intervals():
     text = classification_figures.beside_paper(results.load("small,large")).data
-    rows = {(cells[1].strip(), cells[3].strip()): [cell.strip() for cell in cells] for cells in (row.split("|") for row in text.splitlines()[2:])}
+    rows = {(cells[1], cells[3]): cells for cells in rows_of(text)}
     assert set(rows) == {("SST-2", "small"), ("SST-2", "large"), ("CoLA", "small"), ("CoLA", "large"), ("MRPC", "large")}
-    assert rows["SST-2", "small"][4:8] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)", "one fine-tuning: no verdict"]
-    assert rows["SST-2", "large"][7] == "worse"
-    assert rows["CoLA", "large"][7] == "not told apart" and "no better than the baseline" in rows["CoLA", "large"][2]
+    assert rows["SST-2", "small"][4:7] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)"]
+    assert all(cells[7:9] == ["one fine-tuning: no verdict"] * 2 for cells in rows.values())
+    assert "no better than the baseline" in rows["CoLA", "large"][2]
 
 
-def test_two_fine_tunings_carry_no_verdict(runs):
-    folder = write_run(runs, "two", 1, steps=("train",))
-    add(folder, 0, {"sst2": 0.9}, seed_sd=0.001, fine_tunings=3)
-    add(folder, 1, {"sst2": 0.5}, seed_sd=0.001, fine_tunings=2)
-    assert "two fine-tunings: no verdict" in classification_figures.beside_paper(results.load("two")).data
+@pytest.mark.parametrize(("tunings", "recorded"), [(2, True), (3, False), (3, True)])
+def test_words_come_with_three_fine_tunings_whose_answers_are_known(runs, tunings, recorded):
+    """A last model that answers 60% of the rows, a first one 90%, an untrained one 60% of other rows."""
+    folder, random = write_run(runs, "several", 2, steps=("train",)), np.random.default_rng(1)
+    for generation, share in ((0, 0.6), (1, 0.9), (2, 0.6)):
+        right = random.random((tunings, 300)) < share
+        add(folder, generation, {"sst2": share}, examples={"sst2": answered(right, recorded)})
+    for measure in ("accuracy", "f1"):
+        ((*_, first, untrained, _),) = rows_of(classification_figures.beside_paper(results.load("several"), measure).data)
+        if tunings == 3 and recorded:
+            assert re.fullmatch(r"worse: −\d\d\.\d \(−\d\d\.\d to −\d\d\.\d\)", first), first
+            assert re.fullmatch(r"not told apart: [+−]\d\.\d \(−\d+\.\d to \+\d+\.\d\)", untrained), untrained
+        else:
+            assert first == untrained and first.endswith("no verdict") and first.startswith("2 fine-tunings" if tunings == 2 else "not asked")
 
 
-def test_pages_say_where_rows_come_from(runs):
-    folder = write_run(runs, "mine", 1, steps=("train",))
-    changes = {"classification.tasks": "[sst2, grammar_fits]", "classification.data": "some/folder", "description": "Rows of *mine*."}
-    write_text(folder / "protocol.yaml", load_preset("smoke").with_changes(changes).to_yaml())
-    text = classification_figures.sources(["mine"]).data
-    assert "SST-2: from files in a local folder, not compared with the benchmark" in text and "Ending fits: made by the embedded" in text
-    assert "Rows of &#42;mine&#42;" in text
-    write_text(folder / "protocol.yaml", load_preset("smoke").with_changes(changes | {"classification.data": "null"}).to_yaml())
-    assert "SST-2: from the hub" in classification_figures.sources(["mine"]).data
+def test_lucky_fine_tunings_are_not_called_a_better_model(runs):
+    """Intervals over rows alone part these two by far; the fine-tunings of either reach from 50% to 90%."""
+    folder = write_run(runs, "lucky", 1, steps=("train",))
+    for generation, shares in ((0, (0.5, 0.52, 0.9)), (1, (0.52, 0.92, 0.91))):
+        right = np.arange(1000) < 1000 * np.array(shares)[:, None]
+        add(folder, generation, {"sst2": float(np.mean(shares))}, examples={"sst2": answered(right)})
+    assert rows_of(classification_figures.beside_paper(results.load("lucky")).data)[0][8].startswith("not told apart: +14.3 (−")
+
+
+def test_the_evidence_of_each_run_is_said(runs):
+    one = Run.open("small")
+    changes = {
+        "classification.tasks": "[yelp, grammar_fits]",
+        "classification.seeds": "1",
+        "classification.data": "here",
+        "classification.notes": "of *mine*",
+    }
+    write_text(one.folder / "protocol.yaml", one.protocol.with_changes(changes).to_yaml())
+    small, large = classification_figures.evidence(results.load("small,large,without")).data.splitlines()
+    assert "**small**: one fine-tuning of each model" in small and "nothing here is called better or worse" in small
+    assert "Yelp: local files, which were not checked" in html.unescape(small) and "of *mine*" in html.unescape(small) and "*mine*" not in small
+    assert "**large**: 3 fine-tunings" in large and "other test rows and other fine-tunings together." in large
+
+
+def test_titles_say_how_large_the_models_are_and_which_are_smaller(runs):
+    sizes = {"small": 1234, "large": 56789}
+    for run, size in sizes.items():
+        _resize(runs / run, size)
+    said = classification_figures.classification(results.load("small,large"))
+    labels = ["small (1,234 parameters, the smaller model)", "large (56,789 parameters, the larger model)"]
+    assert [text.get_text() for text in said.figure.legends[0].get_texts()][:2] == labels and all(label in said.title for label in labels)
+    alone = classification_figures.classification(results.load("small"))
+    assert "small (1,234 parameters)" in alone.title and "smaller" not in alone.svg
+    _resize(runs / "large", 1234)
+    assert "smaller" not in classification_figures.classification(results.load("small,large")).svg
+
+
+@pytest.mark.parametrize("name", ["figure_a2_entropy_oov_1m", "figure_a3_classification_1m", "figure_a5_f1_1m"])
+def test_notebooks_that_draw_any_run_do_not_call_it_the_smaller(name):
+    cells = json.loads((project_root() / "notebooks" / "figures" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert "smaller" not in "".join(cells[0]["source"])
+    assert any("shown(table, results.select(runs))" in "".join(cell["source"]) for cell in cells)
+
+
+def _resize(folder, parameters: int) -> None:
+    for file in folder.glob("generation-*/metrics/train.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["metrics"]["parameters"] = {"value": parameters, "unit": "parameters", "definition": "made up"}
+        write_json(file, record)
 
 
 def test_what_was_not_measured_is_said(runs):
@@ -146,7 +222,7 @@ def test_what_was_not_measured_is_said(runs):
         with pytest.raises(UserError, match=r"^No classification task has been measured yet in without\.$"):
             show(table)
     rows = classification_figures.beside_paper(table).data.splitlines()[2:]
-    assert len(rows) == len(classification_figures.PAPER) and all(row.endswith("| – | – | – | – | *not measured* |") for row in rows)
+    assert len(rows) == len(classification_figures.PAPER) and all(row.endswith("| – | – | – | – | – | *not measured* |") for row in rows)
     (runs / "small" / "generation-00" / "manifests" / "classification.json").unlink()
     assert "*not measured*" in classification_figures.beside_paper(results.load("small")).data
 

@@ -12,14 +12,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from collapse_lib.alpha_figures import _words
-from collapse_lib.display import excerpts, figure_text, literal, metrics_table, plain, quotation
+from collapse_lib.display import early_stopping, excerpts, figure_text, literal, metrics_table, plain, quotation
 from collapse_lib.figures import STYLE
 from collapse_lib.paths import project_root
+from collapse_lib.results import measured
 
 METRICS = {
     "metrics": {
@@ -153,3 +155,20 @@ def test_plotly_gets_text_and_no_markup(text):
     name = _words(text)
     assert html.unescape(name) == f"“{seen(text)}”"
     assert not re.search(r"[<>$%{]|&(?!#\d+;)", name)
+
+
+@pytest.mark.parametrize(
+    ("losses", "epochs", "said"),
+    [
+        ([4.1, 3.8, 3.61, 3.46], 4, r"^\*\*Cap reached, hold-out still falling by 0\.150 nats an epoch\*\*: `training\.max_epochs` = 4 ended"),
+        ([4.1], 1, r"^\*\*Cap reached, hold-out still not seen to have stopped falling\*\*"),
+        ([4.1, 3.8, 3.9], 2, r"^Early stopping: .* lowest after epoch 2, 3\.800 nats a token, and did not fall in the next\.$"),
+        ([], 3, r"^Nothing was held out here .* the epochs, 3, were given or had been found in generation 1\.$"),
+    ],
+)
+def test_what_ended_a_training_is_said(losses, epochs, said):
+    assert re.search(said, early_stopping({"series": {"holdout_losses": losses}, "metrics": {"epochs": {"value": epochs}}}))
+
+
+def test_the_committed_run_ran_into_its_cap():
+    assert "still falling by 0.151 nats an epoch" in early_stopping(measured("tinystories-small", 1, "train"))

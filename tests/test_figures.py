@@ -8,13 +8,11 @@ import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
 import pandas
-import pandas as pd
 import pytest
 from synthetic_runs import write_run
 
 from collapse_lib import figures, results
 from collapse_lib.errors import UserError
-from collapse_lib.paths import project_root
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +33,20 @@ def plotted(interactive: figures.Interactive) -> tuple[list[dict], dict]:
         part, place = decoder.raw_decode(script, start)
         parts.append(part)
     return parts[1], parts[2]
+
+
+def test_figure_2_says_how_large_the_models_are(runs):
+    for run, size in (("alpha", 1234), ("steep", 56789)):
+        file = runs / run / "generation-01" / "metrics" / "train.json"
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["metrics"]["parameters"] = {"value": size, "unit": "parameters", "definition": "made up"}
+        file.write_text(json.dumps(record), encoding="utf-8")
+    table = results.load("alpha,steep")
+    picture, labels = figures.figure_2(table, ["alpha", "steep"]), figures.with_sizes(table, ["alpha", "steep"])
+    assert labels == {"alpha": "alpha (1,234 parameters, the smaller model)", "steep": "steep (56,789 parameters, the larger model)"}
+    assert [axes.get_title() for axes in picture.figure.axes][:2] == list(labels.values()) and picture.title.endswith(", ".join(labels.values()))
+    assert figures.figure_2(table, "alpha").figure.axes[0].get_title() == "alpha (1,234 parameters)"  # alone it is no smaller one
+    assert figures.shown(table, ["steep"]).data == "Shown here: **steep** (56,789 parameters)."
 
 
 def test_figure_1_draws_the_numbers_of_the_table():
@@ -116,32 +128,6 @@ def test_pictures_and_interactive_figures_show_themselves_in_a_notebook():
     shown = figures.figure_1_interactive(table)._repr_mimebundle_()
     assert set(shown) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
     json.dumps(shown["application/vnd.plotly.v1+json"])
-
-
-def test_only_one_of_two_sizes_is_the_smaller():
-    table = results.load("alpha,steep")
-    assert figures.sizes(table).data == "No model has been trained yet."
-    with_sizes = [["alpha", 1, "train", "parameters", 50_000.0], ["steep", 1, "train", "parameters", 1000.0]]
-    table = pd.concat([table, pd.DataFrame(with_sizes, columns=table.columns[:5])])
-    assert figures.sizes(table).data == "The smaller model here is that of **steep**, with 1,000 parameters; the largest has 50,000."
-    assert figures.figure_2(table, ["alpha", "steep"]).title.endswith("runs alpha (50,000 parameters) and steep (1,000 parameters)")
-    table.loc[table["metric"] == "parameters", "value"] = 1000
-    assert figures.sizes(table).data.startswith("One size of model") and "the smaller nor the larger" in figures.sizes(table).data
-    for file in (project_root() / "notebooks" / "figures").glob("figure_a*.ipynb"):
-        assert "the smaller model" not in file.read_text(encoding="utf-8"), file
-
-
-@pytest.mark.parametrize(
-    ("losses", "epochs", "said"),
-    [
-        ([3.0, 2.5, 2.25], 3, "**Cap reached, hold-out loss still falling**: by 0.250 nats a token in the last of 3 epochs"),
-        ([3.0, 2.5, 2.75], 2, "lowest after epoch 2 and rose by 0.250 nats a token in the next: early stopping kept 2"),
-        ([], 4, ""),
-    ],
-)
-def test_what_ended_the_training_is_said(losses, epochs, said):
-    text = figures.early_stopping({"series": {"holdout_losses": losses}, "metrics": {"epochs": {"value": epochs}}}).data
-    assert (said in text) if said else text == ""
 
 
 def test_interactive_figure_1_holds_both_views():

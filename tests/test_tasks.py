@@ -14,7 +14,7 @@ import pytest
 from collapse_lib.errors import UserError
 from collapse_lib.protocol import ClassificationSettings, TaskName
 from collapse_lib.storygrammar import StoryGrammar
-from collapse_lib.tasks import TASKS, Rows, read_tasks
+from collapse_lib.tasks import TASKS, Rows, origins, read_tasks
 
 GOOD = [{"sentence": f"It is film number {number}.", "label": number % 2} for number in range(8)]
 
@@ -120,6 +120,8 @@ def test_limits_keep_the_balance_the_order_and_the_choice():
     numbers = [int(text) for (text,) in kept.texts]
     assert numbers == sorted(numbers) and [rows.labels[number] for number in numbers] == kept.labels.tolist()
     assert kept.texts == rows.limited(100).texts and numbers != list(range(100))
+    other = rows.limited(100, draw=1)
+    assert other.labels.sum() == 25 and len(set(other.texts) & set(kept.texts)) < 30 and other.texts == rows.limited(100, draw=1).texts
     assert rows.limited(None) is rows and rows.limited(5000) is rows
 
 
@@ -172,7 +174,7 @@ def test_no_single_word_solves_a_grammar_task(grammar):
 def test_the_real_tasks_can_be_read(real_data):
     names = ("sst2", "cola", "mrpc", "qnli", "qqp", "yelp")
     found = read_tasks(ClassificationSettings(tasks=names, data=str(real_data), train_rows=100, test_rows={"mrpc": 10}))
-    assert [len(data.train) for data in found] == [100] * 6
+    assert [len(data.draw(0)) for data in found] == [data.train_rows for data in found] == [100] * 6
     assert len(found[2].test) == 10 and len(found[1].test) == 1043
     with pytest.raises(UserError, match=r"'yelp_full' has no train split"):
         read_tasks(ClassificationSettings(tasks=("yelp_full",), data=str(real_data)))
@@ -184,3 +186,25 @@ def test_stars_are_not_sentiment(tmp_path):
         write(tmp_path / "yelp_polarity", rows, split)
     with pytest.raises(UserError, match=r"'yelp' has the labels 0, 1, 2, 3, 4 in its train split"):
         read_tasks(ClassificationSettings(tasks=("yelp",), data=str(tmp_path)))
+
+
+def test_where_rows_come_from_is_said_with_the_runs_notes():
+    names = ("imdb", "yelp", "grammar_fits")
+    assert origins(ClassificationSettings(tasks=names)) == "Where the rows come from: IMDB, Yelp: the dataset hub; Ending fits: the story grammar."
+    said = origins(ClassificationSettings(tasks=names, data="somewhere", notes="Yelp's are others."))
+    assert "IMDB, Yelp: local files, which were not checked against the public data sets" in said and said.endswith("grammar. Yelp's are others.")
+
+
+def test_notes_on_rows_decide_nothing():
+    """They can be added to a run that is finished."""
+    from collapse_lib.protocol import load_preset
+
+    protocol = load_preset("demo")
+    noted = protocol.with_changes({"classification.notes": "a note"})
+    assert noted.hash(("classification",)) == protocol.hash(("classification",)) and not protocol.differences(noted)
+
+
+def test_the_committed_run_says_what_its_yelp_rows_are():
+    from collapse_lib.run import Run
+
+    assert "Yelp are real reviews" in origins(Run.open("tinystories-small").protocol.classification)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from collapse_lib.errors import UserError
 from collapse_lib.files import read_json, write_json
+from collapse_lib.metrics import crossed
 from collapse_lib.parallel import side_by_side
 from collapse_lib.progress import progress
 from collapse_lib.shapes import FineTuning
@@ -40,11 +41,7 @@ if TYPE_CHECKING:
 MAX_GRAD_NORM = 1.0
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass in scoring; it changes rounding only
 FINAL_STEPS = 50  # over which the reported training loss is a mean
-LEVEL = 1.959964  # standard deviations on either side of a 95% interval
-RESAMPLES = 1000  # of the test rows, for the error of F1
 PADDING = 0  # stands on the right, where no causal model looks
-
-Confusion = np.ndarray  # [classes, classes] int64: rows of each true class (first axis) by predicted class
 
 
 class Classifier(nn.Module):
@@ -123,11 +120,11 @@ def finetune(
     epochs: float,
     seed: int,
     advance: Callable[[int], Any] = lambda rows: None,
-) -> tuple[Confusion, float]:
-    """Fine-tune a copy of ``model``, on the device where it is, and score the copy on the test rows.
+) -> tuple[np.ndarray, float]:
+    """Fine-tune a copy of ``model``, on the device where it is, and have the copy answer the test rows.
 
     ``seed`` decides the new layer's weights and the order of the rows; ``advance`` is told of every batch of rows done. A fraction of an
-    epoch ends at the next full batch. Returns the test rows' confusion matrix and the mean loss (nats) of the last 50 steps. Raises
+    epoch ends at the next full batch. Returns the class answered for each test row [rows] and the mean loss (nats) of the last 50 steps. Raises
     ``UserError`` if the loss is no longer a number.
     """
     device = model.head.device
@@ -150,7 +147,7 @@ def finetune(
     final = torch.stack(list(losses)).mean().item()
     if not math.isfinite(final):
         raise UserError(f"Fine-tuning ended in a loss of {final}; choose a smaller classification.learning_rate.")
-    return confusion(classifier.eval(), test, classes, advance), final
+    return answers(classifier.eval(), test, advance), final
 
 
 def _shuffled(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
@@ -160,21 +157,20 @@ def _shuffled(rows: int, batch_size: int, generator: torch.Generator) -> Iterato
 
 
 @torch.no_grad()
-def confusion(classifier: Classifier, rows: Encoded, classes: int, advance: Callable[[int], Any] = lambda rows: None) -> Confusion:
-    """The confusion matrix of a classifier on some rows; rows of like length are scored together."""
+def answers(classifier: Classifier, rows: Encoded, advance: Callable[[int], Any] = lambda rows: None) -> np.ndarray:
+    """The class that a classifier gives to each row, [rows] int64; rows of like length are scored together."""
     device = classifier.score.weight.device
     lengths = np.array([len(tokens) for tokens in rows.tokens])
     order = np.argsort(-lengths, kind="stable")
-    counts = np.zeros(classes * classes, dtype=np.int64)
+    found = np.zeros(len(order), dtype=np.int64)
     start = 0
     while start < len(order):
         chosen = order[start : start + max(1, BATCH_TOKENS[device.type] // int(lengths[order[start]]))]
-        tokens, sizes, labels = rows.batch(chosen, device)
-        predicted = classifier(tokens, sizes).argmax(-1)
-        counts += np.bincount((labels * classes + predicted).cpu().numpy(), minlength=classes * classes)
+        tokens, sizes, _ = rows.batch(chosen, device)
+        found[chosen] = classifier(tokens, sizes).argmax(-1).cpu().numpy()
         advance(len(chosen))
         start += len(chosen)
-    return counts.reshape(classes, classes)
+    return found
 
 
 def classify(
@@ -187,10 +183,11 @@ def classify(
     folder: Path,
     identity: dict[str, Any],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Fine-tune and score a model on every task, ``settings.seeds`` times each.
+    """Fine-tune a model on every task, ``settings.seeds`` times each, and have it answer the test rows.
 
-    ``seed`` makes a seed of a purpose. Every finished fine-tuning is kept in ``folder`` and not done again if it was made from the same
-    ``identity`` (model and settings) and rows. Returns, by task, a record a fine-tuning: ``confusion`` (lists of lists) and ``loss``.
+    ``seed`` makes a seed of a purpose. Fine-tunings differ in the new layer, in the order of the training rows and, where these are limited, in
+    which of them are drawn; the test rows are the same. Every finished fine-tuning is kept in ``folder`` and not done again if it was made from
+    the same ``identity`` (model and settings) and rows. Returns, by task, a record a fine-tuning: ``answers`` (``crossed.packed``) and ``loss``.
     """
 
     def encoded(rows: Rows) -> Encoded:
@@ -199,32 +196,32 @@ def classify(
     tests = {data.task.name: encoded(data.test) for data in tasks}
     hashes = {data.task.name: data.hash for data in tasks}
     jobs = [(data, number) for number in range(settings.seeds) for data in tasks]
-    rows = [math.ceil(settings.epochs_of(data.task.name) * len(data.train)) + len(data.test) for data, _ in jobs]
+    rows = [math.ceil(settings.epochs_of(data.task.name) * data.train_rows) + len(data.test) for data, _ in jobs]
 
     found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
     device = model.head.device
     # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
     with progress(sum(rows), "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
         for (data, number), done in zip(jobs, accumulate(rows), strict=True):
-            task = data.task
-            place = folder / f"{task.name}-{number}.json"
-            made_from = identity | {"rows": hashes[task.name]}
+            name, classes = data.task.name, len(data.task.labels)
+            place = folder / f"{name}-{number}.json"
+            made_from = identity | {"rows": hashes[name], "number": number}
             record = read_json(place, FineTuning)
             if record is None or record["made_from"] != made_from:
-                counts, loss = finetune(
+                answered, loss = finetune(
                     model,
-                    encoded(data.train_of(number)),
-                    tests[task.name],
+                    encoded(data.draw(number)),
+                    tests[name],
                     settings,
-                    classes=len(task.labels),
-                    epochs=settings.epochs_of(task.name),
-                    seed=seed(f"{task.name}/{number}"),
+                    classes=classes,
+                    epochs=settings.epochs_of(name),
+                    seed=seed(f"{name}/{number}"),
                     advance=bar.update,
                 )
-                record = {"made_from": made_from, "confusion": counts.tolist(), "loss": loss}
+                record = {"made_from": made_from, "answers": crossed.packed(answered, classes), "loss": loss}
                 write_json(place, record)
             bar.update(done - bar.n)  # for what was kept, and for a fraction of an epoch that ended at a full batch
-            found[task.name].append(record)
+            found[name].append(record)
     return found
 
 
@@ -232,127 +229,43 @@ def report(record: Record, tasks: Sequence[TaskData], found: dict[str, list[dict
     """Add the metrics of what ``classify`` found to a step's record; their names begin with the task's."""
     means = []
     for data in tasks:
-        name, classes = data.task.name, len(data.task.labels)
-        confusions = [np.array(one["confusion"]) for one in found[name]]
-        balance = {part: np.bincount(rows.labels, minlength=classes) for part, rows in (("train", data.train), ("test", data.test))}
+        name, classes, true = data.task.name, len(data.task.labels), data.test.labels
+        packed = [one["answers"] for one in found[name]]
+        answered = crossed.unpacked(packed, len(true), classes)
+        balance = {part: np.bincount(rows.labels, minlength=classes) for part, rows in (("train", data.draw(0)), ("test", data.test))}
         common = int(balance["train"].argmax())
-        always = [majority(data.test.labels, common, classes)]
-        counts = {"train_rows": len(data.train), "test_rows": len(data.test), "fine_tunings": len(confusions)}
-        for measure, score, what in (
-            ("accuracy", accuracy, "share of the test rows put in their class"),
-            ("f1", weighted_f1, "F1 of each class weighted by its share of the test rows"),
+        answer = data.task.labels[common]
+        counts = {"train_rows": data.train_rows, "test_rows": len(true), "fine_tunings": len(answered)}
+        chance = "other test rows and other fine-tunings" if len(answered) > 1 else "other test rows, not over other fine-tunings"
+        for measure, what in (
+            ("accuracy", "share of the test rows put in their class"),
+            ("f1", "F1 of each class weighted by its share of the test rows"),
         ):
-            shown = score(confusions)
-            record.measure(
-                f"{name}_{measure}",
-                shown.value,
-                "1",
-                f"{data.task.title}: {what}, mean over fine-tunings",
-                counts=counts,
-                standard_error=shown.standard_error,
-            )
-            over = "other test rows" if len(confusions) == 1 else "other test rows and other fine-tunings"
-            record.measure(f"{name}_{measure}_low", shown.low, "1", f"lower end of its 95% interval over {over}")
-            record.measure(f"{name}_{measure}_high", shown.high, "1", f"upper end of its 95% interval over {over}")
-            if shown.seed_sd is not None:
-                record.measure(f"{name}_{measure}_seed_sd", shown.seed_sd, "1", "its standard deviation from one fine-tuning to another")
-            answer = data.task.labels[common]
-            record.measure(
-                f"{name}_{measure}_majority", score(always).value, "1", f"the same of always answering '{answer}', the commonest training label"
-            )
-            record.series[f"{name}_{measure}_by_seed"] = shown.by_seed
+            scores = crossed.row_scores(true, answered, classes, measure)
+            always = crossed.row_scores(true, np.full((1, len(true)), common), classes, measure).mean()
+            shown, by_seed = crossed.mean(scores), scores.mean(1)
+            low, high = crossed.interval(shown, len(true))
+            definition = f"{data.task.title}: {what}, mean over fine-tunings"
+            record.measure(f"{name}_{measure}", shown.value, "1", definition, counts=counts, standard_error=shown.standard_error)
+            record.measure(f"{name}_{measure}_low", low, "1", f"lower end of its 95% interval over {chance}")
+            record.measure(f"{name}_{measure}_high", high, "1", f"upper end of its 95% interval over {chance}")
+            if len(by_seed) > 1:
+                spread = float(by_seed.std(ddof=1))
+                record.measure(f"{name}_{measure}_seed_sd", spread, "1", "its standard deviation from one fine-tuning to another")
+            record.measure(f"{name}_{measure}_majority", float(always), "1", f"the same of always answering '{answer}', the commonest training label")
+            record.series[f"{name}_{measure}_by_seed"] = by_seed.tolist()
             if measure == "accuracy":
                 means.append(shown.value)
-        said = sum(int(counts[:, common].sum()) for counts in confusions) / sum(int(counts.sum()) for counts in confusions)
-        record.measure(f"{name}_answered_majority", said, "1", f"share of the test rows for which the answer was '{data.task.labels[common]}'")
+        said = float((answered == common).mean())
+        record.measure(f"{name}_answered_majority", said, "1", f"share of the test rows for which the answer was '{answer}'")
         record.series[f"{name}_loss_by_seed"] = [one["loss"] for one in found[name]]
         record.examples[name] = {
             "labels": list(data.task.labels),
             **{f"{part}_balance": shares.tolist() for part, shares in balance.items()},
-            "confusions": [counts.tolist() for counts in confusions],
+            "confusions": [crossed.confusion(true, one, classes).tolist() for one in answered],
+            "true": crossed.packed(true, classes),
+            "answers": packed,
             "rows": data.hash,
-            "source": data.source,
         }
     record.measure("mean_accuracy", float(np.mean(means)), "1", "mean of the tasks' accuracies")
     record.measure("tasks", len(means), "tasks", "tasks that the model was fine-tuned on")
-    fine_tunings = min(map(len, found.values()))
-    record.measure("fine_tunings", fine_tunings, "fine-tunings", "of each task; they differ in new layer, order of rows and, where limited, rows")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A share over the test rows, mean over the fine-tunings.
-
-    ``low`` and ``high`` bound the 95% interval over other test rows and, if there are several, other fine-tunings; so does
-    ``standard_error``. The standard deviation between fine-tunings is ``seed_sd`` (None for a single one).
-    """
-
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    seed_sd: float | None
-    by_seed: list[float]
-
-
-def accuracy(confusions: Sequence[Confusion]) -> Score:
-    """Share of the test rows put in their class. The interval of a single fine-tuning is Wilson's; fine-tunings share the test rows and add none."""
-    values = [float(np.trace(counts) / counts.sum()) for counts in confusions]
-    value, rows = float(np.mean(values)), int(confusions[0].sum())
-    return _score(values, wilson(value, rows), math.sqrt(value * (1 - value) / rows))
-
-
-def weighted_f1(confusions: Sequence[Confusion]) -> Score:
-    """F1 of each class, weighted by its share of the test rows; interval and error by drawing the test rows again, 1000 times."""
-    from sklearn.metrics import f1_score
-
-    values, lows, highs, errors = [], [], [], []
-    random = np.random.default_rng(0)
-    for counts in confusions:
-        true, predicted = np.indices(counts.shape).reshape(2, -1)
-        values.append(float(f1_score(true, predicted, average="weighted", sample_weight=counts.ravel(), zero_division=0.0)))
-        drawn = random.multinomial(counts.sum(), counts.ravel() / counts.sum(), RESAMPLES).reshape(-1, *counts.shape)
-        again = f1_of(drawn)
-        lows.append(np.quantile(again, 0.025))
-        highs.append(np.quantile(again, 0.975))
-        errors.append(again.std())
-    return _score(values, (float(np.mean(lows)), float(np.mean(highs))), float(np.mean(errors)))
-
-
-def f1_of(confusions: np.ndarray) -> np.ndarray:
-    """Weighted F1 [...] of many confusion matrices [..., classes, classes]; a class neither present nor predicted counts nothing."""
-    right = np.diagonal(confusions, axis1=-2, axis2=-1)
-    present, predicted = confusions.sum(-1), confusions.sum(-2)
-    f1 = 2 * right / np.maximum(present + predicted, 1)
-    return (f1 * present).sum(-1) / present.sum(-1)
-
-
-def majority(test: np.ndarray, common: int, classes: int) -> Confusion:
-    """The confusion matrix of always answering ``common``, on the labels ``test`` [rows]."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    counts[:, common] = np.bincount(test, minlength=classes)
-    return counts
-
-
-def wilson(share: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95% interval for a share seen in ``rows`` independent rows; unlike share ± error it never leaves 0..1."""
-    z2 = LEVEL**2
-    middle = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = LEVEL * math.sqrt(share * (1 - share) / rows + z2 / (4 * rows**2)) / (1 + z2 / rows)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _score(values: list[float], interval: tuple[float, float], error: float) -> Score:
-    """``interval`` and ``error`` are over test rows alone; k fine-tunings with standard deviation s add s^2 / k to the variance.
-
-    With several the interval is value +- sqrt((z error)^2 + (t s)^2 / k), t with k - 1 degrees of freedom: the half widths of the two parts, each
-    exact where the other vanishes, added as variances are. A row that is hard for one fine-tuning alone is counted in both parts, so the
-    interval is rather too wide than too narrow.
-    """
-    if len(values) == 1:
-        return Score(values[0], *interval, error, None, values)
-    from scipy.stats import t
-
-    value, spread, among = float(np.mean(values)), float(np.std(values, ddof=1)), len(values)
-    half = math.hypot(LEVEL * error, float(t.ppf(0.975, among - 1)) * spread / math.sqrt(among))
-    return Score(value, max(0.0, value - half), min(1.0, value + half), math.hypot(error, spread / math.sqrt(among)), spread, values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import numpy as np
@@ -14,7 +13,8 @@ from collapse_lib.errors import UserError
 from collapse_lib.files import read_json
 from collapse_lib.lineage import steps_of
 from collapse_lib.metrics import classification as module
-from collapse_lib.metrics.classification import Classifier, Encoded, accuracy, encode, f1_of, finetune, majority, weighted_f1, wilson
+from collapse_lib.metrics import crossed
+from collapse_lib.metrics.classification import Classifier, Encoded, encode, finetune
 from collapse_lib.model import GPTNeo, GPTNeoConfig
 from collapse_lib.protocol import ClassificationSettings, Protocol, load_preset
 from collapse_lib.run import Run
@@ -88,8 +88,7 @@ def test_the_optimisation_is_that_of_transformers_trainer(tmp_path, model):
     test = rows(60, seed=1)
     tokens, lengths, labels = test.batch(np.arange(60), torch.device("cpu"))
     predicted = theirs.eval()(torch.where(torch.arange(tokens.shape[1]) < lengths[:, None], tokens, EOS)).logits.argmax(-1)
-    expected = np.bincount((labels * 2 + predicted).numpy(), minlength=4).reshape(2, 2)
-    assert np.array_equal(finetune(model, data, test, settings, classes=2, epochs=1, seed=5)[0], expected)
+    assert np.array_equal(finetune(model, data, test, settings, classes=2, epochs=1, seed=5)[0], predicted.numpy())
 
 
 def test_it_learns_repeats_itself_and_leaves_the_model_alone(model):
@@ -97,7 +96,7 @@ def test_it_learns_repeats_itself_and_leaves_the_model_alone(model):
     settings = ClassificationSettings(learning_rate=1e-2, batch_size=8)
     seen = []
     first, loss = finetune(model, rows(400), rows(200, 1), settings, classes=2, epochs=3, seed=1, advance=seen.append)
-    assert np.trace(first) > 150 and first.sum() == 200 and loss < 0.5 and sum(seen) == 3 * 400 + 200
+    assert (first == rows(200, 1).labels).sum() > 150 and first.shape == (200,) and loss < 0.5 and sum(seen) == 3 * 400 + 200
     again = finetune(model, rows(400), rows(200, 1), settings, classes=2, epochs=3, seed=1)
     assert np.array_equal(first, again[0]) and loss == again[1]
     assert loss != finetune(model, rows(400), rows(10, 1), settings, classes=2, epochs=1, seed=2)[1]
@@ -119,12 +118,10 @@ def test_a_diverged_training_is_said(model):
 def test_scoring_does_not_depend_on_the_batches(model, monkeypatch, batch_tokens):
     classifier = Classifier(model, 2, torch.Generator().manual_seed(0)).eval()
     data = rows(50)
-    expected = np.zeros((2, 2), dtype=np.int64)
     with torch.no_grad():
-        for ids, label in zip(data.tokens, data.labels, strict=True):
-            expected[label, classifier(torch.from_numpy(ids)[None], torch.tensor([len(ids)])).argmax()] += 1
+        expected = [int(classifier(torch.from_numpy(ids)[None], torch.tensor([len(ids)])).argmax()) for ids in data.tokens]
     monkeypatch.setitem(module.BATCH_TOKENS, "cpu", batch_tokens)
-    assert np.array_equal(module.confusion(classifier, data, 2), expected)
+    assert module.answers(classifier, data).tolist() == expected and len(set(expected)) == 2
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 7, 10, 15, 16, 60])
@@ -150,40 +147,6 @@ def test_grammar_pairs_have_the_tokens_of_the_corpus_story(tokenizer):
     (data,) = read_tasks(ClassificationSettings(tasks=("grammar_happy",), train_rows=5, test_rows=5))
     for pair, ids in zip(data.train.texts, encode(data.train, tokenizer, 10**6).tokens, strict=True):
         assert ids.tolist() == tokenizer.encode("".join(pair))
-
-
-def test_metrics_agree_with_scikit_learn():
-    from sklearn.metrics import accuracy_score, f1_score
-
-    counts = np.array([[30, 12, 0], [7, 40, 3], [1, 1, 6]])
-    true, predicted = (np.repeat(axis.ravel(), counts.ravel()) for axis in np.indices(counts.shape))
-    assert accuracy([counts]).value == pytest.approx(accuracy_score(true, predicted))
-    f1 = f1_score(true, predicted, average="weighted")
-    shown = weighted_f1([counts])
-    assert shown.value == pytest.approx(f1) and f1_of(counts) == pytest.approx(f1)
-    assert shown.low < f1 < shown.high and shown.standard_error == pytest.approx((shown.high - shown.low) / 3.92, rel=0.1)
-    empty = np.array([[5, 0, 0], [2, 0, 0], [0, 0, 0]])  # one class never predicted, one neither present nor predicted
-    assert f1_of(empty) == pytest.approx(f1_score([0] * 5 + [1] * 2, [0] * 7, average="weighted", zero_division=0))
-
-
-def test_wilson_is_the_textbooks():
-    assert wilson(0.5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
-    assert wilson(1.0, 10)[1] == pytest.approx(1.0) and wilson(1.0, 10)[1] <= 1.0
-
-
-def test_fine_tunings_widen_error_and_interval():
-    one, other = np.array([[40, 10], [10, 40]]), np.array([[45, 5], [5, 45]])
-    shown, alone = accuracy([one, other]), accuracy([one])
-    assert shown.value == pytest.approx(0.85) and shown.by_seed == [0.8, 0.9]
-    rows, draws = 1.959964 * math.sqrt(0.85 * 0.15 / 100), 12.7062 * math.sqrt(0.005 / 2)  # t with one degree of freedom
-    assert shown.low == pytest.approx(0.85 - math.hypot(rows, draws), abs=1e-4) and shown.high == 1
-    assert shown.seed_sd == pytest.approx(math.sqrt(0.005)) and alone.seed_sd is None
-    assert shown.standard_error == pytest.approx(math.sqrt(0.85 * 0.15 / 100 + 0.005 / 2))
-
-
-def test_the_majority_is_that_of_training():
-    assert majority(np.array([0, 1, 1]), 0, 2).tolist() == [[1, 0], [2, 0]]
 
 
 # --- the step -----------------------------------------------------------------------------------------------------------
@@ -214,10 +177,34 @@ def test_the_step_measures_every_task_and_leaves_nothing_behind(run):
             1 / 3
         )
         assert np.mean(found["series"][f"{task}_accuracy_by_seed"]) == pytest.approx(metric["value"])
-        assert found["examples"][task]["train_balance"] == [12, 12] and np.sum(found["examples"][task]["confusions"][0]) == 20
+        example = found["examples"][task]
+        assert example["train_balance"] == [12, 12] and np.sum(example["confusions"][0]) == 20
+        true, answered = crossed.unpacked(example["true"], 20, 2), crossed.unpacked(example["answers"], 20, 2)
+        assert true.sum() == 10 and (answered == true).mean(1).tolist() == found["series"][f"{task}_accuracy_by_seed"]
+        assert "other fine-tunings" in found["metrics"][f"{task}_accuracy_low"]["definition"]
     assert found["metrics"]["tasks"]["value"] == 2
     assert not (run.generation_folder(0) / "classification").exists()
     assert run.step(0, "classification").metrics_file.stat().st_size < 20_000
+
+
+def test_fine_tunings_of_a_task_learn_from_different_rows(run, monkeypatch):
+    """One task's accuracy was 0.52 on one draw of training rows and 0.92 on another; the same number draws alike for every model."""
+    from collapse_lib import steps
+
+    drawn, real = [], module.finetune
+
+    def watched(model, train, test, *rest, **named):
+        drawn.append((named["seed"], [ids.tolist() for ids in train.tokens], [ids.tolist() for ids in test.tokens]))
+        return real(model, train, test, *rest, **named)
+
+    monkeypatch.setattr(module, "finetune", watched)
+    steps.classification(run, 0, "cpu")
+    assert len(drawn) == 4
+    for one, other in (drawn[0::2], drawn[1::2]):
+        assert one[0] != other[0] and one[1] != other[1] and one[2] == other[2]
+    run.step(0, "classification").manifest_file.unlink()
+    steps.classification(run, 0, "cpu")
+    assert drawn[4:] == drawn[:4]
 
 
 def test_an_interrupted_step_goes_on_and_ends_alike(run, monkeypatch, capsys):
@@ -301,32 +288,3 @@ def test_a_gpu_repeats_itself_and_agrees_with_the_cpu(model):
     there = copy.deepcopy(model).to("cuda")
     first, again = (finetune(there, rows(300), rows(200, 1), settings, **work) for _ in range(2))
     assert np.array_equal(first[0], again[0]) and first[1] == pytest.approx(finetune(model, rows(300), rows(200, 1), settings, **work)[1], rel=0.05)
-
-
-@pytest.mark.parametrize(("spread", "fine_tunings"), [(0.0, 3), (0.03, 3), (0.1, 3), (0.1, 5)])
-def test_the_interval_covers_rows_and_fine_tunings_together(spread, fine_tunings):
-    """400 rows, fine-tunings whose true accuracy is spread around 0.7: the interval holds 0.7 in about 95% of repetitions, or more."""
-    random = np.random.default_rng(7)
-    hits = 0
-    for _ in range(600):
-        difficulty = random.random(400)  # of the rows, which all fine-tunings share
-        shares = np.clip(0.7 + spread * random.standard_normal(fine_tunings), 0.01, 0.99)
-        right = [int((difficulty < share).sum()) for share in shares]
-        score = accuracy([np.array([[n, 400 - n], [0, 0]]) for n in right])
-        hits += score.low <= 0.7 <= score.high
-    assert 0.93 <= hits / 600 <= 0.998
-
-
-def test_one_fine_tuning_keeps_wilsons_interval():
-    score = accuracy([np.array([[30, 10], [5, 55]])])
-    assert (score.low, score.high) == wilson(0.85, 100) and score.seed_sd is None
-
-
-def test_limited_rows_are_drawn_anew_by_each_fine_tuning():
-    for data in read_tasks(ClassificationSettings(tasks=("grammar_fits", "grammar_happy"), train_rows=100, test_rows=50)):
-        first, second = data.train_of(0), data.train_of(1)
-        assert first.texts == data.train.texts and len(second) == len(first)
-        assert set(first.texts) != set(second.texts) and np.bincount(first.labels).tolist() == np.bincount(second.labels).tolist()
-        assert data.source == "the embedded story grammar"
-    many = Rows([(str(index),) for index in range(1000)], np.arange(1000) % 2)
-    assert many.limited(100, 1).texts == many.limited(100, 1).texts != many.limited(100).texts == many.limited(100, 0).texts
