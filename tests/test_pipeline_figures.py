@@ -35,7 +35,8 @@ def measure(folder, generations: int, skip: str = "", other: str = "") -> None:
         for step, more in (("perplexity", losses | ends), ("free_text", text)):
             file = folder / f"generation-{generation:02d}" / "metrics" / f"{step}.json"
             record = read_json(file)
-            write_json(file, record | {"metrics": record["metrics"] | more})
+            added = {name: metric | {"definition": "made up"} for name, metric in more.items()}
+            write_json(file, record | {"metrics": record["metrics"] | added})
 
 
 @pytest.fixture(autouse=True)
@@ -154,10 +155,11 @@ def test_runs_from_before_are_named_and_not_drawn():
 def finish(run: Run, generation: int, name: str, metrics: dict[str, int]) -> None:
     """A finished step with such metrics, made from what its parents say they made."""
     step = run.step(generation, name)
-    parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
     outputs = {"corpus": {"train": "aaaaaa1", "validation": "bbbbbb1"}, "sample": {"corpus": f"cccc{generation:02d}1"}}.get(name, {"x": "y"})
-    write_json(step.metrics_file, {"metrics": {key: {"value": value} for key, value in metrics.items()}})
-    write_json(step.manifest_file, {"protocol_hash": step.protocol_hash, "parents": parents, "outputs": outputs})
+    with step.recording("cpu") as record:
+        record.outputs |= outputs
+        for key, value in metrics.items():
+            record.measure(key, value, "1", "made up")
 
 
 @pytest.fixture

@@ -280,7 +280,7 @@ def test_restrictions_reach_the_sample(model: GPTNeo) -> None:
     assert (greedy == greedy[0]).all() and greedy[0, 0] == likeliest[0]
     assert set(sample_rows(model, settings(top_k=3, length=1), range(200), seed=1).ravel().tolist()) == set(likeliest.tolist())
     assert (sample_rows(model, settings(top_p=1e-6), range(5), seed=1) == greedy[0]).all()
-    assert (sample_rows(model, settings(temperature=1e-4, length=1), range(20), seed=1) == greedy[0, 0]).all()
+    assert (sample_rows(model, settings(temperature=1e-3, length=1), range(20), seed=1) == greedy[0, 0]).all()
 
 
 def test_behind_the_end_of_a_story(model: GPTNeo) -> None:
