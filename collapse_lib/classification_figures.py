@@ -105,6 +105,8 @@ def classification(table: DataFrame, measure: Measure = "accuracy") -> tuple[Fig
             baseline, trained = points[points["generation"] == 0], points[points["generation"] > 0]
             colour = colours[run]
             panel.fill_between(trained["generation"], trained["low"], trained["high"], color=colour, alpha=0.2, linewidth=0)
+            if len(trained) == 1:  # a band without width cannot be seen
+                panel.vlines(trained["generation"], trained["low"], trained["high"], color=colour, alpha=0.2, linewidth=9)
             panel.plot(trained["generation"], trained["value"], color=colour, marker="o", label=run)
             spread = trained.dropna(subset=["seed_sd"])
             panel.errorbar(spread["generation"], spread["value"], spread["seed_sd"], fmt="none", ecolor=colour, elinewidth=1, capsize=2)
@@ -254,9 +256,9 @@ def _legend(figure: Figure, colours: dict[str, str]) -> None:
     dashes = next(iter(colours.values())) if len(colours) == 1 else "#444444"  # of several runs each has its own
     handles.append(Line2D([], [], color=dashes, linestyle="--", linewidth=1.3, label="untrained baseline"))
     handles.append(Line2D([], [], color=MAJORITY_COLOUR, linestyle=":", label="always the commonest answer"))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(4, len(handles)) if figure.get_figwidth() > 8 else 1, frameon=False, fontsize=10
-    )
+    # Names of runs with their sizes are long: of several, four in a line would not fit.
+    columns = 1 if figure.get_figwidth() <= 8 else len(handles) if len(colours) == 1 else 2
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
 
 
 def _cell(points: DataFrame) -> str:

@@ -168,7 +168,7 @@ def origins(settings: ClassificationSettings) -> str:
         place = "the story grammar" if not TASKS[name].hub else "the dataset hub" if settings.data is None else local
         found.setdefault(place, []).append(TASKS[name].title)
     said = "; ".join(f"{', '.join(titles)}: {place}" for place, titles in found.items())
-    return f"Where the rows come from: {said}. {settings.notes}".strip()
+    return f"Where the classification tasks' rows come from: {said}. {settings.notes}".strip()
 
 
 # --- from files and from the hub ---------------------------------------------------------------------------------------

@@ -81,6 +81,13 @@ def test_a_panel_a_task_with_generations_baseline_and_majority():
     assert (band.y0, band.y1) == pytest.approx((48, 82))
 
 
+def test_a_single_generation_has_an_interval_that_can_be_seen(runs):
+    add(write_run(runs, "single", 1, steps=("train",)), 1, {"sst2": 0.8})
+    panel = classification_figures.classification(results.load("single")).figure.axes[0]
+    bars = [segment[:, 1].tolist() for lines in panel.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()]
+    assert bars == [pytest.approx([78, 82])]
+
+
 def test_panels_span_as_many_points_where_they_can():
     for measure in ("accuracy", "f1"):
         heights = [
@@ -196,6 +203,8 @@ def test_titles_say_how_large_the_models_are_and_which_are_smaller(runs):
     said = classification_figures.classification(results.load("small,large"))
     labels = ["small (1,234 parameters, the smaller model)", "large (56,789 parameters, the larger model)"]
     assert [text.get_text() for text in said.figure.legends[0].get_texts()][:2] == labels and all(label in said.title for label in labels)
+    legend, page = said.figure.legends[0].get_window_extent(), said.figure.bbox
+    assert page.x0 <= legend.x0 and legend.x1 <= page.x1
     alone = classification_figures.classification(results.load("small"))
     assert "small (1,234 parameters)" in alone.title and "smaller" not in alone.svg
     _resize(runs / "large", 1234)

@@ -190,7 +190,10 @@ def test_stars_are_not_sentiment(tmp_path):
 
 def test_where_rows_come_from_is_said_with_the_runs_notes():
     names = ("imdb", "yelp", "grammar_fits")
-    assert origins(ClassificationSettings(tasks=names)) == "Where the rows come from: IMDB, Yelp: the dataset hub; Ending fits: the story grammar."
+    assert (
+        origins(ClassificationSettings(tasks=names))
+        == "Where the classification tasks' rows come from: IMDB, Yelp: the dataset hub; Ending fits: the story grammar."
+    )
     said = origins(ClassificationSettings(tasks=names, data="somewhere", notes="Yelp's are others."))
     assert "IMDB, Yelp: local files, which were not checked against the public data sets" in said and said.endswith("grammar. Yelp's are others.")
 
