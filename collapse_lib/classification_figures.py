@@ -8,7 +8,8 @@ numbers allow it, so that slopes can be compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.display import plain
@@ -180,6 +181,7 @@ def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
         "|:--|:--|:--|--:|--:|--:|:--|:--|",
     ]
     runs = finetuned(table)
+    examples = cache(lambda run, generation: measured(run, generation, "classification")["examples"])  # a file holds the answers of all tasks
     for task in _tasks(table, measure):
         for run in runs:
             points = _points(table, run, task, measure)
@@ -188,7 +190,8 @@ def beside_paper(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
             trained, baseline = points[points["generation"] > 0], points[points["generation"] == 0]
             parts = (trained.head(1), trained.tail(1), baseline)
             first, last, untrained = (part["generation"].tolist() for part in parts)
-            cells = [*map(_cell, parts), _verdict(run, task, measure, last, first), _verdict(run, task, measure, last, untrained)]
+            recorded = partial(examples, run)
+            cells = [*map(_cell, parts), *(_verdict(recorded, task, measure, last, other) for other in (first, untrained))]
             rows.append(f"| {TASKS[task].title} | {PAPER.get(task, NOT_IN_PAPER)} | {run} | {' | '.join(cells)} |")
     if not runs:
         rows += [f"| {TASKS[task].title} | {said} | – | – | – | – | – | *not measured* |" for task, said in PAPER.items()]
@@ -268,13 +271,16 @@ def _cell(points: DataFrame) -> str:
     return f"{row['value']:.1f} ({row['low']:.1f} to {row['high']:.1f})"
 
 
-def _verdict(run: str, task: str, measure: Measure, generation: list[int], other: list[int]) -> str:
-    """How a generation's model compares with another's on the same rows, in points with a 95% interval; no word where fine-tunings are too few."""
+def _verdict(examples: Callable[[int], dict[str, Any]], task: str, measure: Measure, generation: list[int], other: list[int]) -> str:
+    """How a generation's model compares with another's on the same rows, in points with a 95% interval; no word where fine-tunings are too few.
+
+    ``examples`` gives what the step of a generation recorded, by task.
+    """
     if not generation or not other:
         return "*not measured*"
     if generation == other:
         return "–"
-    ours, theirs = (measured(run, which[0], "classification")["examples"][task] for which in (generation, other))
+    ours, theirs = (examples(which[0])[task] for which in (generation, other))
     tunings = min(len(one["confusions"]) for one in (ours, theirs))
     if tunings < crossed.ENOUGH:
         return f"{'one fine-tuning' if tunings == 1 else f'{tunings} fine-tunings'}: no verdict"

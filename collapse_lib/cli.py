@@ -191,10 +191,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.batch import advance
-    from collapse_lib.paths import project_root
     from collapse_lib.preflight import begun
 
-    project_root()  # before a folder is made: without the notebooks there is nothing to execute
     if options.max_cost is not None:
         options.set.append(f"gpt_eval.max_cost={options.max_cost}")
     name, protocol = _wanted(options)
@@ -224,10 +222,8 @@ def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
 
 
 def _twins(options: argparse.Namespace) -> None:
-    from collapse_lib.paths import project_root
     from collapse_lib.twins import run_twins
 
-    project_root()  # as for a run
     name, protocol = _wanted(options)
     began = time.perf_counter()
     file = run_twins(name, protocol, dict(_assignment(text, "--change") for text in options.change), options.device)

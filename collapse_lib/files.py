@@ -49,12 +49,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_text(path: Path) -> str:
-    """The text in a file; ``UserError`` when its bytes are not UTF-8."""
+def read_text(path: Path, remedy: str = "") -> str:
+    """The text in a file; ``UserError``, which advises ``remedy`` if it is given, when its bytes are not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit).") from None
+        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit){f'; {remedy}' if remedy else ''}.") from None
 
 
 def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it made again") -> Any | None:
@@ -64,11 +64,9 @@ def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it
     Raises ``UserError``, which advises ``remedy``, when the file holds no JSON or JSON of another shape.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_text(path, remedy)
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit); {remedy}.") from None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from collapse_lib.errors import UserError
 from collapse_lib.machine import choose_device
+from collapse_lib.paths import project_root
 from collapse_lib.protocol import Protocol
 from collapse_lib.run import Run
 from collapse_lib.sources import is_on_hub, read_stories
@@ -30,6 +31,7 @@ def begun(name: str, protocol: Protocol, device: str = "auto", exact: bool = Fal
 
     A notebook that was kept to show where it stopped, for want of memory or room, is kept here too.
     """
+    project_root()  # before a folder is made: without the notebooks there is nothing to execute
     run = Run.proposed(name, protocol, exact)
     is_new = not run.folder.exists()
     run = begin(name, protocol, device, exact)

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -252,6 +253,7 @@ def _wrong_labels(task: Task, split: str, found: list) -> UserError:
 # --- from the story grammar --------------------------------------------------------------------------------------------
 
 
+@cache  # every classification step of a warm kernel asks for the same ones
 def _grammar_rows(task: Task, split: str) -> Rows:
     """Balanced rows, from the beginning of a stream of stories of their own."""
     from collapse_lib.storygrammar import PARAGRAPH, StoryGrammar

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collapse_lib.errors import UserError
+from collapse_lib.errors import UserError, first_line
 from collapse_lib.files import write_text
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _from_folder(folder: Path, name: str) -> Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
     except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"vocab.json and merges.txt in '{name}' cannot be read as a tokenizer: {_first_line(error)}.") from None
+        raise UserError(f"vocab.json and merges.txt in '{name}' cannot be read as a tokenizer: {first_line(error)}.") from None
     _make_byte_level(tokenizer, pre_tokenizers, decoders)
     return Tokenizer(tokenizer, name)
 
@@ -140,7 +140,7 @@ def _from_file(path: Path) -> Tokenizer:
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(f"'{path}' cannot be read as a tokenizer.json: {_first_line(error)}.") from None
+        raise UserError(f"'{path}' cannot be read as a tokenizer.json: {first_line(error)}.") from None
 
 
 def _make_byte_level(tokenizer: tokenizers.Tokenizer, pre_tokenizers, decoders) -> None:
@@ -156,10 +156,6 @@ def _fetch(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["tokenizer.json", "vocab.json", "merges.txt"]))
     except Exception as error:  # network, name and permission failures share no base class
         raise UserError(
-            f"Tokenizer '{name}' is no local folder or file and could not be fetched from the model hub ({_first_line(error)}); "
+            f"Tokenizer '{name}' is no local folder or file and could not be fetched from the model hub ({first_line(error)}); "
             "give a folder or tokenizer.json with --set tokenizer.source=PATH, or learn one with --set tokenizer.source=learn."
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".")
