@@ -10,11 +10,11 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from collapse_lib import __version__
-from collapse_lib.errors import NotebookFailed, UserError, explained, first_line, one_line
+from collapse_lib.experiment.errors import NotebookFailed, UserError, explained, first_line, one_line
 
 if TYPE_CHECKING:
-    from collapse_lib.protocol import Protocol
-    from collapse_lib.run import Run
+    from collapse_lib.experiment.protocol import Protocol
+    from collapse_lib.experiment.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -190,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from collapse_lib.batch import advance
-    from collapse_lib.preflight import begun
+    from collapse_lib.experiment.execute import advance
+    from collapse_lib.steps.preflight import begun
 
     if options.max_cost is not None:
         options.set.append(f"gpt_eval.max_cost={options.max_cost}")
@@ -208,9 +208,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
     """The name and the protocol that a preset (or a run to go on with), ``--name``, ``--set`` and ``--generations`` ask for."""
-    from collapse_lib.paths import run_names
-    from collapse_lib.protocol import load_preset, preset_names
-    from collapse_lib.run import Run
+    from collapse_lib.experiment.paths import run_names
+    from collapse_lib.experiment.protocol import load_preset, preset_names
+    from collapse_lib.experiment.run import Run
 
     if options.generations is not None:
         options.set.append(f"generations={options.generations}")
@@ -222,7 +222,7 @@ def _wanted(options: argparse.Namespace) -> tuple[str, Protocol]:
 
 
 def _twins(options: argparse.Namespace) -> None:
-    from collapse_lib.twins import run_twins
+    from collapse_lib.studies.twins import run_twins
 
     name, protocol = _wanted(options)
     began = time.perf_counter()
@@ -231,9 +231,9 @@ def _twins(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from collapse_lib.lineage import STEPS
-    from collapse_lib.progress import read_progress
-    from collapse_lib.run import Run
+    from collapse_lib.experiment.lineage import STEPS
+    from collapse_lib.experiment.progress import read_progress
+    from collapse_lib.experiment.run import Run
 
     run = Run.open(options.run)
     steps = list(run.steps())
@@ -259,7 +259,7 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _presets(options: argparse.Namespace) -> None:
-    from collapse_lib.protocol import Protocol, load_preset, preset_names
+    from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 
     if options.fields:
         defaults = Protocol.model_construct().flat()
@@ -277,7 +277,7 @@ def _presets(options: argparse.Namespace) -> None:
 def _results(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from collapse_lib import results
+    from collapse_lib.studies import results
 
     table = results.load(options.run)
     if options.output:
@@ -292,7 +292,7 @@ def _judge_estimate(options: argparse.Namespace) -> None:
 
 
 def _judge_check(options: argparse.Namespace) -> None:
-    from collapse_lib.grading import check
+    from collapse_lib.steps.gpt_eval import check
 
     run = _changed_run(options)
     for name, metric in check(run).items():
@@ -300,8 +300,8 @@ def _judge_check(options: argparse.Namespace) -> None:
 
 
 def _judge_forget(options: argparse.Namespace) -> None:
-    from collapse_lib.grading import forget
-    from collapse_lib.run import Run
+    from collapse_lib.experiment.run import Run
+    from collapse_lib.steps.gpt_eval import forget
 
     run = Run.open(options.run)
     print(f"dropped the grades of {forget(run)} generations of run {run.name}")
@@ -310,7 +310,7 @@ def _judge_forget(options: argparse.Namespace) -> None:
 def _judge_serve(options: argparse.Namespace) -> None:
     import threading
 
-    from collapse_lib.judge import LOCAL_MODEL, local_judge
+    from collapse_lib.judge.client import LOCAL_MODEL, local_judge
 
     with local_judge(options.port, threads=options.threads) as url:
         print(f"A WEAK judge, good for trying things out and not for conclusions, answers at {url} until Ctrl-C. Elsewhere:\n")
@@ -323,14 +323,14 @@ def _judge_serve(options: argparse.Namespace) -> None:
 
 def _changed_run(options: argparse.Namespace) -> Run:
     """A run with some fields changed for this command alone."""
-    from collapse_lib.run import Run
+    from collapse_lib.experiment.run import Run
 
     run = Run.open(options.run)
     return Run(run.folder, run.protocol.with_changes(dict(_assignment(text) for text in options.set)))
 
 
 def _print_estimate(run: Run) -> None:
-    from collapse_lib.grading import estimate
+    from collapse_lib.steps.gpt_eval import estimate
 
     found = estimate(run)
     for generation, expected in found.items():
@@ -344,8 +344,8 @@ def _print_estimate(run: Run) -> None:
 def _bench(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from collapse_lib import bench
-    from collapse_lib.files import write_text
+    from collapse_lib.cost import bench
+    from collapse_lib.experiment.files import write_text
 
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise UserError(f"There is no folder '{Path(options.json).absolute().parent}' to write the report to.")
@@ -362,9 +362,9 @@ def _bench(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from collapse_lib import calibration, plan
-    from collapse_lib.files import write_text
-    from collapse_lib.run import Run
+    from collapse_lib.cost import calibration, plan
+    from collapse_lib.experiment.files import write_text
+    from collapse_lib.experiment.run import Run
 
     if options.machine and options.record:
         raise UserError("--machine takes a recorded machine and --record measures this one; give one of the two.")
@@ -394,7 +394,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 
 def _book(options: argparse.Namespace) -> None:
-    from collapse_lib import book
+    from collapse_lib.book import build as book
 
     report = book.build(options.runs)
     for name, reason in report.left_out.items():

@@ -7,8 +7,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from collapse_lib import tokenization
-from collapse_lib.tokenization import Tokenizer
+from collapse_lib.text import tokenizer as tokenization
+from collapse_lib.text.tokenizer import Tokenizer
 
 hypothesis.settings.register_profile("no-deadline", deadline=None)  # a busy machine is no bug
 hypothesis.settings.load_profile("no-deadline")

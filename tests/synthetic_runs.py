@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from collapse_lib.files import write_json, write_text
-from collapse_lib.protocol import Protocol
+from collapse_lib.experiment.files import write_json, write_text
+from collapse_lib.experiment.protocol import Protocol
 
 SAMPLES = ["Once upon a time | there was a *cat*.", "z z z z <b>z</b>\nz", "Tom and $x$ went to the park."]
 

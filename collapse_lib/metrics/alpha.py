@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from collapse_lib.errors import UserError
-from collapse_lib.theory import entropy, total_variation
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.theory.proof import entropy, total_variation
 
 if TYPE_CHECKING:
-    from collapse_lib.corpus import TokenCorpus
-    from collapse_lib.model import GPTNeo
+    from collapse_lib.model.gpt_neo import GPTNeo
+    from collapse_lib.text.corpus import TokenCorpus
 
 Array = NDArray[np.float64]
 Heads = tuple[np.ndarray, np.ndarray]  # stories' first tokens [stories, length], and how many of them are known [stories]

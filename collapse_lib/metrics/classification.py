@@ -23,20 +23,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapse_lib.errors import UserError
-from collapse_lib.files import read_json, write_json
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.parallel import side_by_side
+from collapse_lib.experiment.progress import progress
+from collapse_lib.experiment.shapes import FineTuning
 from collapse_lib.metrics import crossed
-from collapse_lib.parallel import side_by_side
-from collapse_lib.progress import progress
-from collapse_lib.shapes import FineTuning
-from collapse_lib.training import deterministic
+from collapse_lib.train.loop import deterministic
 
 if TYPE_CHECKING:
-    from collapse_lib.model import GPTNeo
-    from collapse_lib.protocol import ClassificationSettings
-    from collapse_lib.run import Record
-    from collapse_lib.tasks import Rows, TaskData
-    from collapse_lib.tokenization import Tokenizer
+    from collapse_lib.experiment.protocol import ClassificationSettings
+    from collapse_lib.experiment.run import Record
+    from collapse_lib.model.gpt_neo import GPTNeo
+    from collapse_lib.text.tasks import Rows, TaskData
+    from collapse_lib.text.tokenizer import Tokenizer
 
 MAX_GRAD_NORM = 1.0
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass in scoring; it changes rounding only

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from spacy.tokenizer import Tokenizer as SpacyTokenizer
 
-    from collapse_lib.corpus import TokenCorpus
-    from collapse_lib.tokenization import Tokenizer
+    from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 1 << 20  # tokens looked at together: large enough for numpy, small enough for any memory
 NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount of text, so every generation gives the same amount

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from collapse_lib.errors import UserError
-from collapse_lib.files import read_text
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import read_text
 
 if TYPE_CHECKING:
-    from collapse_lib.corpus import TokenCorpus
-    from collapse_lib.judge import Answer
-    from collapse_lib.tokenization import Tokenizer
+    from collapse_lib.judge.client import Answer
+    from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.tokenizer import Tokenizer
 
 HUB_FILE = "Evaluation prompts.yaml"  # what the file is called in the data set of TinyStories
 SYSTEM = (
@@ -93,7 +93,7 @@ def read_prompts(source: str) -> list[str]:
     Raises ``UserError`` for a source that is missing or is not a list of texts.
     """
     if source == "own":
-        return _beginnings((resources.files("collapse_lib") / "data" / "prompts.yaml").read_text(encoding="utf-8"), source)
+        return _beginnings((resources.files("collapse_lib.text") / "data" / "prompts.yaml").read_text(encoding="utf-8"), source)
     path = Path(source).expanduser()
     if path.is_dir():
         path = path / HUB_FILE

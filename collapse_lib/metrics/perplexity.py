@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from collapse_lib.errors import UserError
-from collapse_lib.model import next_token_losses
-from collapse_lib.parallel import side_by_side
-from collapse_lib.progress import progress
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.parallel import side_by_side
+from collapse_lib.experiment.progress import progress
+from collapse_lib.model.gpt_neo import next_token_losses
 
 if TYPE_CHECKING:
-    from collapse_lib.corpus import TokenCorpus
-    from collapse_lib.model import GPTNeo
+    from collapse_lib.model.gpt_neo import GPTNeo
+    from collapse_lib.text.corpus import TokenCorpus
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 65536}  # tokens of a forward pass: a CPU wants them to stay in its cache
 RELEASED_STRIDE = 512  # tokens between the released code's windows

@@ -20,7 +20,7 @@ import numpy as np
 from collapse_lib.metrics.free_text import blocks
 
 if TYPE_CHECKING:
-    from collapse_lib.corpus import TokenCorpus
+    from collapse_lib.text.corpus import TokenCorpus
 
 
 class Spells(NamedTuple):

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import numpy as np
 import pytest
 
-from collapse_lib.paths import project_root
+from collapse_lib.experiment.paths import project_root
 
 pytestmark = pytest.mark.browser
 
@@ -55,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return chosen.resolve()
     place = tmp_path_factory.mktemp("book")
     environment = os.environ | {"COLLAPSE_RUNS": str(place / "runs")}
-    build = f"from pathlib import Path; from collapse_lib import book; book.build(['smoke'], Path({str(place)!r}))"
+    build = f"from pathlib import Path; from collapse_lib.book import build as book; book.build(['smoke'], Path({str(place)!r}))"
     for command in (["-m", "collapse_lib.cli", "run", "smoke"], ["-c", build]):
         done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

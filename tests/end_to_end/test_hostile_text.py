@@ -33,7 +33,7 @@ def site(tmp_path_factory) -> Path:
     options = [part for field, value in changes.items() for part in ("--set", f"{field}={value}")]
     done = collapse("run", "smoke", "--name", "hostile", "--generations", "1", *options, runs=place / "runs")
     assert done.returncode == 0, done.stdout + done.stderr
-    build = f"from pathlib import Path; from collapse_lib import book; book.build(['hostile'], Path({str(place)!r}))"
+    build = f"from pathlib import Path; from collapse_lib.book import build as book; book.build(['hostile'], Path({str(place)!r}))"
     environment = os.environ | {"COLLAPSE_RUNS": str(place / "runs"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", build], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from collapse_lib import alpha_step, steps, theory
-from collapse_lib.corpus import CorpusWriter, TokenCorpus
-from collapse_lib.display import metrics_table
-from collapse_lib.errors import UserError
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.protocol import load_preset
+from collapse_lib.experiment.run import Record, Run
 from collapse_lib.metrics import alpha
-from collapse_lib.model import GPTNeo, GPTNeoConfig
-from collapse_lib.protocol import load_preset
-from collapse_lib.run import Record, Run
+from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
+from collapse_lib.steps import alpha as alpha_step
+from collapse_lib.steps import frame as steps
+from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
+from collapse_lib.text.display import metrics_table
+from collapse_lib.theory import proof as theory
 
 VOCABULARY, EOS = 12, 11
 CONFIG = GPTNeoConfig(VOCABULARY, 2, 16, 4, window_size=5, max_position_embeddings=32, initializer_range=0.5, eos_token_id=EOS)
@@ -286,7 +288,7 @@ def test_the_step_counts_what_the_corpus_says(small_run):
 
 
 def test_the_grammars_law_is_the_same_for_all_generations(small_run):
-    from collapse_lib.storygrammar import StoryGrammar
+    from collapse_lib.text.grammar import StoryGrammar
 
     found = [small_run.step(generation, "alpha").results() for generation in (1, 2)]
     assert "truth" not in found[1]["examples"]

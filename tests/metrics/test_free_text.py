@@ -18,8 +18,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapse_lib import tokenization
-from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.metrics import free_text as module
 from collapse_lib.metrics.free_text import (
     Repeats,
@@ -32,6 +30,8 @@ from collapse_lib.metrics.free_text import (
     lexicon,
     padded_metrics,
 )
+from collapse_lib.text import tokenizer as tokenization
+from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
 STORIES = [
     "Once upon a time there was a little dog. The dog didn't like Mr. Brown's cat.\n\n“No!” said the dog. “It’s mine,” he'll say.",

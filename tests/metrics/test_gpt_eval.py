@@ -12,19 +12,21 @@ from io import BytesIO
 import numpy as np
 import pytest
 import yaml
-from test_judge import GOOD, KEY, Scripted
+from scripted_judge import GOOD, KEY, Scripted
 
-from collapse_lib import grading, judged_figures, results
-from collapse_lib.corpus import CorpusWriter
-from collapse_lib.display import literal
-from collapse_lib.errors import UserError
-from collapse_lib.judge import Answer
-from collapse_lib.lineage import steps_of
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.lineage import steps_of
+from collapse_lib.experiment.protocol import load_preset
+from collapse_lib.experiment.run import Run
+from collapse_lib.figures import judged as judged_figures
+from collapse_lib.judge.client import Answer
 from collapse_lib.metrics import gpt_eval as module
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, mean_and_error, messages, read_grade, read_prompts
-from collapse_lib.protocol import load_preset
-from collapse_lib.run import Run
-from collapse_lib.steps import initial_corpus, train
+from collapse_lib.steps import gpt_eval as grading
+from collapse_lib.steps.frame import initial_corpus, train
+from collapse_lib.studies import results
+from collapse_lib.text.corpus import CorpusWriter
+from collapse_lib.text.display import literal
 
 # --- prompts -------------------------------------------------------------------------------------------------------------------------
 
@@ -60,7 +62,7 @@ def test_missing_prompts_are_named_with_what_is_allowed(source):
 
 
 def test_prompts_are_shipped_with_the_package():
-    assert len(yaml.safe_load((resources.files("collapse_lib") / "data" / "prompts.yaml").read_text())) == 44
+    assert len(yaml.safe_load((resources.files("collapse_lib.text") / "data" / "prompts.yaml").read_text())) == 44
 
 
 # --- what the judge is told and what it answers --------------------------------------------------------------------------------------
@@ -356,7 +358,7 @@ def test_separators_inside_random_text_survive_the_file(tiny):
     odd = "a\u2028b\x85c\x0bd\r\ne\x1cf"
     file = step.folder / "completions.jsonl"
     file.write_text(json.dumps({"beginning": "B", "completions": [odd]}, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-    from collapse_lib.files import read_json, sha256, write_json
+    from collapse_lib.experiment.files import read_json, sha256, write_json
 
     manifest = read_json(step.manifest_file)
     manifest["outputs"]["completions"] = sha256(file)
@@ -365,9 +367,9 @@ def test_separators_inside_random_text_survive_the_file(tiny):
 
 
 def test_the_key_reaches_nothing_that_is_written(tiny, server, tmp_path, capfd):
-    from collapse_lib.batch import NotebookFailed, _parameters, execute
-    from collapse_lib.kernel import warm_kernel
-    from collapse_lib.paths import project_root
+    from collapse_lib.experiment.execute import NotebookFailed, _parameters, execute
+    from collapse_lib.experiment.paths import project_root
+    from collapse_lib.experiment.warm_kernel import warm_kernel
 
     run = with_judge(tiny, concurrency="1", retries="0")
     notebook = project_root() / "notebooks" / "steps" / "gpt_eval.ipynb"
@@ -431,7 +433,7 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
 
 
 def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
-    from collapse_lib.display import graded
+    from collapse_lib.text.display import graded
 
     run = with_judge(tiny, judge="$\\frac$ <img src=x>|**", concurrency="1")
     server.script = ["<script>\r\r{{ 7 * 7 }}\n| $x$"] * 3  # of six completions

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from collapse_lib.corpus import CorpusWriter, TokenCorpus
-from collapse_lib.errors import UserError
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.protocol import load_preset
+from collapse_lib.experiment.run import Run
 from collapse_lib.metrics import perplexity as module
 from collapse_lib.metrics.perplexity import other_definition, perplexity, story_ends
-from collapse_lib.model import GPTNeo, GPTNeoConfig
-from collapse_lib.protocol import load_preset
-from collapse_lib.run import Run
+from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
+from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
 VOCABULARY, EOS, CONTEXT = 40, 39, 8
 CONFIG = GPTNeoConfig(VOCABULARY, 2, 16, 4, window_size=5, max_position_embeddings=64, initializer_range=0.5, eos_token_id=EOS)
@@ -189,7 +189,7 @@ def test_the_other_definition_has_its_own_context_where_the_model_has_the_positi
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A folder with a run that has a model to evaluate."""
-    from collapse_lib import steps
+    from collapse_lib.steps import frame as steps
 
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
@@ -202,7 +202,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_the_step_measures_by_both_definitions(trained, monkeypatch):
     """A run's own perplexity under its plain name, the other under its definition's, and each what a run that follows it calls its own."""
-    from collapse_lib import steps
+    from collapse_lib.steps import frame as steps
 
     monkeypatch.setenv("COLLAPSE_RUNS", str(trained))
     found = {}

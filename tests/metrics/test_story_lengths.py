@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapse_lib.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.metrics import free_text
 from collapse_lib.metrics import story_lengths as module
 from collapse_lib.metrics.story_lengths import expected_share, restricted_mean, row_counts, spells, story_lengths, survival
+from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
 EOS, VOCABULARY = 9, 10
 

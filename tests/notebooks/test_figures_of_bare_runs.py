@@ -5,9 +5,9 @@ from __future__ import annotations
 import nbformat
 from synthetic_runs import write_run
 
-from collapse_lib.batch import execute
-from collapse_lib.kernel import warm_kernel
-from collapse_lib.paths import project_root
+from collapse_lib.experiment.execute import execute
+from collapse_lib.experiment.paths import project_root
+from collapse_lib.experiment.warm_kernel import warm_kernel
 
 SAID = {
     "figure_3_judged_quality": "Not graded yet: **bare**.",

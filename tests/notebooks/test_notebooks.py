@@ -15,7 +15,7 @@ def notebook(request):
 
 
 def test_there_is_a_notebook_for_every_step():
-    from collapse_lib.lineage import STEPS
+    from collapse_lib.experiment.lineage import STEPS
 
     assert {path.stem for path in NOTEBOOKS if path.parent.name == "steps"} == set(STEPS)
 

@@ -1,0 +1,106 @@
+"""Perplexity of a validation set against a loop over its stories, one forward pass a window, as the released ``evaluate_ppl.py`` does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from collapse_lib.cost.bench import OURS, Setup, Side, Work, check, limits, shares, timed
+from collapse_lib.cost.bench.sampling import config_model, make_input  # noqa: F401 - the same model is the input
+
+if TYPE_CHECKING:
+    from collapse_lib.text.corpus import TokenCorpus
+
+UNIT = "tokens"
+STORIES = {"cpu": {"demo": 2000, "1m": 300, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
+MEAN_TOKENS = 200  # a TinyStories story, about
+
+
+def workload(setup: Setup) -> str:
+    return f"{STORIES[setup.device][setup.config]} stories of {MEAN_TOKENS} tokens on average, the released code's definition"
+
+
+def corpus(setup: Setup) -> TokenCorpus:
+    from collapse_lib.text.corpus import TokenCorpus
+
+    random = np.random.default_rng(0)
+    vocabulary, most = setup.model_config.vocab_size, setup.model_config.max_position_embeddings
+    lengths = np.clip(random.gamma(8, MEAN_TOKENS / 8, STORIES[setup.device][setup.config]).astype(int), 2, most - 1)
+    rows = [np.append(vocabulary - 1, random.integers(0, vocabulary - 1, length)).astype(np.uint16) for length in lengths]
+    return TokenCorpus.in_memory(rows, vocabulary - 1, vocabulary, rows_are_complete=True)
+
+
+def sides(setup: Setup) -> list[Side]:
+    return [Side(OURS, ours), Side("transformers, story by story", story_by_story)]
+
+
+def ours(setup: Setup) -> Callable[[], Work]:
+    from collapse_lib.metrics.perplexity import perplexity
+    from collapse_lib.model.gpt_neo import GPTNeo
+
+    model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
+    stories = corpus(setup)
+
+    def work() -> Work:
+        found, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
+        return Work(found["tokens"], seconds, (found["loss_nats"], found["tokens"]))
+
+    return work
+
+
+def story_by_story(setup: Setup) -> Callable[[], Work]:
+    import torch
+    from transformers import GPTNeoForCausalLM
+    from transformers.utils import logging
+
+    from collapse_lib.metrics.perplexity import RELEASED_STRIDE
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = GPTNeoForCausalLM.from_pretrained(setup.model_folder).to(setup.device).eval()
+    stories = [row[1:].astype(np.int64) for row in corpus(setup).iter_rows()]
+    window = _window(setup)
+
+    @torch.no_grad()
+    def loop() -> tuple[float, int]:
+        total, count = 0.0, 0
+        for story in stories:
+            tokens = torch.from_numpy(story)[None].to(setup.device)
+            done = 0
+            for begin in range(0, len(story), min(RELEASED_STRIDE, window)):
+                end = min(begin + window, len(story))
+                shown = tokens[:, begin:end]
+                labels = shown.clone()
+                labels[:, : -(end - done)] = -100
+                total += model(shown, labels=labels).loss.item() * (end - done)
+                count += end - done
+                done = end
+                if end == len(story):
+                    break
+        return total / count, count
+
+    def work() -> Work:
+        found, seconds = timed(loop, setup.device)
+        return Work(found[1], seconds, found)
+
+    return work
+
+
+def checks(setup: Setup, outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same loss on the same tokens."""
+    (loss, tokens), (other, count) = outcomes.values()
+    return [
+        check(f"loss {loss:.6f} and {other:.6f} nats a token, over {tokens:,} and {count:,} tokens", tokens == count and abs(loss / other - 1) < 1e-4)
+    ]
+
+
+def floors(setup: Setup, rate: float) -> list[dict[str, Any]]:
+    model = config_model(setup)
+    flops = sum(map(model.flops_per_token, range(1, MEAN_TOKENS + 1))) / MEAN_TOKENS
+    return shares(limits(setup, flops, 1.0, "fp32")[:1], rate)
+
+
+def _window(setup: Setup) -> int:
+    return setup.model_config.max_position_embeddings

@@ -1,0 +1,103 @@
+"""Recorded bench reports, ``papermill_runs/bench/*.json``, as a table and a figure of the book."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from collapse_lib.cost.bench import BENCHES, CONFIGS, OURS
+from collapse_lib.cost.calibration import is_recorded_machine
+from collapse_lib.experiment.files import read_json
+from collapse_lib.experiment.paths import runs_root
+from collapse_lib.experiment.shapes import BenchReport
+from collapse_lib.figures.paper import COLOURS, drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+Report = dict[str, Any]
+
+
+def recorded(folder: str = "bench") -> list[Report]:
+    """Every report in a folder of ``papermill_runs``, by device, bench and size of the model."""
+    files = sorted(file for file in (runs_root() / folder).glob("*.json") if not is_recorded_machine(file))
+    reports = [read_json(file, BenchReport, "delete it, or let `collapse bench` write it again") for file in files]
+    return sorted(reports, key=lambda report: (report["device"], BENCHES.index(report["bench"]), list(CONFIGS).index(report["config"])))
+
+
+def rates(reports: list[Report]) -> DataFrame:
+    """A row for each side of each report: units a second, how often ours is as fast (median, least, most of the rounds), memory."""
+    from pandas import DataFrame
+
+    rows = []
+    for report in reports:
+        for name, side in report["sides"].items():
+            ratio = report["ratios"].get(name)
+            rows.append(
+                {
+                    "bench": f"{report['bench']}, {report['config']}",
+                    "side": name,
+                    f"{report['unit']}/s": f"{side['rate']:,.0f}",
+                    "ours is faster by": f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})" if ratio else "",
+                    "peak memory, MiB": f"{side['peak_memory_bytes'] / 2**20:,.0f}",
+                    "device": report["device"],
+                    "date": report["date"][:10],
+                }
+            )
+    return DataFrame(rows)
+
+
+def limits(reports: list[Report]) -> DataFrame:
+    """A row for each hardware limit of each report, with the share of it that ours reaches."""
+    from pandas import DataFrame
+
+    rows = [
+        {
+            "bench": f"{report['bench']}, {report['config']}",
+            "limit": limit["name"],
+            "measured in the same run": limit["measured"],
+            f"that allows, {report['unit']}/s": f"{limit['limit_rate']:,.0f}",
+            f"ours, {report['unit']}/s": f"{report['sides'][OURS]['rate']:,.0f}",
+            "share": f"{limit['share']:.0%}",
+            "device": report["device"],
+        }
+        for report in reports
+        for limit in report.get("floors", [])
+    ]
+    return DataFrame(rows)
+
+
+def checks(reports: list[Report]) -> DataFrame:
+    """A row for each comparison of what the sides computed."""
+    from pandas import DataFrame
+
+    rows = [
+        {"bench": f"{report['bench']}, {report['config']}", "compared": check["what"], "same": "yes" if check["passed"] else "NO"}
+        for report in reports
+        for check in report["checks"]
+    ]
+    return DataFrame(rows)
+
+
+@drawn
+def ratios(reports: list[Report]) -> tuple[Figure, str]:
+    """How many times faster ours is than each other side; a bar is the median of the rounds, the line their range."""
+    from matplotlib.figure import Figure
+
+    rows = [(report, name, ratio) for report in reports for name, ratio in report["ratios"].items()]
+    devices = list(dict.fromkeys(report["device"] for report in reports))
+    figure = Figure(figsize=(9.0, 0.5 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for row, (report, _, ratio) in enumerate(rows):
+        axes.barh(row, ratio["median"], color=COLOURS[devices.index(report["device"]) % len(COLOURS)], height=0.62)
+        axes.plot([ratio["least"], ratio["most"]], [row, row], color="black", linewidth=1.2)
+        axes.annotate(f"{ratio['median']:.1f}×", (ratio["most"], row), xytext=(5, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(rows)), [f"{report['bench']}, {report['config']}\n{name}" for report, name, _ in rows], fontsize=9)
+    axes.invert_yaxis()
+    axes.axvline(1, color="#777777", linewidth=1)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12)
+    axes.set_xlabel("times as fast as the other side")
+    axes.set_title("; ".join(devices), loc="left", fontsize=10)
+    return figure, "How many times faster than the other side"

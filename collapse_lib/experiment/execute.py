@@ -1,0 +1,170 @@
+"""Papermill over a run: every missing step, in order, each to its own executed notebook.
+
+Papermill's own record cannot be trusted after a kill, so a notebook is executed under a temporary name and renamed only when every
+code cell completed. The work itself is made safe in ``steps``: whatever is killed here, the next call goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapse_lib.experiment.errors import NotebookFailed, UserError, explained, rebuilt
+from collapse_lib.experiment.files import naming
+from collapse_lib.experiment.lineage import STEPS
+from collapse_lib.experiment.paths import project_root, runs_root
+from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
+from collapse_lib.experiment.run import Run, Step, fully_executed
+
+if TYPE_CHECKING:
+    from jupyter_client.manager import AsyncKernelManager
+
+
+def advance(run: Run, device: str = "auto") -> list[Step]:
+    """Execute every unfinished step of a run and return those that were executed.
+
+    Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
+    """
+    from collapse_lib.experiment.warm_kernel import warm_kernel
+
+    # What the kernel inherits. Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse.
+    inherited = {PROGRESS_VARIABLE: str(run.progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    executed = []
+    with run.exclusive(), _environment(inherited), warm_kernel() as kernel:
+        if Run.open(run.name) != run:
+            raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
+        for step in run.steps():
+            if step.is_finished():
+                continue
+            began = time.perf_counter()
+            label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
+            with _watched(run.progress_file, label):
+                execute(project_root() / "notebooks" / "steps" / f"{step.name}.ipynb", step.notebook, _parameters(step, device), kernel)
+            headline = STEPS[step.name].headline_of(step.results()["metrics"])
+            print(f"{label} {time.perf_counter() - began:7.1f} s   {headline}", flush=True)
+            executed.append(step)
+    return executed
+
+
+def _parameters(step: Step, device: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"run": step.run.name}
+    if step.name != "corpus":  # the one step that only generation 0 has
+        parameters["generation"] = step.generation
+    if STEPS[step.name].on_device:
+        parameters["device"] = device
+    return parameters
+
+
+def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: AsyncKernelManager) -> None:
+    """Execute a notebook with papermill; ``target`` appears only if every cell ran without error.
+
+    ``kernel`` comes from ``kernel.warm_kernel``. Raises ``UserError`` for a parameter that the notebook does not have and for a
+    ``UserError`` inside it or what ``errors.explained`` can explain (a full disk, say), else ``NotebookFailed``.
+    """
+    import logging
+
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    from collapse_lib.experiment.warm_kernel import ENGINE
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    known = papermill.inspect_notebook(str(source))
+    if unknown := sorted(set(parameters) - set(known)):
+        raise UserError(f"Notebook {source.name} has no parameter '{unknown[0]}'; it has {', '.join(known) or 'none'}.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.stem}.tmp.ipynb")
+    try:
+        with naming(beside), _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
+            papermill.execute_notebook(
+                str(source),
+                str(beside),
+                parameters,
+                engine_name=ENGINE,
+                km=kernel,
+                kernel_name="python3",
+                progress_bar=False,
+                start_timeout=120,
+                extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
+            )
+    except PapermillExecutionError as error:
+        if error.ename == "UserError":
+            beside.unlink(missing_ok=True)
+            raise UserError(error.evalue) from error
+        if sentence := explained(rebuilt(error.ename, error.evalue)):
+            raise UserError(f"{sentence.rstrip('.')}; {source.name} stopped there, and as far as it came it is {beside}.") from error
+        raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue.strip().partition(chr(10))[0]}", beside) from error
+    except DeadKernelError:
+        raise NotebookFailed(
+            f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside
+        ) from None
+    _tidy(beside, source.name)
+    beside.replace(target)
+
+
+def _tidy(executed: Path, name: str) -> None:
+    """Refuse an incomplete execution; join the pieces of streams; drop paths of this machine."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    if not fully_executed(notebook):
+        raise NotebookFailed(f"{name} ended before all of its cells were executed", executed)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = settled(cell.outputs)
+    for path in ("input_path", "output_path"):
+        notebook.metadata.papermill[path] = Path(notebook.metadata.papermill[path] or "").name.replace(".tmp", "")
+    nbformat.write(notebook, executed)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, for kernels that start while the block runs, and leave them as they were."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _watched(progress_file: Path, label: str) -> Iterator[None]:
+    """Show the kernel's progress bar in this terminal while the block runs."""
+    from tqdm import tqdm
+
+    stop = threading.Event()
+    bar = tqdm(desc=label, leave=False, unit_scale=True, dynamic_ncols=True, mininterval=0.2, disable=None)
+
+    def watch() -> None:
+        while not stop.wait(0.3):
+            if state := read_progress(progress_file):
+                if state["total"] != bar.total or state["n"] < bar.n:
+                    bar.unit = state["unit"]
+                    bar.initial = state["n"]
+                    bar.reset(total=state["total"])
+                    bar.set_description_str(f"{label}  {state['prefix'].rstrip(': ')}", refresh=False)
+                bar.n = state["n"]
+                bar.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if not bar.disable:
+        watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if watcher.ident:
+            watcher.join()
+        bar.close()
+        progress_file.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+"""Files that are either whole or not there, and locks that die with their holder."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from collapse_lib.experiment.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: beside its place, then renamed into it. A device or a pipe, such as /dev/stdout, is written to as it is."""
+    if path.exists() and not path.is_file():
+        with naming(path):
+            path.write_text(text, encoding="utf-8")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp")  # one name, so that what a killed writer left is written over
+    with naming(path):
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an ``OSError`` inside the block name ``path``: a full disk is reported without saying which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented so that a committed run has readable differences."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_text(path: Path, remedy: str = "") -> str:
+    """The text in a file; ``UserError``, which advises ``remedy`` if it is given, when its bytes are not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} does not fit){f'; {remedy}' if remedy else ''}.") from None
+
+
+def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it made again") -> Any | None:
+    """The JSON in a file, or None if there is no such file.
+
+    ``shape`` is the type that it must have, down to its members if it is one of ``shapes``: what it does not name may be anything.
+    Raises ``UserError``, which advises ``remedy``, when the file holds no JSON or JSON of another shape.
+    """
+    try:
+        text = read_text(path, remedy)
+    except FileNotFoundError:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is not valid JSON; {remedy}.") from None
+    if wrong := _misfit(value, shape):
+        raise UserError(f"{path} is not what it should be ({wrong}); {remedy}.")
+    return value
+
+
+def _misfit(value: Any, shape: Any) -> str | None:
+    """What is wrong with the shape of a JSON value, if anything is."""
+    if shape in (dict, list):  # asked without pydantic, which is not everywhere
+        return None if isinstance(value, shape) else f"it holds {_kind(value)}, not {_kind(shape())}"
+    from pydantic import ValidationError
+
+    try:
+        _checker(shape).validate_python(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{f'{where}: ' if where else ''}{first['msg'][0].lower()}{first['msg'][1:]}"
+    return None
+
+
+@cache
+def _checker(shape: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)
+
+
+def _kind(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def replace_folder(beside: Path, place: Path) -> None:
+    """Move a finished folder into its place; one that an interrupted attempt left there goes first."""
+    if place.exists():
+        shutil.rmtree(place)
+    beside.replace(place)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock file ``path`` while the block runs.
+
+    The operating system drops the lock when its holder dies, however it dies. ``patience`` is how many seconds to wait for
+    another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        if not _is_taken(file.fileno(), patience):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.")
+        with naming(path):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
+
+
+@contextmanager
+def exclusive_folder(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder itself while the block runs: unlike a lock file, it cannot be deleted and made anew as long as anyone needs what is in it.
+
+    On a network's disk this holds within one machine only, so that a lock file is needed too.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if not _is_taken(descriptor, patience):
+            raise UserError(f"{what} is in use by another process, whose lock file was deleted; wait for it to end or stop it.")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock file, or the folder, now."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)  # to read: a run may be another user's
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _is_taken(descriptor: int, patience: float) -> bool:
+    """Lock an open file or folder, waiting ``patience`` seconds for another holder; False if it is still held then."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.2)
+        else:
+            return True

@@ -1,0 +1,445 @@
+"""GPT-Neo, small enough to read in one sitting; weights are interchangeable with transformers' ``GPTNeoForCausalLM``.
+
+Two things set GPT-Neo apart from GPT-2: attention is **not** divided by the square root of the head size, and layers alternate between
+global attention and local attention, which sees the last ``window_size`` tokens, the token itself included. The paper's models
+(section 5.1.1) are the ones called 1M (8 layers, hidden 64, 3,745,984 parameters) and 33M (4 layers, hidden 768, 68,514,048 parameters).
+
+Shapes in the comments: B sequences, T positions, H hidden, N heads, D = H / N, V vocabulary, R = B * T rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from collapse_lib.experiment.errors import UserError, first_line
+from collapse_lib.experiment.files import naming, read_json
+from collapse_lib.model.narrow_attention import NARROW, narrow_attention
+
+if TYPE_CHECKING:
+    from collapse_lib.experiment.protocol import ModelSettings
+
+IGNORED = -100  # a target that is no target, as in torch's cross entropy
+
+# What transformers lets a configuration change and this model does not: the values are those of every published GPT-Neo.
+FIXED_FIELDS = {
+    "model_type": "gpt_neo",
+    "activation_function": "gelu_new",
+    "intermediate_size": None,  # 4 * hidden_size
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+}
+UNUSED_FIELDS = {"attention_dropout": 0.0, "embed_dropout": 0.0, "resid_dropout": 0.0}
+
+# Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32), a CPU hundreds.
+LOSS_CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
+CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned into exponentials
+LIFT = 2.0**15  # factor of probabilities in half precision: fp16 then holds them down to 2e-12, while 1 stays in its range
+
+
+@dataclass(frozen=True)
+class GPTNeoConfig:
+    """Shape of a GPT-Neo. ``attention_pattern`` is repeated over the layers, so ("global", "local") alternates."""
+
+    vocab_size: int
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    attention_pattern: tuple[str, ...] = ("global", "local")
+    window_size: int = 256
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    eos_token_id: int = 0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def attention_layers(self) -> tuple[str, ...]:
+        """The kind of attention of each layer, "global" or "local"."""
+        return tuple(self.attention_pattern[i % len(self.attention_pattern)] for i in range(self.num_layers))
+
+    def keys_seen(self, context: int) -> list[int]:
+        """Keys that each layer attends to for a token with ``context`` tokens in view, itself included."""
+        return [min(context, self.window_size) if kind == "local" else context for kind in self.attention_layers]
+
+    @classmethod
+    def from_settings(cls, settings: ModelSettings, vocab_size: int, eos_token_id: int) -> GPTNeoConfig:
+        """The configuration that a protocol's model section and a tokenizer describe."""
+        fields = {**vars(settings), "attention_pattern": tuple(settings.attention_pattern)}
+        return cls(vocab_size=vocab_size, eos_token_id=eos_token_id, **fields)
+
+    @classmethod
+    def from_hf(cls, fields: dict[str, Any]) -> GPTNeoConfig:
+        """Read the fields of a transformers ``config.json``; ``UserError`` when it describes something other than a plain GPT-Neo."""
+        for name, allowed in FIXED_FIELDS.items():
+            if fields.get(name, allowed) != allowed:
+                raise UserError(f"The model configuration has {name} = {fields[name]!r}, but only {allowed!r} is supported.")
+        try:
+            layers = tuple(kind for kinds, repeats in fields["attention_types"] for kind in kinds * repeats)
+            if len(layers) != fields["num_layers"] or not set(layers) <= {"global", "local"}:
+                wanted = f"{fields['num_layers']} layers, each global or local"
+                raise UserError(f"The model configuration's attention_types are {fields['attention_types']}, which is not {wanted}.")
+            # the shortest pattern that, repeated, gives these layers
+            period = next(p for p in range(1, len(layers) + 1) if all(layers[i] == layers[i % p] for i in range(len(layers))))
+            return cls(
+                vocab_size=fields["vocab_size"],
+                num_layers=fields["num_layers"],
+                hidden_size=fields["hidden_size"],
+                num_heads=fields["num_heads"],
+                attention_pattern=layers[:period],
+                window_size=fields["window_size"],
+                max_position_embeddings=fields["max_position_embeddings"],
+                initializer_range=fields["initializer_range"],
+                eos_token_id=fields["eos_token_id"],
+            )
+        except KeyError as missing:
+            raise UserError(f"The model configuration lacks the field {missing}.") from None
+        except (TypeError, ValueError):
+            raise UserError(f"The model configuration's attention_types are {fields['attention_types']}, not [[[kind, ...], times], ...].") from None
+
+    def to_hf(self) -> dict[str, Any]:
+        """The fields of a transformers ``config.json``."""
+        fields = {name: value for name, value in asdict(self).items() if name != "attention_pattern"}
+        pattern, times = list(self.attention_pattern), self.num_layers // len(self.attention_pattern)
+        if times * len(pattern) != self.num_layers:
+            pattern, times = list(self.attention_layers), 1
+        return {
+            "architectures": ["GPTNeoForCausalLM"],
+            **FIXED_FIELDS,
+            **UNUSED_FIELDS,
+            **fields,
+            "bos_token_id": self.eos_token_id,  # one special token both ends and begins stories
+            "attention_types": [[pattern, times]],
+            "attention_layers": list(self.attention_layers),
+            "dtype": "float32",
+        }
+
+
+@functools.lru_cache(maxsize=16)
+def band_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """[T, T] bool: query i may see key j when i - window < j <= i. Kept, because every local layer of every step asks for the same one."""
+    with torch.inference_mode(False):  # sampling may be the first to ask, and training could not use a mask made for inference alone
+        position = torch.arange(length, device=device)
+        distance = position[:, None] - position[None, :]  # [T, T], query minus key
+        return (distance >= 0) & (distance < window)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: GPTNeoConfig, kind: str):
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.window = config.window_size if kind == "local" else config.max_position_embeddings
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+        B, T, H = x.shape
+        split = (B, T, self.num_heads, self.head_dim)
+        q, k, v = (project(x).view(split).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, N, T, D] each
+        if keys_values is not None:
+            keys_values.append((k, v))
+        attend = narrow_attention if self.head_dim < NARROW and x.device.type == "cpu" else self._fused
+        y = attend(q, k, v, self.window)  # [B, N, T, D]
+        return self.out_proj(y.transpose(1, 2).reshape(B, T, H))
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """What ``narrow_attention`` computes, by torch's fused kernels."""
+        T = q.shape[2]
+        short = window >= T  # then the window hides nothing, and the plain causal kernel is the fast one
+        mask = None if short else band_mask(T, window, q.device)
+        pad = -self.head_dim % 8 if q.is_cuda else 0  # the fused CUDA kernels want multiples of 8; zeros change no dot product
+        if pad:
+            q, k, v = (F.pad(heads, (0, pad)) for heads in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=short, scale=1.0)  # [B, N, T, D]; GPT-Neo does not scale
+        return y[..., : self.head_dim]
+
+
+class Attention(nn.Module):
+    """A level with no work of its own: it gives the parameters the names they have in published checkpoints."""
+
+    def __init__(self, config: GPTNeoConfig, kind: str):
+        super().__init__()
+        self.attention = SelfAttention(config, kind)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTNeoConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.c_proj = nn.Linear(4 * config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTNeoConfig, kind: str):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.hidden_size)
+        self.attn = Attention(config, kind)
+        self.ln_2 = nn.LayerNorm(config.hidden_size)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+        x = x + self.attn.attention(self.ln_1(x), keys_values)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPTNeo(nn.Module):
+    """GPT-Neo with its head tied to the token embedding.
+
+    ``seed`` fixes the initial weights: N(0, ``initializer_range``) for matrices and embeddings, zero for biases, one for LayerNorm.
+    ``None`` leaves them unset, for weights that are about to be loaded.
+    """
+
+    def __init__(self, config: GPTNeoConfig, seed: int | None):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.vocab_size, config.hidden_size),
+                "wpe": nn.Embedding(config.max_position_embeddings, config.hidden_size),
+                "h": nn.ModuleList(Block(config, kind) for kind in config.attention_layers),
+                "ln_f": nn.LayerNorm(config.hidden_size),
+            }
+        )
+        if seed is not None:
+            self._initialize(seed)
+
+    @torch.no_grad()
+    def _initialize(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.weight.normal_(0.0, self.config.initializer_range, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+
+    @property
+    def head(self) -> Tensor:
+        """[V, H] output matrix: the token embedding itself."""
+        return self.transformer.wte.weight
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, keys_values: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Final hidden states, behind the last LayerNorm.
+
+        Args:
+            tokens: [B, T] int64.
+            positions: [T] or [B, T] int64; 0 .. T-1 when not given.
+            keys_values: a list to which every layer appends its keys and values, [B, N, T, D] each; sampling starts its cache from them.
+
+        Returns:
+            [B, T, H].
+        """
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.transformer.wte(tokens) + self.transformer.wpe(positions)  # [B, T, H]
+        for block in self.transformer.h:
+            x = block(x, keys_values)
+        return self.transformer.ln_f(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits in fp32, [..., V], for hidden states [..., H]."""
+        return F.linear(hidden, self.head).float()
+
+    def loss(self, tokens: Tensor, targets: Tensor, chunk_rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """Cross entropy in nats, summed over the targets, with the head applied to ``chunk_rows`` positions at a time.
+
+        The logits of all positions never exist at once: at V = 50257 and 192k tokens a step they would take 36 GiB.
+
+        Args:
+            tokens: [B, T] int64.
+            targets: [B, T] int64, the token that should follow each position; -100 where there is none.
+            chunk_rows: positions a chunk; chosen by device when not given. It changes rounding only.
+
+        Returns:
+            The summed loss (fp32, differentiable once) and the number of targets (int64), both scalars on the model's device.
+        """
+        hidden = self(tokens).flatten(0, 1)  # [R, H]
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        loss = _ChunkedCrossEntropy.apply(hidden, self.head, targets.flatten(), chunk_rows, dtype, torch.is_grad_enabled())
+        return loss, (targets != IGNORED).sum()
+
+    def num_parameters(self) -> int:
+        """Parameters, the tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOP of one token's forward pass with ``context`` tokens in view, itself included; training takes three times that."""
+        c = self.config
+        trunk = 2 * 12 * c.hidden_size**2 * c.num_layers  # q, k, v, out: 4 H^2; the MLP: 8 H^2; a multiplication and an addition each
+        attention = sum(2 * 2 * c.hidden_size * keys for keys in c.keys_seen(context))  # scores and the weighted sum
+        return trunk + attention + 2 * c.hidden_size * c.vocab_size
+
+    def kv_bytes_per_token(self, context: int, bytes_per_value: int = 4) -> int:
+        """Bytes of cached keys and values read to decode one token with ``context`` tokens in view."""
+        return sum(2 * self.config.hidden_size * keys * bytes_per_value for keys in self.config.keys_seen(context))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``: a folder that transformers' ``AutoModelForCausalLM.from_pretrained`` opens."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with naming(folder / "config.json"):
+            (folder / "config.json").write_text(json.dumps(self.config.to_hf(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> GPTNeo:
+        """Open a folder that ``save_pretrained`` wrote, this one's or transformers'; weights become fp32 on the CPU.
+
+        Raises ``UserError`` when a file is missing or the weights are not those of the configuration.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise UserError(f"There is no {name} in the model folder '{folder}'.")
+        config = GPTNeoConfig.from_hf(read_json(folder / "config.json", remedy="restore it, or have the model made again"))
+        with torch.device("meta"):
+            model = cls(config, seed=None)
+        # Older checkpoints also carry the tied head and the attention masks, which this model makes for itself.
+        redundant = ("lm_head.weight", ".attn.attention.bias", ".attn.attention.masked_bias")
+        try:
+            stored = load_file(folder / "model.safetensors")
+        except SafetensorError as error:
+            raise UserError(f"{folder / 'model.safetensors'} is damaged ({first_line(error)}); restore it, or have the model made again.") from None
+        weights = {name: value.float() for name, value in stored.items() if not name.endswith(redundant)}
+        expected = {name: value.shape for name, value in model.state_dict().items()}
+        found = {name: value.shape for name, value in weights.items()}
+        if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+            raise UserError(f"The weights in '{folder}' are not those of its config.json: '{wrong[0]}' is missing, unknown or of another shape.")
+        model.load_state_dict(weights, assign=True)
+        return model.requires_grad_(True)
+
+
+def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """``-log p(target)`` in nats, fp32 [R], for hidden states [R, H] and targets [R], without ever holding all logits; no gradient."""
+    losses = torch.empty(len(hidden), device=hidden.device)
+    for rows in _row_chunks(len(hidden), len(head), hidden.device):
+        h = hidden[rows]
+        log_z = _log_normalizers(*_exponentials(h, head, _chunk_ids(len(h), head))[1:])
+        losses[rows] = log_z - (h.float() * head[targets[rows]].float()).sum(-1)
+    return losses
+
+
+def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: int | None = None) -> Iterator[slice]:
+    size = chunk_rows or max(1, LOSS_CHUNK_LOGITS[device.type] // vocabulary)
+    size = math.ceil(rows / max(1, math.ceil(rows / size)))  # as many each: for a few left over, all of the head would be read once more
+    for start in range(0, rows, max(1, size)):
+        yield slice(start, min(start + size, rows))
+
+
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """``a @ b`` in fp32. Kernels add up in fp32 whatever they multiply; in fp16 the sums could be too large or too small to be rounded back."""
+    if a.dtype == torch.float32:
+        return torch.mm(a, b, out=out)
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    if a.dtype == torch.float16:  # no CPU kernel gives such sums in fp32
+        return a.float() @ b.float()
+    return (a @ b).float()
+
+
+def _exponentials(h: Tensor, head: Tensor, size: int, keep: bool = False, space: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
+    """exp(logit - largest of its chunk of ids) for rows [n, H], with the chunks' sums and largest logits, [n, chunks] each.
+
+    The ids are taken ``size`` at a time, so that their logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a
+    chunk, are kept if wanted, in ``space`` ([chunks, at least n, size]) if it is given, else dropped.
+    """
+    kept, sums, largest = [], [], []
+    for number, start in enumerate(range(0, len(head), size)):
+        ids = head[start : start + size]
+        e = _product(h, ids.T, None if space is None else space[number, : len(h), : len(ids)])
+        largest.append(e.amax(-1, keepdim=True))
+        sums.append(e.sub_(largest[-1]).exp_().sum(-1, keepdim=True))
+        if keep:
+            kept.append(e)
+    return kept, torch.cat(sums, -1), torch.cat(largest, -1)
+
+
+def _log_normalizers(sums: Tensor, largest: Tensor) -> Tensor:
+    """log of the sum over all ids of e^logit, [n], from chunks' sums relative to their largest."""
+    return torch.logsumexp(sums.log() + largest, -1)
+
+
+def _chunk_ids(rows: int, head: Tensor) -> int:
+    return min(len(head), max(64, CACHED_LOGITS // rows)) if head.device.type == "cpu" else len(head)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of ``hidden @ head.T``, with both gradients computed in the forward pass, chunk by chunk.
+
+    The gradient of a sum is known up to the factor that arrives in the backward pass, so a chunk's logits can be turned into gradients
+    while they are there and dropped: checkpointing would compute every logit twice. Products run in ``dtype`` (autocast's, if it is on),
+    exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: the targets' part is a sum of single
+    vectors. In fp32 the factor of a row's exponentials goes to the hidden states, where there is less to multiply.
+
+    A loss scale comes with the backward pass, too late for what fp16 rounded to zero here. So probabilities are multiplied by ``LIFT`` before they
+    are rounded, and both gradients are handed on in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int | None, dtype: torch.dtype, needs_grad: bool) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            head = weight.to(dtype)  # [V, H]
+            loss = torch.zeros((), device=hidden.device)
+            chunks = list(_row_chunks(len(hidden), len(head), hidden.device, chunk_rows))
+            rows = chunks[0].stop if chunks else 1  # the most of any chunk
+            size = _chunk_ids(rows, head)
+            space = None
+            if needs_grad:
+                grad_hidden = torch.empty(hidden.shape, device=hidden.device)
+                grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+                if dtype == torch.float32:
+                    space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
+            for rows in chunks:
+                kept = (targets[rows, None] != IGNORED).float()  # [n, 1]
+                target = targets[rows].clamp_min(0)  # [n]
+                h = hidden[rows].to(dtype)  # [n, H]
+                chosen = head[target]  # [n, H]
+                exponentials, sums, largest = _exponentials(h, head, size, needs_grad, space)
+                log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
+                loss += ((log_z - (h.float() * chosen.float()).sum(-1, keepdim=True)) * kept).sum()
+                if needs_grad:
+                    factors = torch.exp(largest - log_z) * kept  # [n, chunks], from a chunk's exponentials to probabilities
+                    grad = chosen * -kept  # [n, H] fp32
+                    start = 0
+                    for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
+                        ids = slice(start, start := start + e.shape[1])
+                        if dtype == torch.float32:
+                            grad += factor * (e @ head[ids])
+                            grad_weight[ids] += e.T @ (factor * h)
+                        else:
+                            p = torch.mul(e, factor * LIFT, out=torch.empty_like(e, dtype=dtype))  # rounded as it is written
+                            grad += _product(p, head[ids]) / LIFT
+                            grad_weight[ids] += _product(p.T, h) / LIFT
+                    grad_weight.index_add_(0, target, h * -kept)
+                    grad_hidden[rows] = grad
+        if needs_grad:
+            ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors  # in place: they are needed once, and another head's worth of memory is slow to come by
+        return grad_hidden.mul_(factor), grad_weight.mul_(factor), None, None, None, None

@@ -1,0 +1,439 @@
+"""What the book says about a run: pages made from a small made-up run, prose against the protocol and the presets. Nothing is rendered here."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from synthetic_runs import write_run
+
+from collapse_lib.book import build as book
+from collapse_lib.book import pages as book_pages
+from collapse_lib.book.pages import Shown
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import write_json
+from collapse_lib.experiment.lineage import STEPS, steps_of
+from collapse_lib.experiment.paths import project_root
+from collapse_lib.experiment.protocol import load_preset
+from collapse_lib.experiment.run import Run
+from collapse_lib.text.display import plain, quotation
+
+SOURCE = project_root() / "book"
+SAMPLE = 'She said "<b>hi</b>" {{ run }} and paid $5 & `left`.\n\nThe *end*'
+
+
+@pytest.fixture
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
+    """Three finished generations of a run of four; generation 4 is only trained."""
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    run = Run.create("made-up", load_preset("smoke").with_changes({"generations": "4"}))
+    for generation in range(4):
+        for step in steps_of(run.protocol, generation):
+            _finish(run, generation, step)
+    _finish(run, 4, "train")
+    return Shown.read(run)
+
+
+def _finish(run: Run, generation: int, name: str) -> None:
+    values = {
+        "corpus": {f"{part}_{what}": 100 for part in ("train", "holdout", "validation") for what in ("stories", "tokens")} | {"vocabulary": 512},
+        "train": {"loss": 2.0 + generation, "epochs": 2, "parameters": 12345},
+        "sample": {"sequences": 256, "tokens": 12288, "stories": 100 - generation},
+        "perplexity": {"perplexity": 5.0 + 0.25 * generation},
+        "free_text": {"entropy": 5.0 - 0.1 * generation, "oov_lexicon_rate": 3.5, "oov_initial_rate": 4.5, "distinct_2": 0.25, "longest_repeat": 7},
+    }.get(name, {f"size_of_{name}": 3})
+    units = {"perplexity": "1", "distinct_2": "1", "loss": "nats/token"}
+    step = run.step(generation, name)
+    head = {"step": name, "generation": generation}
+    metrics = {key: {"value": value, "unit": units.get(key, "things"), "definition": f"what {key} < is"} for key, value in values.items()}
+    series = {"loss_curve": [[1, 7.0], [10, 3.0]]} if name == "train" else {}
+    examples = {"samples": [SAMPLE, "b", "c", "d"]} if name == "sample" else {"frequent_oov": [["z*z", 3]]}
+    write_json(step.metrics_file, head | {"metrics": metrics, "series": series, "examples": examples, "seconds": 1.5})
+    parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
+    manifest = {
+        "protocol_hash": step.protocol_hash,
+        "parents": parents,
+        "outputs": {"x": f"{name}{generation}"},
+        "seed": 1,
+        "seconds": 1.5,
+        "device": "cpu",
+    }
+    write_json(
+        step.manifest_file, head | manifest | {"started": "2024-01-01T00:00:00+00:00", "finished": "2024-01-01T00:00:01+00:00", "versions": {}}
+    )
+    cells = [
+        new_markdown_cell(f"# Notebook {name}\n\n## A part"),
+        new_code_cell("generation = 1", execution_count=1, metadata={"tags": ["parameters"], "papermill": {"status": "completed"}}),
+        new_code_cell("1 + 1", execution_count=2, outputs=[new_output("execute_result", {"text/plain": "2"})]),
+    ]
+    papermill = {"end_time": "2024-01-01T00:00:01+00:00", "exception": None}  # as in a notebook that was executed to its end
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": papermill}), step.notebook)
+
+
+@pytest.mark.parametrize(
+    ("value", "signed", "text"),
+    [
+        (3, False, "3"),
+        (12345.6, False, "12,346"),
+        (0.00123456, False, "0.001235"),
+        (5.2, False, "5.200"),
+        (-0.5, True, "−0.500"),
+        (7, True, "+7"),
+        (0.0, True, "0"),
+    ],
+)
+def test_numbers_are_written_for_readers(value: float, signed: bool, text: str) -> None:
+    assert book_pages.number(value, signed) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([2.0, 2.5, 3.5], "rose from **2** in generation 1 to **3.500** in generation 3, up in all 2 steps"),
+        ([2.0, 1.5, 3.5, 3.25], "rose from **2** in generation 1 to **3.250** in generation 4, up in 1 of 3 steps"),
+        ([9.5, 9.75, 8.5], "fell from **9.500** in generation 1 to **8.500** in generation 3, down in 1 of 2 steps"),
+        ([1.5, 2.5, 1.5], "came back from **1.500** in generation 1 to **1.500** in generation 3"),
+        ([1.5], "is **1.500** in generation 1"),
+        ([5.0, 5.0, 5.0], "stayed at **5** from generation 1 to 3"),
+    ],
+)
+def test_a_course_says_what_the_numbers_did(values: list[float], text: str) -> None:
+    assert book_pages.course(list(enumerate(values, 1))) == text
+
+
+def test_a_page_shows_the_parameters_that_were_used() -> None:
+    cells = [
+        new_code_cell(f"runs = {value!r}", metadata={"tags": [tag]}) for value, tag in (("newest", "parameters"), ("demo", "injected-parameters"))
+    ]
+    shown = book_pages.section(new_notebook(cells=cells), "A title")
+    assert [cell.source for cell in shown] == ["## A title", "runs = 'demo'"]
+    assert [cell.source for cell in book_pages.section(new_notebook(cells=cells[:1]), "A title")] == ["## A title", "runs = 'newest'"]
+
+
+def test_headings_go_down_a_level_outside_of_code() -> None:
+    text = "# One\n\n```python\n# a comment\n~~~\n```\n## Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n# Three"
+    assert book_pages.demote(text) == "## One\n\n```python\n# a comment\n~~~\n```\n### Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n## Three"
+
+
+def test_only_finished_generations_are_shown(shown: Shown) -> None:
+    assert list(shown.results) == [0, 1, 2, 3]
+    assert shown.last == 3
+    assert shown.series("perplexity", "perplexity") == [(1, 5.25), (2, 5.5), (3, 5.75)]
+    assert shown.seconds == pytest.approx(1.5 * sum(map(len, shown.results.values())))
+
+
+@pytest.mark.parametrize("changes", [{"gpt_eval.judge": "some-model"}, {"classification.every": "1", "classification.tasks": "[grammar_fits]"}])
+def test_an_evaluation_that_is_still_to_come_hides_no_generation(shown: Shown, changes: dict[str, str]) -> None:
+    run = shown.run
+    if "gpt_eval.judge" not in changes:  # a run's tasks may change as long as none was done
+        for step in (run.step(generation, "classification") for generation in (0, 1, 3)):
+            step.manifest_file.unlink()
+    later = Shown.read(Run.create(run.name, run.protocol.with_changes(changes)))
+    assert list(later.results) == [0, 1, 2, 3]
+    page = book_pages.generation_page(later, 1)
+    assert "Perplexity" in "".join(cell.source for cell in page.cells)
+
+
+def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(shown: Shown) -> None:
+    file = shown.run.folder.parent / "broken" / "protocol.yaml"
+    file.parent.mkdir()
+    file.write_text("colour: red")
+    runs, left_out = book._shown([])
+    assert [found.name for found in runs] == ["made-up"]
+    assert list(left_out) == ["broken"] and "there is no field 'colour'" in left_out["broken"]
+    with pytest.raises(UserError, match="there is no field 'colour'"):
+        book._shown(["broken"])
+    shown.run.step(0, "corpus").manifest_file.unlink()
+    with pytest.raises(UserError, match="there is no field 'colour'"):  # nothing to show, and this is why
+        book._shown([])
+
+
+def test_a_generation_is_one_page(shown: Shown) -> None:
+    page = book_pages.generation_page(shown, 2)
+    nbformat.validate(page)
+    text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    assert re.findall(r"^# .*", text, re.M) == ["# Generation 2 of made-up"]
+    assert [line for line in re.findall(r"^## (.*)", text, re.M) if line.startswith("Notebook")] == [f"Notebook {step}" for step in shown.results[2]]
+    assert len({cell.id for cell in page.cells}) == len(page.cells)
+    parameters = [cell for cell in page.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == len(shown.results[2]) and all(
+        "hide-input" in cell.metadata.tags and "papermill" not in cell.metadata for cell in parameters
+    )
+    assert "| {term}`Perplexity <perplexity>` on {term}`validation stories` | 5.250 | 5.500 | +0.250 |" in text
+    assert "the text of [generation 1](generation-01)" in text
+    assert "| Training loss at the end (nats/token) | 3 | 4 | +1 |" in text
+
+
+def test_the_first_pages_say_where_they_come_from(shown: Shown) -> None:
+    first = book_pages.generation_page(shown, 1).cells[0].source
+    assert "the [initial corpus, generation 0](generation-00)" in first and "| – | 5.250 | – |" in first
+    corpus = book_pages.generation_page(shown, 0).cells[0].source
+    assert corpus.startswith("# Generation 0 of made-up") and "| for validation | 100 | 100 |" in corpus
+
+
+def test_generated_text_stays_text(shown: Shown) -> None:
+    quoted = quotation(SAMPLE)
+    assert "\n" not in quoted, "a blank line would end the HTML block and let markdown in"
+    opening = book_pages.generation_opening(shown, 2)
+    assert quoted in opening and "z&#42;z" in opening and "<b>" not in opening
+
+
+def test_values_are_put_into_prose_as_they_are() -> None:
+    assert book_pages.filled("Of {{ run }}, {{minutes}}.", {"run": "`{{ 7 * 7 }}`", "minutes": "3"}, "index.md") == "Of `{{ 7 * 7 }}`, 3."
+    with pytest.raises(UserError, match=r"index.md names the number 'seconds', which there is not; there are run"):
+        book_pages.filled("{{ seconds }}", {"run": "demo"}, "index.md")
+
+
+def test_a_protocol_cannot_leave_its_block() -> None:
+    text = "description: a\n  ````\n  ```\x85{raw} html\r:file: x"
+    first, *lines, last = book_pages.fenced(text, "yaml").splitlines()
+    assert first == "`````yaml" and last == "`````" and lines == ["description: a", "  ````", "  ```⟨U+0085⟩{raw} html⟨U+000D⟩:file: x"]
+
+
+def test_what_cells_print_has_no_unseen_characters() -> None:
+    outputs = [new_output("stream", name="stdout", text="a\x00\u202eb\tc\nd"), new_output("execute_result", {"text/plain": "\x0c'e'"})]
+    [_, cell] = book_pages.section(new_notebook(cells=[new_code_cell("a", outputs=outputs)]), "A title")
+    assert cell.outputs[0].text == "a⟨U+0000⟩⟨U+202E⟩b\tc\nd" and cell.outputs[1].data["text/plain"] == "⟨U+000C⟩'e'"
+
+
+def test_overview_leads_to_every_generation(shown: Shown) -> None:
+    page = book_pages.overview_page(shown, "results.csv")
+    assert all(f"](generation-{generation:02d})" in page for generation in range(4))
+    assert "3 of 4 generations" in page and f"what perplexity {plain('<')} is" in page
+    rows = [line for line in page.split("\n") if line.startswith("| [")]
+    assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
+
+
+def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: Shown) -> None:
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5]
+    cap = "**Cap reached, hold-out still falling by 0.500 nats an epoch**"
+    assert cap in book_pages.overview_page(shown, "results.csv") and cap in book_pages.numbers(shown)["stopping"]
+    assert cap in book_pages.generation_opening(shown, 1) and "Cap reached" not in book_pages.generation_opening(shown, 2)
+    shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5, 3.75]
+    assert "Early stopping: the loss on held-out stories was lowest after epoch 2" in book_pages.overview_page(shown, "results.csv")
+
+
+def test_a_run_says_where_the_rows_of_its_tasks_come_from(shown: Shown) -> None:
+    changes = {"classification.tasks": "[yelp, grammar_fits]", "classification.data": "here", "classification.notes": "Yelp is [another]."}
+    noted = Shown(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    said = "Yelp: local files, which were not checked against the public data sets of these names; Ending fits: the story grammar. Yelp is [another]."
+    page = book_pages.overview_page(noted, "results.csv")
+    assert said in html.unescape(page) and "[another]" not in page.partition("```")[0]  # the protocol behind it stands in a block of code
+
+
+def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
+    svg = book_pages.generation_curves(shown, 2)
+    assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg
+    assert "perplexity on validation stories" in book_pages.overview_curve(shown)
+
+
+def test_control_characters_of_a_recorded_output_are_shown() -> None:
+    outputs = [new_output("stream", name="stdout", text="a\x1b[31m\x85b\n\tc"), new_output("display_data", {"text/markdown": "x\u2028y\n"})]
+    stream, shown = book_pages.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
+    assert stream.text == "a⟨U+001B⟩[31m⟨U+0085⟩b\n\tc" and shown.data["text/markdown"] == "x⟨U+2028⟩y\n"
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("pieces", ["one output", "one a state", "anywhere"])
+def test_a_bar_is_shown_once_as_it_ended(name: str, pieces: str) -> None:
+    states = ["\repoch 1:   0%|     | 0/9", "\repoch 1:  50%|##   | 4/9", "\repoch 1: 100%|#####| 9/9\n"]
+    states += ["note: half\r\n", "\repoch 2:   0%|     | 0/9", "\repoch 2: 100%|#####| 9/9\r"]
+    whole = "".join(states)
+    texts = {"one output": [whole], "one a state": states, "anywhere": [whole[at : at + 7] for at in range(0, len(whole), 7)]}[pieces]
+    cell = new_code_cell("train()", outputs=[new_output("stream", name=name, text=text) for text in texts])
+    (output,) = book_pages.section(new_notebook(cells=[cell]), "A title")[1].outputs
+    assert output.text == "epoch 1: 100%|#####| 9/9\nnote: half\nepoch 2: 100%|#####| 9/9"
+
+
+def test_no_bar_of_a_committed_run_is_unfinished_or_shown_twice() -> None:
+    streams = [
+        output.text
+        for file in (project_root() / "papermill_runs").glob("*/generation-*/*.ipynb")
+        for cell in nbformat.read(file, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream"
+    ]
+    lines = [line for text in streams for line in text.split("\n")]
+    assert len(lines) > 10 and all(len(line) <= 400 and "\r" not in line for line in lines)
+    assert not [line for line in lines if re.search(r" \d{1,2}%\|", line)]
+
+
+def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
+    both = {"application/vnd.plotly.v1+json": {}, "text/html": "<div></div><script>Plotly.newPlot()</script>"}
+    cells = [
+        new_markdown_cell("# Figure 9: a title"),
+        new_code_cell("a", metadata={"mystnb": {"image": {"alt": "words"}}}, outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})]),
+        new_code_cell("b", outputs=[new_output("display_data", {"image/svg+xml": "<svg>2</svg>"}), new_output("display_data", both)]),
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {}}), tmp_path / "figure_9.ipynb")
+    page, images = book_pages.executed_page(tmp_path / "figure_9.ipynb", "figure_9", ["demo", "other"])
+    assert images == {"figure_9.svg": "<svg>1</svg>", "figure_9-2.svg": "<svg>2</svg>"}
+    assert page.cells[0].source == "# Figure 9: a title" and page.cells[2].metadata.mystnb.image.alt == "words"
+    head = page.cells[1].source
+    assert all(
+        part in head
+        for part in (
+            "<source/figure_9.ipynb>",
+            "<figure_9.csv>",
+            "<../runs/other/results.csv>",
+            "<figure_9-2.svg>",
+            '<script src="../plotly/plotly.min.js">',
+        )
+    )
+    assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+
+
+@pytest.mark.parametrize(
+    ("data", "steps"), [(["perplexity"], {"perplexity"}), (None, {"corpus", "train", "sample", "perplexity", "free_text"}), ("executed", None)]
+)
+def test_a_figure_has_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any, steps: set[str] | None) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
+    for name in ("demo", "other"):
+        write_run(tmp_path / "runs", name, 2)
+    nbformat.write(new_notebook(metadata={"collapse": {"data": data}} if data else {}), tmp_path / "figure_9.ipynb")
+    rows = list(csv.DictReader(io.StringIO(book_pages.figure_data(tmp_path / "figure_9.ipynb", ["demo", "other"]))))
+    assert {row["run"] for row in rows} == {"demo", "other"}
+    if steps is None:
+        assert {"seconds", "device", "torch"} <= rows[0].keys()
+    else:
+        assert {row["step"] for row in rows} == steps and {"generation", "metric", "value", "unit"} <= rows[0].keys()
+
+
+def test_a_chapter_offers_its_notebook_alone(tmp_path: Path) -> None:
+    cells = [new_markdown_cell("# One"), new_code_cell("a", outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})])]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "1_one.ipynb")
+    page, images = book_pages.executed_page(tmp_path / "1_one.ipynb", "1_one")
+    assert page.cells[1].source == "Download {download}`this notebook <source/1_one.ipynb>`." and images == {}
+
+
+def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> None:
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    inserts = [chapter["insert"] for part in contents["parts"] for chapter in part["chapters"] if "insert" in chapter]
+    assert inserts == ["figures", "theory", "runs"]
+    assert [file.stem[:2] for file in book._notebooks("theory")] == ["1_", "2_", "3_", "4_", "5_"]
+
+
+def test_prose_uses_only_numbers_that_exist(shown: Shown) -> None:
+    used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
+    assert used, "the landing page has numbers"
+    assert used == set(book_pages.numbers(shown))
+
+
+def test_the_experiment_has_every_step_in_its_order() -> None:
+    text = (SOURCE / "experiment.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(STEPS)
+    assert re.findall(r"There are (\w+), done", text) == [("seven", "eight", "nine", "ten", "eleven")[len(STEPS) - 7]]
+    parts = {number for numbers in re.findall(r"^\| `\w+` \|.*\| ([^|]*) \|$", text, re.M) for number in re.findall(r"5\.\d", numbers)}
+    assert parts == {"5.1", "5.2", "5.3", "5.4", "5.5"}, "the sections of the paper's methods"
+
+
+def test_the_landing_page_leads_to_each_of_the_papers_findings() -> None:
+    text = (SOURCE / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\(figures/(figure_[1-4])_\w+\)", text))
+    assert linked == {"figure_1", "figure_2", "figure_3", "figure_4"}
+
+
+def test_what_a_run_on_the_grammar_measures_is_not_called_real(shown: Shown) -> None:
+    prose = [(SOURCE / name).read_text(encoding="utf-8") for name in ("index.md", "experiment.md")]
+    generated = [book_pages.generation_opening(shown, 2), book_pages.overview_page(shown, "results.csv"), book_pages.overview_curve(shown)]
+    assert not any(re.search(r"(?i)(perplexity|surprised)[^.|]* real stories", text) for text in prose + generated)
+
+
+def test_every_difference_of_the_presets_is_in_the_table() -> None:
+    text = (SOURCE / "fidelity.md").read_text(encoding="utf-8")
+    for size in ("1m", "33m"):
+        for field in load_preset(f"paper-{size}").differences(load_preset(f"released-{size}")):
+            assert f"`{field}`" in text or field == "training.block_size", f"the page does not name {field}"
+
+
+def test_prose_names_only_fields_presets_and_pages_that_exist() -> None:
+    fields = load_preset("paper-33m").flat()
+    sections = "|".join({name.partition(".")[0] for name in fields if "." in name})
+    for file in SOURCE.glob("*.md"):
+        text = file.read_text(encoding="utf-8")
+        for name in re.findall(rf"(?:`|--set )((?:{sections})\.(?!py\b)\w+)", text):
+            assert name in fields, f"{file.name} names {name}"
+        for page in re.findall(r"\]\(([a-z][\w/-]*)\)", text):
+            sources = (SOURCE / f"{page}.md", project_root() / "notebooks" / f"{page}.ipynb")
+            assert page == "overflow" or any(source.is_file() for source in sources), f"{file.name} links {page}"
+        for preset in re.findall(r"collapse run ([\w-]+)", text):
+            load_preset(preset)
+        for figure in re.findall(r"figures/(\w+)", text):
+            assert (project_root() / "notebooks" / "figures" / f"{figure}.ipynb").is_file(), f"{file.name} shows {figure}"
+
+
+def test_every_page_of_prose_is_in_the_contents() -> None:
+    contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {contents["root"]} | {chapter["file"] for part in contents["parts"] for chapter in part["chapters"] if "file" in chapter}
+    assert listed == {file.stem for file in SOURCE.glob("*.md")}
+
+
+def test_contents_get_figures_and_runs(shown: Shown) -> None:
+    contents = yaml.safe_load(book._contents(SOURCE, [shown], {"figures": ["figure_9"], "theory": ["1_one", "2_two"]}))
+    chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
+    assert {"file": "figures/figure_9"} in chapters and not any("insert" in chapter for chapter in chapters)
+    proof = next(part["chapters"] for part in contents["parts"] if part["caption"] == "The proof")
+    assert proof == [{"file": "theory/1_one"}, {"file": "theory/2_two"}]
+    [run] = [chapter for chapter in chapters if "sections" in chapter]
+    assert [section["file"] for section in run["sections"]] == [f"runs/made-up/generation-{generation:02d}" for generation in range(4)]
+
+
+def test_citations_and_terms_are_defined() -> None:
+    prose = "\n".join(file.read_text(encoding="utf-8") for file in SOURCE.glob("*.md"))
+    cited = {key for keys in re.findall(r"\{cite:[tp]\}`([^`]+)`", prose) for key in keys.split(",")}
+    entries = set(re.findall(r"^@\w+\{(\w+),", (SOURCE / "references.bib").read_text(encoding="utf-8"), re.M))
+    assert cited <= entries
+    terms = {
+        line.strip().lower()
+        for line in (SOURCE / "glossary.md").read_text(encoding="utf-8").split("\n")
+        if line and not line.startswith((" ", ":", "#"))
+    }
+    used = {(target or word).lower() for word, target in re.findall(r"\{term\}`([^`<]+?)(?: <([^>]+)>)?`", prose)}
+    assert used and used <= terms
+
+
+def test_no_run_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    with pytest.raises(UserError, match=r"`collapse run demo` makes one"):
+        book.build(output=tmp_path / "out")
+    _finish(Run.create("begun", load_preset("smoke")), 0, "corpus")
+    with pytest.raises(UserError, match=r"'begun' has no finished generation .* `collapse run begun`"):
+        book.build(["begun"], output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
+    stage = tmp_path / "_generated"
+    first = book._Staging(stage)
+    for name in ("a/same.md", "a/changing.md", "gone.md", "executed/kept.ipynb"):
+        first.text(name, "x")
+    (tmp_path / "_build").mkdir()
+    times = {name: (stage / name).stat().st_mtime_ns for name in ("a/same.md", "a/changing.md")}
+    second = book._Staging(stage)
+    second.text("a/same.md", "x")
+    second.text("a/changing.md", "y")
+    second.sweep(keep="executed")
+    assert (stage / "a/same.md").stat().st_mtime_ns == times["a/same.md"]
+    assert (stage / "a/changing.md").read_text() == "y"
+    assert not (stage / "gone.md").exists() and (stage / "executed/kept.ipynb").exists()
+    assert not (tmp_path / "_build").exists(), "pages of sources that are gone must not stay in the site"
+
+
+def test_scripts_come_from_installed_packages() -> None:
+    for package, path in (book.MATHJAX, book.PLOTLY):
+        assert book._packaged(package, path).stat().st_size > 1_000_000
+
+
+def test_the_book_is_made_from_recorded_benches_too(shown):
+    before = book._records([shown])
+    report = shown.run.folder.parent / "bench" / "sampling-demo-cpu.json"
+    write_json(report, {"bench": "sampling"})
+    assert set(book._records([shown])) - set(before) == {report}

@@ -1,0 +1,96 @@
+"""The bench times both sides, checks that they agree, and says so when they do not."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from collapse_lib import cli
+from collapse_lib.cost import bench
+from collapse_lib.cost.bench import free_text, perplexity, records, sampling, training
+from collapse_lib.experiment.errors import UserError
+
+
+def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "report.json"
+    assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(shown.splitlines()[-1])
+    assert report == json.loads(file.read_text())
+    ours, *baselines = report["sides"].values()
+    assert len(baselines) == 2 and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
+    for name, ratio in report["ratios"].items():
+        assert ratio["median"] == pytest.approx(ours["rate"] / report["sides"][name]["rate"])
+    assert bench.is_equivalent(report) and len(report["checks"]) == 4
+    assert all(0 < limit["share"] < 1.5 for limit in report["floors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["training", "perplexity", "free-text"])
+def test_every_bench_finds_both_sides_equal(what: str) -> None:
+    report = bench.bench(what, "demo", "cpu", rounds=1)
+    assert bench.is_equivalent(report), report["checks"]
+
+
+THEIRS = {"other losses": [3.0, 2.6], "fewer steps": [3.0], "the same": [3.0, 2.5]}
+
+
+def test_sides_that_differ_are_called_so(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", None, tmp_path)
+    outcomes = {"ours": {"losses": [3.0, 2.5]}} | {name: {"losses": losses, "batch": 8} for name, losses in THEIRS.items()}
+    assert [check["passed"] for check in training.checks(setup, outcomes)] == [False, False, True]
+    assert [check["passed"] for check in perplexity.checks(setup, {"ours": (2.0, 10), "theirs": (2.0, 11)})] == [False]
+    assert [check["passed"] for check in free_text.checks(setup, {"ours": (1.0, 5, 1, 1), "theirs": (1.0, 5, 1, 2)})] == [True, False]
+
+
+def test_samples_of_another_distribution_are_noticed(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", 8, tmp_path)
+    sampling.make_input(setup)
+    work = sampling.ours(setup)()
+    twisted = {"tokens": np.zeros_like(work.outcome["tokens"]), "logits": work.outcome["logits"] + 1, "batch": 200}
+    found = sampling.checks(setup, {"ours": work.outcome, "theirs": twisted})
+    assert [check["passed"] for check in found] == [False, False]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [(("dance",), "no bench 'dance'"), (("sampling", "7b"), "no bench configuration '7b'")])
+def test_what_there_is_not(arguments: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        bench.bench(*arguments)
+
+
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "sampling", "--json", str(tmp_path / "no" / "report.json")]) == 2
+    assert "There is no folder" in capsys.readouterr().err
+
+
+def test_the_worker_passes_errors_on(tmp_path) -> None:
+    setup = bench.Setup("demo", "cpu", None, tmp_path)  # without the model that the side needs
+    with bench._worker(bench.Side("ours", sampling.ours), setup) as ask, pytest.raises(UserError, match=r"no config\.json"):
+        ask("work")
+
+
+def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    assert records.recorded() == []
+    (tmp_path / "bench").mkdir()
+    for config, rate in (("33m", 50.0), ("1m", 400.0)):
+        report = {
+            "bench": "sampling",
+            "config": config,
+            "device": "a device",
+            "date": "2026-01-01T00:00:00",
+            "unit": "tokens",
+            "sides": {"ours": {"rate": rate, "peak_memory_bytes": 2**20}, "theirs": {"rate": rate / 4, "peak_memory_bytes": 2**21}},
+            "ratios": {"theirs": {"median": 4.0, "least": 3.0, "most": 5.0}},
+            "floors": [{"name": "memory", "measured": "a copy", "limit_rate": 2 * rate, "share": 0.5}],
+            "checks": [bench.check("the same", True)],
+        }
+        (tmp_path / "bench" / f"{config}.json").write_text(json.dumps(report))
+    reports = records.recorded()
+    assert [report["config"] for report in reports] == ["1m", "33m"]
+    table = records.rates(reports)
+    assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00 (3.00 to 5.00)"
+    assert records.limits(reports)["share"].tolist() == ["50%", "50%"] and set(records.checks(reports)["same"]) == {"yes"}
+    assert "4.0×" in records.ratios(reports).svg

@@ -1,0 +1,258 @@
+"""Figures 4 and A3 to A5 of made-up runs: what is drawn and said, not how it looks."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+from synthetic_runs import write_run
+
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import write_json, write_text
+from collapse_lib.experiment.paths import project_root
+from collapse_lib.experiment.protocol import load_preset
+from collapse_lib.experiment.run import Run
+from collapse_lib.figures import classification as classification_figures
+from collapse_lib.metrics import crossed
+from collapse_lib.studies import results
+
+
+def answered(right: np.ndarray, recorded: bool = True) -> dict:
+    """What a step keeps of a task of two classes: ``right`` [fine-tunings, rows] are the rows that were answered rightly."""
+    true = np.arange(right.shape[1]) % 2
+    answers = np.where(right, true, 1 - true)
+    example = {"labels": ["no", "yes"], "test_balance": np.bincount(true).tolist(), "rows": "of this test"}
+    example["confusions"] = [crossed.confusion(true, one, 2).tolist() for one in answers]
+    rows = {"true": crossed.packed(true, 2), "answers": [crossed.packed(one, 2) for one in answers]}
+    return example | (rows if recorded else {})
+
+
+def add(folder, generation: int, scores: dict[str, float], seed_sd: float | None = None, examples: dict | None = None) -> None:
+    """The ``classification`` step of a generation: a score of accuracy and F1 a task, with an interval of two points; by default one fine-tuning."""
+    if examples is None:
+        examples = {task: answered(np.arange(400)[None] < 400 * score, recorded=False) for task, score in scores.items()}
+    value = {"unit": "1", "definition": "made up"}
+    metrics = {"mean_accuracy": value | {"value": 0.5}, "tasks": value | {"value": len(scores)}}
+    for task, score in scores.items():
+        for measure, shift in (("accuracy", 0.0), ("f1", -0.1)):
+            name = f"{task}_{measure}"
+            ends = {"": 0.0, "_low": -0.02, "_high": 0.02}
+            metrics |= {f"{name}{end}": value | {"value": score + shift + by, "counts": {"test_rows": 408}} for end, by in ends.items()}
+            metrics[f"{name}_majority"] = value | {"value": 0.5 + shift}
+            if seed_sd is not None:
+                metrics[f"{name}_seed_sd"] = value | {"value": seed_sd}
+    head = {"step": "classification", "generation": generation}
+    place = folder / f"generation-{generation:02d}"
+    write_json(place / "metrics" / "classification.json", head | {"metrics": metrics, "series": {}, "examples": examples, "seconds": 1.0})
+    more = {
+        "protocol_hash": "",
+        "parents": {},
+        "outputs": {},
+        "finished": "",
+        "seconds": 1.0,
+        "device": "a processor",
+        "started": f"2024-01-02T{generation:02d}:00:00+00:00",
+        "versions": {},
+    }
+    write_json(place / "manifests" / "classification.json", head | more)
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    small, large = (write_run(tmp_path, name, 7, steps=("train",)) for name in ("small", "large"))
+    write_run(tmp_path, "without", 2, steps=("train",))
+    for generation, score in ((0, 0.6), (1, 0.8), (4, 0.7), (7, 0.5)):
+        add(small, generation, {"sst2": score, "cola": 0.69})
+        add(large, generation, {"sst2": score + 0.1, "mrpc": 0.7, "cola": 0.69}, seed_sd=0.01)
+    return tmp_path
+
+
+def test_a_panel_a_task_with_generations_baseline_and_majority():
+    panels = classification_figures.classification(results.load("small")).figure.axes
+    assert [panel.get_title() for panel in panels] == ["SST-2", "CoLA"]
+    line, baseline, majority = panels[0].get_lines()
+    assert line.get_xdata().tolist() == [1, 4, 7] and line.get_ydata().tolist() == pytest.approx([80, 70, 50])
+    assert list(baseline.get_ydata()) == pytest.approx([60, 60]) and list(majority.get_ydata()) == pytest.approx([50, 50])
+    assert (baseline.get_linestyle(), majority.get_linestyle()) == ("--", ":")
+    band = panels[0].collections[0].get_paths()[0].get_extents()
+    assert (band.y0, band.y1) == pytest.approx((48, 82))
+
+
+def test_a_single_generation_has_an_interval_that_can_be_seen(runs):
+    add(write_run(runs, "single", 1, steps=("train",)), 1, {"sst2": 0.8})
+    panel = classification_figures.classification(results.load("single")).figure.axes[0]
+    bars = [segment[:, 1].tolist() for lines in panel.collections if hasattr(lines, "get_segments") for segment in lines.get_segments()]
+    assert bars == [pytest.approx([78, 82])]
+
+
+def test_panels_span_as_many_points_where_they_can():
+    for measure in ("accuracy", "f1"):
+        heights = [
+            high - low
+            for low, high in (panel.get_ylim() for panel in classification_figures.classification(results.load("small"), measure).figure.axes)
+        ]
+        assert heights[1] == pytest.approx(30) and heights[0] > 34
+
+
+def test_two_sizes_share_the_panels_in_two_colours():
+    figure = classification_figures.classification(results.load("small,large"), "f1").figure
+    assert [panel.get_title() for panel in figure.axes] == ["SST-2", "MRPC", "CoLA"]
+    lines = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert len({line.get_color() for line in lines}) == 2
+    assert [line.get_ydata()[0] for line in lines] == pytest.approx([70, 80])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large", "untrained baseline", "always the commonest answer"]
+
+
+def test_whiskers_stand_where_there_are_several_fine_tunings():
+    one, several = (classification_figures.classification(results.load(run)).figure.axes[0] for run in ("small", "large"))
+    from matplotlib.collections import LineCollection
+
+    whiskers = [[item for item in panel.collections if isinstance(item, LineCollection) and len(item.get_segments())] for panel in (one, several)]
+    assert not whiskers[0] and whiskers[1][0].get_segments()[0][:, 1].tolist() == pytest.approx([89, 91])
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 4, 5, 8, 11])
+def test_any_number_of_tasks_has_its_panels_and_axes_named(runs, tasks):
+    from collapse_lib.text.tasks import TASKS
+
+    folder = write_run(runs, "many", 1, steps=("train",))
+    add(folder, 1, dict.fromkeys(list(TASKS)[:tasks], 0.6))
+    shown = [panel for panel in classification_figures.classification(results.load("many")).figure.axes if panel.get_visible()]
+    assert len(shown) == tasks and shown[0].get_ylabel() == "accuracy (%)" and shown[-1].get_xlabel() == "generation"
+
+
+def test_svg_is_the_same_each_time():
+    table = results.load("small,large")
+    assert classification_figures.classification(table).svg == classification_figures.classification(table).svg
+
+
+def test_the_interactive_figure_shows_one_task_at_a_time():
+    interactive = classification_figures.classification_interactive(results.load("small,large"))
+    figure = json.loads(json.dumps(interactive.figure.to_plotly_json(), default=lambda value: value.tolist()))
+    traces, (menu,) = figure["data"], figure["layout"]["updatemenus"]
+    assert [button["label"] for button in menu["buttons"]] == ["SST-2", "MRPC", "CoLA"]
+    assert [trace["visible"] for trace in traces] == menu["buttons"][0]["args"][0]["visible"]
+    seen = [button["args"][0]["visible"] for button in menu["buttons"]]
+    assert all(sum(choice[place] for choice in seen) == 1 for place in range(len(traces)))
+    assert traces[0]["y"] == pytest.approx([80, 70, 50]) and traces[1]["name"] == "small, untrained" and traces[1]["y"] == pytest.approx([60, 60])
+    named = [trace["name"] for trace in figure["data"] if trace["visible"] and trace.get("showlegend", True)]
+    assert len(named) == len(set(named))
+    assert "http" not in interactive.html and interactive.name == "classification-accuracy"
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.split("|")] for row in text.splitlines()[2:]]
+
+
+def test_one_fine_tuning_gives_no_verdict_however_far_apart_the_intervals():
+    text = classification_figures.beside_paper(results.load("small,large")).data
+    rows = {(cells[1], cells[3]): cells for cells in rows_of(text)}
+    assert set(rows) == {("SST-2", "small"), ("SST-2", "large"), ("CoLA", "small"), ("CoLA", "large"), ("MRPC", "large")}
+    assert rows["SST-2", "small"][4:7] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)"]
+    assert all(cells[7:9] == ["one fine-tuning: no verdict"] * 2 for cells in rows.values())
+    assert "no better than the baseline" in rows["CoLA", "large"][2]
+
+
+@pytest.mark.parametrize(("tunings", "recorded"), [(2, True), (3, False), (3, True)])
+def test_words_come_with_three_fine_tunings_whose_answers_are_known(runs, tunings, recorded):
+    """A last model that answers 60% of the rows, a first one 90%, an untrained one 60% of other rows."""
+    folder, random = write_run(runs, "several", 2, steps=("train",)), np.random.default_rng(1)
+    for generation, share in ((0, 0.6), (1, 0.9), (2, 0.6)):
+        right = random.random((tunings, 300)) < share
+        add(folder, generation, {"sst2": share}, examples={"sst2": answered(right, recorded)})
+    for measure in ("accuracy", "f1"):
+        ((*_, first, untrained, _),) = rows_of(classification_figures.beside_paper(results.load("several"), measure).data)
+        if tunings == 3 and recorded:
+            assert re.fullmatch(r"worse: −\d\d\.\d \(−\d\d\.\d to −\d\d\.\d\)", first), first
+            assert re.fullmatch(r"not told apart: [+−]\d\.\d \(−\d+\.\d to \+\d+\.\d\)", untrained), untrained
+        else:
+            assert first == untrained and first.endswith("no verdict") and first.startswith("2 fine-tunings" if tunings == 2 else "not asked")
+
+
+def test_lucky_fine_tunings_are_not_called_a_better_model(runs):
+    """Intervals over rows alone part these two by far; the fine-tunings of either reach from 50% to 90%."""
+    folder = write_run(runs, "lucky", 1, steps=("train",))
+    for generation, shares in ((0, (0.5, 0.52, 0.9)), (1, (0.52, 0.92, 0.91))):
+        right = np.arange(1000) < 1000 * np.array(shares)[:, None]
+        add(folder, generation, {"sst2": float(np.mean(shares))}, examples={"sst2": answered(right)})
+    assert rows_of(classification_figures.beside_paper(results.load("lucky")).data)[0][8].startswith("not told apart: +14.3 (−")
+
+
+def test_the_evidence_of_each_run_is_said(runs):
+    one = Run.open("small")
+    changes = {
+        "classification.tasks": "[yelp, grammar_fits]",
+        "classification.seeds": "1",
+        "classification.data": "here",
+        "classification.notes": "of *mine*",
+    }
+    write_text(one.folder / "protocol.yaml", one.protocol.with_changes(changes).to_yaml())
+    small, large = classification_figures.evidence(results.load("small,large,without")).data.splitlines()
+    assert "**small**: one fine-tuning of each model" in small and "nothing here is called better or worse" in small
+    assert "Yelp: local files, which were not checked" in html.unescape(small) and "of *mine*" in html.unescape(small) and "*mine*" not in small
+    assert "**large**: 3 fine-tunings" in large and "other test rows and other fine-tunings together." in large
+
+
+def test_titles_say_how_large_the_models_are_and_which_are_smaller(runs):
+    sizes = {"small": 1234, "large": 56789}
+    for run, size in sizes.items():
+        _resize(runs / run, size)
+    said = classification_figures.classification(results.load("small,large"))
+    labels = ["small (1,234 parameters, the smaller model)", "large (56,789 parameters, the larger model)"]
+    assert [text.get_text() for text in said.figure.legends[0].get_texts()][:2] == labels and all(label in said.title for label in labels)
+    legend, page = said.figure.legends[0].get_window_extent(), said.figure.bbox
+    assert page.x0 <= legend.x0 and legend.x1 <= page.x1
+    alone = classification_figures.classification(results.load("small"))
+    assert "small (1,234 parameters)" in alone.title and "smaller" not in alone.svg
+    _resize(runs / "large", 1234)
+    assert "smaller" not in classification_figures.classification(results.load("small,large")).svg
+
+
+@pytest.mark.parametrize("name", ["figure_a2_entropy_oov_1m", "figure_a3_classification_1m", "figure_a5_f1_1m"])
+def test_notebooks_that_draw_any_run_do_not_call_it_the_smaller(name):
+    cells = json.loads((project_root() / "notebooks" / "figures" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert "smaller" not in "".join(cells[0]["source"])
+    assert any("shown(table, results.select(runs))" in "".join(cell["source"]) for cell in cells)
+
+
+def _resize(folder, parameters: int) -> None:
+    for file in folder.glob("generation-*/metrics/train.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        record["metrics"]["parameters"] = {"value": parameters, "unit": "parameters", "definition": "made up"}
+        write_json(file, record)
+
+
+def test_what_was_not_measured_is_said(runs):
+    table = results.load("without")
+    for show in (classification_figures.classification, classification_figures.classification_interactive):
+        with pytest.raises(UserError, match=r"^No classification task has been measured yet in without\.$"):
+            show(table)
+    rows = classification_figures.beside_paper(table).data.splitlines()[2:]
+    assert len(rows) == len(classification_figures.PAPER) and all(row.endswith("| – | – | – | – | – | *not measured* |") for row in rows)
+    (runs / "small" / "generation-00" / "manifests" / "classification.json").unlink()
+    assert "*not measured*" in classification_figures.beside_paper(results.load("small")).data
+
+
+def test_runs_without_classification_are_named_with_what_to_do():
+    table = results.load("small,without")
+    assert classification_figures.finetuned(table) == ["small"]
+    said = classification_figures.unclassified(table).data
+    assert "**without**" in said and "**small**" not in said
+    command = re.search(r"`collapse run without --set '(.*)=(.*)'`", said)
+    assert load_preset("smoke").with_changes({"classification.tasks": "[]"}).with_changes({command[1]: command[2]}).classification.tasks
+    assert classification_figures.unclassified(results.load("small,large")).data == "Every run shown here has been fine-tuned."
+    assert len(classification_figures.classification(table).figure.axes) == 2
+    run = Run.open("without")
+    write_text(run.folder / "protocol.yaml", run.protocol.with_changes({"classification.tasks": "[grammar_fits]"}).to_yaml())
+    assert "`collapse run without` does it" in classification_figures.unclassified(table).data
+
+
+def test_the_table_of_a_step():
+    text = classification_figures.scores(results.measured("large", 1, "classification")).data
+    assert re.search(
+        r"\| SST-2 \| is this phrase of a film review positive\? \| 408 \| 90\.0 \(88\.0 to 92\.0\) \| 80\.0 \(78\.0 to 82\.0\) \| 50\.0 \|", text
+    )

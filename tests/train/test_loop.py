@@ -1,0 +1,514 @@
+"""Training: what a block is, what a step does, and that an interrupted training ends as an unbroken one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import collapse_lib
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.protocol import TrainingSettings
+from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
+from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
+from collapse_lib.train.loop import EMPTY, IGNORED, Blocks, _accelerator, adamw, deterministic, epoch_batches, micro_batch_size, thinned, train
+
+VOCABULARY, EOS = 32, 31
+CONFIG = GPTNeoConfig(VOCABULARY, num_layers=2, hidden_size=16, num_heads=4, window_size=4, max_position_embeddings=16, eos_token_id=EOS)
+CPU = torch.device("cpu")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(collapse_lib.__file__).parents[1])}  # for this file run as a program of its own
+
+
+def settings(**changes) -> TrainingSettings:
+    return TrainingSettings(**{"block_size": 8, "batch_size": 16, "epochs": 2, "learning_rate": 2e-3, **changes})
+
+
+def write(folder: Path, *shards, complete: bool = True, has_start: bool = True) -> TokenCorpus:
+    with CorpusWriter(folder, EOS, VOCABULARY, complete, has_start) as writer:
+        for index, rows in enumerate(shards):
+            writer.write_shard(index, [np.array([EOS, *row] if has_start else row) for row in rows])
+        return writer.finish(len(shards))
+
+
+def random_rows(count: int, length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, EOS, (count, length))
+
+
+def new_model(seed: int = 1) -> GPTNeo:
+    return GPTNeo(replace(CONFIG, initializer_range=0.2), seed)
+
+
+def weights(model: GPTNeo) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> TokenCorpus:
+    rows = random_rows(60, 13)
+    return write(tmp_path / "corpus", rows[:25], rows[25:], complete=False)
+
+
+# Blocks
+
+
+def test_contiguous_blocks_share_one_token_and_end_stories(tmp_path):
+    blocks = Blocks(write(tmp_path, [[1, 2, 3], [4, 5]], [[6, 7, 8, 9]]), settings(block_size=4))
+    inputs, targets = blocks.read(np.arange(len(blocks)))  # 12 tokens stored: the second shard's boundary lies inside a block
+    assert inputs.tolist() == [[EOS, 1, 2, 3], [EOS, 4, 5, EOS]]
+    assert targets.tolist() == [[1, 2, 3, EOS], [4, 5, EOS, 6]]
+
+
+def test_given_start_tokens_are_context_but_never_targets(tmp_path):
+    blocks = Blocks(write(tmp_path, [[1, 2, EOS], [4, 5, 6], [7, 8, 9]], complete=False), settings(block_size=5))
+    inputs, targets = blocks.read(np.array([1, 0]))
+    assert inputs.tolist() == [[4, 5, 6, EOS, 7], [EOS, 1, 2, EOS, EOS]]
+    assert targets.tolist() == [[5, 6, IGNORED, 7, 8], [1, 2, EOS, IGNORED, 4]]  # the sampled end of a story stays a target
+
+
+def test_every_real_token_of_a_sampled_corpus_is_a_target_once(corpus):
+    blocks = Blocks(corpus, settings(block_size=7))
+    assert corpus.tokens == 60 * 14 == 7 * len(blocks) + 7  # the last 7 tokens are less than a block
+    targets = blocks.read(np.arange(len(blocks)))[1].ravel()
+    stream = corpus.stream(1, 7 * len(blocks) + 1)
+    assert targets[targets != IGNORED].tolist() == stream[~corpus.given_starts(1, 7 * len(blocks) + 1)].tolist()
+
+
+def test_end_tokens_can_be_left_out_of_the_targets(tmp_path):
+    stories = write(tmp_path, [[1, 2, 3], [4, 5, 6]])
+    assert Blocks(stories, settings(block_size=7, eos_is_target=False)).read(np.array([0]))[1].tolist() == [[1, 2, 3, IGNORED, 4, 5, 6]]
+    rows = Blocks(stories, settings(block_size=7, eos_is_target=False, layout="story_per_row"))
+    assert rows.read(np.array([0]))[1].tolist() == [[1, 2, 3, IGNORED]]
+
+
+def test_one_story_a_row_learns_its_end_but_no_padding(tmp_path):
+    blocks = Blocks(write(tmp_path, [[1, 2, 3, 4, 5, 6], [7], [8, 9]]), settings(block_size=4, layout="story_per_row"))
+    inputs, targets = blocks.read(np.array([0, 1, EMPTY, 2]))
+    assert inputs.tolist() == [[EOS, 1, 2, 3], [EOS, 7, EOS, EOS], [EOS] * 4, [EOS, 8, 9, EOS]]
+    assert targets.tolist() == [[1, 2, 3, 4], [7, EOS, IGNORED, IGNORED], [IGNORED] * 4, [8, 9, EOS, IGNORED]]
+
+
+def test_a_row_without_start_token_never_has_its_first_token_as_target(tmp_path):
+    ragged = write(tmp_path, [[1, 2, 3, 4], [5, EOS]], complete=False, has_start=False)
+    inputs, targets = Blocks(ragged, settings(layout="story_per_row")).read(np.array([0, 1]))
+    assert inputs.tolist() == [[1, 2, 3], [5, EOS, EOS]]
+    assert targets.tolist() == [[2, 3, 4], [EOS, IGNORED, IGNORED]]
+
+
+def test_a_corpus_without_one_block_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has 5 tokens, less than one block of training.block_size \+ 1 = 9"):
+        Blocks(write(tmp_path, [[1, 2, 3, 4]]), settings())
+
+
+def test_an_epoch_shows_every_block_once_in_an_order_of_its_own():
+    def order(seed: int, epoch: int, **changes) -> list[int]:
+        return np.concatenate(epoch_batches(100, settings(**changes), seed, epoch)).tolist()
+
+    assert sorted(order(1, 0)) == list(range(100))
+    assert [len(batch) for batch in epoch_batches(100, settings(), 1, 0)] == [16] * 6 + [4]  # the rest is learned too
+    assert order(1, 0) == order(1, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
+    assert order(1, 0, data_order="repeated") == order(2, 0, data_order="repeated") != order(2, 1, data_order="repeated")
+
+
+# Steps
+
+
+def test_steps_equal_those_of_transformers_and_plain_adamw(tmp_path, corpus):
+    """The batch is the whole corpus, so an epoch is one step, and no order of blocks can hide in the comparison."""
+    from transformers import GPTNeoConfig as ReferenceConfig
+    from transformers import GPTNeoForCausalLM
+
+    chosen = settings(batch_size=120, micro_batch_size=30, epochs=5, weight_decay=0.1, max_grad_norm=0.3)
+    model = new_model()
+    reference = GPTNeoForCausalLM._from_config(ReferenceConfig(**model.config.to_hf()), attn_implementation="eager")
+    reference.load_state_dict({**model.state_dict(), "lm_head.weight": model.head}, strict=False)
+    result = train(model, corpus, chosen, seed=3, checkpoint_folder=tmp_path / "checkpoint", device="cpu")
+
+    stream = corpus.stream(0, corpus.tokens).astype(np.int64)
+    inputs = torch.from_numpy(np.stack([stream[start : start + 8] for start in range(0, len(stream) - 8, 8)]))
+    targets = torch.tensor([[-100 if (i + j + 1) % 14 == 0 else stream[i + j + 1] for j in range(8)] for i in range(0, len(stream) - 8, 8)])
+    assert len(inputs) == 104 and result.tokens_seen == 5 * int((targets != -100).sum())
+    named = dict(reference.named_parameters())
+    plain = [name for name in named if "ln_" in name or name.endswith("bias")]
+    groups = [
+        {"params": [named[name] for name in plain], "weight_decay": 0.0},
+        {"params": [value for name, value in named.items() if name not in plain], "weight_decay": 0.1},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=2e-3, betas=(0.9, 0.95), eps=1e-8, foreach=False, fused=False)
+    losses, norms = [], []
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(reference(inputs).logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.3)))
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+
+    assert min(norms) > 0.3  # clipping had work to do
+    assert [loss for _, loss in result.loss_curve] == pytest.approx(losses, rel=1e-5)
+    theirs, start = reference.state_dict(), weights(new_model())
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, theirs[name], atol=2e-5, rtol=0)
+        assert (value - start[name]).abs().max() > 2e-3, name  # a hundred times the tolerance
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "story_per_row"])
+def test_accumulation_changes_rounding_only(tmp_path, corpus, layout):
+    trained = []
+    for micro in (16, 4):
+        model = new_model()
+        train(model, corpus, settings(micro_batch_size=micro, layout=layout), seed=3, checkpoint_folder=tmp_path / str(micro), device="cpu")
+        trained.append(weights(model))
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, atol=1e-4, rtol=0)
+        assert not torch.equal(value, new_model().state_dict()[name])
+
+
+def test_decay_spares_biases_and_layer_norms():
+    model = new_model()
+    decayed, spared = adamw(model, settings(weight_decay=0.1)).param_groups
+    names = {value: name for name, value in model.named_parameters()}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert {names[p] for p in spared["params"]} == {name for name in names.values() if "ln_" in name or name.endswith(".bias")}
+    assert {names[p] for p in decayed["params"]} >= {"transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight"}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)
+    assert (decayed["lr"], decayed["betas"], decayed["eps"]) == (2e-3, (0.9, 0.95), 1e-8)
+
+
+def test_the_effective_batch_is_exact_or_refused():
+    big = settings(batch_size=320, block_size=512)
+    for processes in (1, 2, 5):
+        micro = micro_batch_size(big, new_model(), CPU, processes)
+        assert 320 // processes % micro == 0 and micro * 512 <= 4096
+    assert micro_batch_size(settings(batch_size=6, micro_batch_size=3), new_model(), CPU, 2) == 3
+    with pytest.raises(UserError, match="cannot be shared evenly by 3 processes"):
+        micro_batch_size(big, new_model(), CPU, 3)
+    with pytest.raises(UserError, match=r"not a multiple of training.micro_batch_size x processes = 32 x 8"):
+        micro_batch_size(settings(batch_size=320, micro_batch_size=32), new_model(), CPU, 8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_language_that_can_be_learned_is_learned(tmp_path, precision):
+    rows = [[(start + 3 * step) % EOS for step in range(16)] for start in range(EOS)] * 4
+    chosen = settings(epochs=8, learning_rate=1e-2, precision=precision)
+    model = GPTNeo(CONFIG, 1)
+    result = train(model, write(tmp_path / "c", rows), chosen, seed=1, checkpoint_folder=tmp_path / "k", device="cpu")
+    assert result.loss_curve[0][1] == pytest.approx(np.log(VOCABULARY), rel=0.02)
+    assert result.final_loss < 0.8  # a story's first token is one of 31, and one token in 17 is such
+    assert result.final_loss == pytest.approx(np.mean([loss for _, loss in result.loss_curve[-50:]]))
+    assert all(value.dtype == torch.float32 for value in model.state_dict().values())
+    assert (result.epochs, result.epochs_tried, result.holdout_losses) == (8, 8, [])
+    assert result.tokens_per_second == pytest.approx(result.tokens_seen / result.seconds)
+
+
+def test_what_cannot_be_had_is_refused_in_a_sentence(tmp_path, corpus):
+    def attempt(device="cpu", **changes):
+        train(new_model(), corpus, settings(**changes), seed=1, checkpoint_folder=tmp_path / "k", device=device)
+
+    with pytest.raises(UserError, match="fp16, which needs a GPU"):
+        attempt(precision="fp16")
+    with pytest.raises(UserError, match="needs a hold-out corpus"):
+        attempt(epochs="early_stopping")
+    with pytest.raises(UserError, match=r"loss became (nan|inf) at step \d+; lower training.learning_rate"):
+        attempt(learning_rate=1e30, checkpoint_every=1)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="torch finds no GPU"):
+            attempt(device="cuda")
+
+
+def test_curve_is_thinned_to_means():
+    assert thinned([3.0, 1.0]) == [[1, 3.0], [2, 1.0]]
+    assert thinned([float(i) for i in range(1, 13)], points=4) == [[3, 2.0], [6, 5.0], [9, 8.0], [12, 11.0]]
+    assert len(thinned([1.0] * 9375)) == 400
+
+
+# Early stopping
+
+
+def test_early_stopping_keeps_the_epoch_that_did_best_on_the_holdout(tmp_path, corpus):
+    """Random text can only be learned by heart, so the hold-out loss must rise before long."""
+    holdout = write(tmp_path / "holdout", random_rows(30, 13, seed=9), complete=False)
+    chosen = settings(epochs="early_stopping", max_epochs=12, learning_rate=1e-2)
+    model = GPTNeo(CONFIG, 1)
+    result = train(model, corpus, chosen, seed=1, checkpoint_folder=tmp_path / "k", device="cpu", holdout=holdout)
+    losses = result.holdout_losses
+    assert result.epochs_tried == len(losses) == result.epochs + 1 < 12
+    assert losses[: result.epochs] == sorted(losses[: result.epochs], reverse=True) and losses[-1] > losses[-2]
+    inputs, targets = map(torch.from_numpy, Blocks(holdout, chosen).read(np.arange(30 * 14 // 8)))
+    loss, count = model.loss(inputs, targets)
+    assert (loss / count).item() == pytest.approx(min(losses), rel=1e-5)
+    # Later generations train for that many epochs; here the same corpus again, which must give the same weights.
+    again = GPTNeo(CONFIG, 1)
+    fixed = train(again, corpus, chosen, seed=1, checkpoint_folder=tmp_path / "k2", device="cpu", epochs=result.epochs)
+    assert_same(weights(again), weights(model))
+    assert (fixed.epochs, fixed.steps, fixed.tokens_seen, fixed.final_loss) == (result.epochs, result.steps, result.tokens_seen, result.final_loss)
+
+
+def test_early_stopping_ends_at_max_epochs(tmp_path, corpus):
+    chosen = settings(epochs="early_stopping", max_epochs=2, learning_rate=1e-3)
+    result = train(GPTNeo(CONFIG, 1), corpus, chosen, seed=1, checkpoint_folder=tmp_path / "k", device="cpu", holdout=corpus)
+    assert result.epochs == result.epochs_tried == 2
+
+
+# Interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+@contextmanager
+def interrupted_after(steps: int):
+    """Fail inside the optimizer step number ``steps`` from here on, whichever optimizer takes it."""
+    taken = 0
+
+    def count(*_):
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            raise Interrupted
+
+    handle = register_optimizer_step_post_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def plain(result) -> dict:
+    """A result without what a clock decides."""
+    return {name: value for name, value in asdict(result).items() if name not in ("seconds", "tokens_per_second")}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_ends_bit_for_bit_as_if_unbroken(tmp_path, corpus, precision):
+    holdout = write(tmp_path / "holdout", random_rows(20, 13, seed=9), complete=False)
+    chosen = settings(epochs="early_stopping", max_epochs=3, checkpoint_every=3, precision=precision)  # 7 steps an epoch, two checkpoints in it
+
+    def run(folder: str):
+        model = new_model()
+        result = train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cpu", holdout=holdout)
+        return weights(model), plain(result)
+
+    unbroken, expected = run("unbroken")
+    assert expected["epochs_tried"] > 1 and expected["steps"] % 7 == 0
+    # before the first checkpoint, on one, behind one, at an epoch's last step, behind its end; the last one breaks twice
+    for breaks in ([2], [3], [5], [7], [8], [14], [4, 3]):
+        folder = f"after-{breaks}"
+        for steps in breaks:
+            with interrupted_after(steps), pytest.raises(Interrupted):
+                run(folder)
+        resumed, result = run(folder)
+        assert_same(resumed, unbroken)
+        assert result == expected
+    finished, result = run("unbroken")  # a finished training has nothing left to do
+    assert_same(finished, unbroken)
+    assert result == expected
+
+
+def test_resuming_after_sigkill(tmp_path, corpus):
+    def run(folder: Path) -> dict[str, torch.Tensor]:
+        model = new_model()
+        train(model, corpus, settings(checkpoint_every=2), seed=5, checkpoint_folder=folder, device="cpu")
+        return weights(model)
+
+    ended = subprocess.run([sys.executable, __file__, "kill", str(corpus.folder), str(tmp_path / "killed")], env=ENVIRONMENT)
+    assert ended.returncode == -signal.SIGKILL
+    assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["position"]["step"] == 4
+    assert_same(run(tmp_path / "killed"), run(tmp_path / "unbroken"))
+
+
+def test_the_checkpoint_of_another_training_is_refused(tmp_path, corpus):
+    def run(seed: int, **changes):
+        return train(new_model(), corpus, settings(**changes), seed=seed, checkpoint_folder=tmp_path / "k", device="cpu")
+
+    run(1)
+    with pytest.raises(UserError, match=r"checkpoint\.pt belongs to a training with another seed and settings; delete it"):
+        run(2, learning_rate=1e-3)
+    run(1, checkpoint_every=7)  # how often one is written decides nothing
+    file = next(tmp_path.rglob("checkpoint.pt"))
+    whole = file.read_bytes()
+    for kept in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=r"checkpoint\.pt is damaged or was cut off; delete it"):
+            run(1)
+    file.unlink()
+    run(1)
+
+
+# fp16
+
+
+@pytest.fixture
+def fp16_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
+    """Sets the first loss scale, and has ``train`` do on a CPU what it does on a GPU in fp16; accelerate by itself refuses to."""
+
+    def scaled_from(scale: float) -> list[torch.amp.GradScaler]:
+        scalers = []
+
+        def accelerator(device: str, precision: str):
+            made = _accelerator(device, "fp32")
+            scalers.append(torch.amp.GradScaler("cpu", init_scale=scale))
+            made.native_amp, made.scaler, made.state._mixed_precision = True, scalers[-1], precision
+            return made
+
+        monkeypatch.setattr("collapse_lib.train.loop._accelerator", accelerator)
+        return scalers
+
+    return scaled_from
+
+
+def test_fp16_trains_as_fp32_does(tmp_path, corpus, fp16_on_a_cpu):
+    def run(precision: str):
+        model = new_model()
+        return model, train(model, corpus, settings(precision=precision), seed=5, checkpoint_folder=tmp_path / precision, device="cpu")
+
+    full, expected = run("fp32")
+    fp16_on_a_cpu(2.0**16)
+    half, found = run("fp16")
+    assert (found.steps, found.skipped_steps) == (expected.steps, expected.skipped_steps) == (14, 0)
+    assert found.final_loss != expected.final_loss  # the products did run in fp16
+    assert found.final_loss == pytest.approx(expected.final_loss, rel=2e-3)
+    start = weights(new_model())
+    for name, value in full.state_dict().items():
+        assert (half.state_dict()[name] - value).norm() < 0.1 * (value - start[name]).norm(), name
+
+
+def test_steps_that_overflow_fp16_are_counted_and_change_nothing(tmp_path, corpus, fp16_on_a_cpu):
+    """From too large a scale, until it has been halved often enough; an interrupted training goes on with the scale that it had."""
+
+    def run(folder: str):
+        model, scalers = new_model(), fp16_on_a_cpu(2.0**24)
+        chosen = settings(precision="fp16", checkpoint_every=3)
+        result = train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cpu")
+        return weights(model), plain(result), scalers[-1].get_scale()
+
+    unbroken, expected, scale = run("unbroken")
+    assert expected["skipped_steps"] > 3 and expected["steps"] + expected["skipped_steps"] == 14
+    assert scale == 2.0 ** (24 - expected["skipped_steps"])
+    taken = torch.load(tmp_path / "unbroken" / "checkpoint.pt", weights_only=True)["optimizer"]["state"][0]["step"]
+    assert taken == expected["steps"] and all(value.isfinite().all() for value in unbroken.values())
+    for steps in (5, 10):
+        with interrupted_after(steps), pytest.raises(Interrupted):
+            run(f"after-{steps}")
+        resumed, result, again = run(f"after-{steps}")
+        assert_same(resumed, unbroken)
+        assert (result, again) == (expected, scale)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"), [(2, "Not one of the 14 training steps was taken"), (3, "21 of the first 21 training steps were skipped")]
+)
+def test_a_training_that_skips_its_steps_is_refused(tmp_path, corpus, fp16_on_a_cpu, epochs, said):
+    fp16_on_a_cpu(2.0**16)
+    model = new_model()
+    model.head.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(UserError, match=f"{said}: their gradients are beyond fp16; set training.precision=fp32"):
+        train(model, corpus, settings(precision="fp16", epochs=epochs), seed=5, checkpoint_folder=tmp_path / "k", device="cpu")
+
+
+# Processes and devices
+
+
+def test_a_gpu_is_held_to_deterministic_kernels(monkeypatch):
+    """Not merely warned: with ``warn_only``, attention's backward pass on a GPU adds in any order."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    with deterministic(torch.device("cuda")):
+        assert torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.are_deterministic_algorithms_enabled() == before
+
+
+def test_two_processes_train_as_one(tmp_path, corpus):
+    """104 blocks in batches of 22: the last batch, of 16, and its halves are cut into unequal micro-batches."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "distributed", str(corpus.folder), str(tmp_path / "two")]
+    both = [subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    two = torch.load(tmp_path / "two" / "result.pt", weights_only=True)
+    model = new_model()
+    chosen = settings(batch_size=22, epochs="early_stopping", max_epochs=2)
+    one = train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / "one", device="cpu", holdout=corpus)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(two["weights"][name], value, atol=1e-4, rtol=0)
+    assert two["result"]["tokens_seen"] == one.tokens_seen
+    assert two["result"]["final_loss"] == pytest.approx(one.final_loss, rel=1e-5)
+    assert two["result"]["holdout_losses"] == pytest.approx(one.holdout_losses, rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_on_a_gpu_resumes_bit_for_bit(tmp_path, corpus, precision):
+    def run(folder: str, device: str = "cuda", precision: str = precision):
+        model = new_model()
+        result = train(model, corpus, settings(precision=precision, checkpoint_every=3), seed=5, checkpoint_folder=tmp_path / folder, device=device)
+        return weights(model), plain(result)
+
+    unbroken, expected = run("unbroken")
+    with interrupted_after(5), pytest.raises(Interrupted):
+        run("broken")
+    resumed, result = run("broken")
+    assert_same(resumed, unbroken)
+    assert result == expected
+    assert expected["final_loss"] == pytest.approx(run("cpu", "cpu", "fp32")[1]["final_loss"], rel=1e-4 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("heads", [16, 2])
+def test_training_on_a_gpu_repeats_itself_at_full_length(tmp_path, precision, heads):
+    """Blocks of 512 beyond a window of 256: the masked attention, whose usual backward pass adds in any order."""
+    corpus = write(tmp_path / "corpus", random_rows(200, 513), complete=False)
+    config = replace(CONFIG, hidden_size=64, num_heads=heads, window_size=256, max_position_embeddings=512, initializer_range=0.2)
+
+    def run(folder: str):
+        model = GPTNeo(config, 1)
+        chosen = settings(block_size=512, batch_size=32, precision=precision, checkpoint_every=3)
+        train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cuda")
+        return weights(model)
+
+    unbroken = run("unbroken")
+    with interrupted_after(5), pytest.raises(Interrupted):
+        run("broken")
+    assert_same(run("broken"), unbroken)
+    assert_same(run("again"), unbroken)
+
+
+def _child(role: str, corpus_folder: str, folder: str) -> None:
+    corpus = TokenCorpus.open(corpus_folder)
+    if role == "kill":
+        steps = iter(range(1, 6))
+        register_optimizer_step_post_hook(lambda *_: next(steps) == 5 and os.kill(os.getpid(), signal.SIGKILL))
+        train(new_model(), corpus, settings(checkpoint_every=2), seed=5, checkpoint_folder=Path(folder), device="cpu")
+        return
+    model = new_model(seed=1 + int(os.environ["RANK"]))  # the first process's weights must win
+    chosen = settings(batch_size=22, epochs="early_stopping", max_epochs=2)
+    result = train(model, corpus, chosen, seed=5, checkpoint_folder=Path(folder), device="cpu", holdout=corpus)
+    if os.environ["RANK"] == "0":
+        torch.save({"weights": model.state_dict(), "result": plain(result)}, Path(folder) / "result.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])
