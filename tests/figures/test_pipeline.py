@@ -207,6 +207,6 @@ def test_none_of_it_needs_torch():
     program = (
         "import sys; from collapse_lib.studies import results; from collapse_lib.figures import pipeline; table = results.load('alpha');"
         "pipeline.ends(table).svg;"
-        "pipeline_figures.definitions(table).svg; from collapse_lib.figures import schematic; sys.exit('torch' in sys.modules)"
+        "pipeline.definitions(table).svg; from collapse_lib.figures import schematic; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
