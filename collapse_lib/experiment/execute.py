@@ -39,16 +39,27 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
         for step in run.steps():
-            if step.is_finished():
+            if _is_finished(step):
+                step.record_notebook()  # one that plain papermill executed, or of a driver that was killed before it got here
                 continue
             began = time.perf_counter()
             label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
             with _watched(run.progress_file, label):
                 execute(project_root() / "notebooks" / "steps" / f"{step.name}.ipynb", step.notebook, _parameters(step, device), kernel)
+            step.record_notebook()
             headline = STEPS[step.name].headline_of(step.results()["metrics"])
             print(f"{label} {time.perf_counter() - began:7.1f} s   {headline}", flush=True)
             executed.append(step)
     return executed
+
+
+def _is_finished(step: Step) -> bool:
+    """Whether there is nothing to do; a notebook that cannot be read is executed again."""
+    try:
+        has_notebook = step.has_notebook()
+    except UserError:
+        has_notebook = False
+    return has_notebook and step.results() is not None
 
 
 def _parameters(step: Step, device: str) -> dict[str, Any]:

@@ -49,6 +49,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with the hash of its other members as its member ``sha256``, by which ``read_json`` knows that it is whole."""
+    content = {name: member for name, member in value.items() if name != "sha256"}
+    return content | {"sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
 def read_text(path: Path, remedy: str = "") -> str:
     """The text in a file; ``UserError``, which advises ``remedy`` if it is given, when its bytes are not UTF-8."""
     try:
@@ -61,7 +67,7 @@ def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it
     """The JSON in a file, or None if there is no such file.
 
     ``shape`` is the type that it must have, down to its members if it is one of ``shapes``: what it does not name may be anything.
-    Raises ``UserError``, which advises ``remedy``, when the file holds no JSON or JSON of another shape.
+    Raises ``UserError``, which advises ``remedy``, when the file holds no JSON, JSON of another shape, or an object that is not as it was ``sealed``.
     """
     try:
         text = read_text(path, remedy)
@@ -73,6 +79,8 @@ def read_json(path: Path, shape: Any = dict, remedy: str = "delete it to have it
         raise UserError(f"{path} is not valid JSON; {remedy}.") from None
     if wrong := _misfit(value, shape):
         raise UserError(f"{path} is not what it should be ({wrong}); {remedy}.")
+    if shape not in (dict, list) and isinstance(value, dict) and "sha256" in value and value != sealed(value):
+        raise UserError(f"{path} was damaged or changed by hand since it was written; {remedy}.")
     return value
 
 
@@ -111,9 +119,16 @@ def replace_folder(beside: Path, place: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
+    """SHA-256 of a file's bytes, 64 hex digits; read once a process as long as the file stays the same."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in _hashes:
+            _hashes[state] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _hashes[state]
+
+
+_hashes: dict[tuple[int, ...], str] = {}  # by a file's identity and when it last changed
 
 
 @contextmanager

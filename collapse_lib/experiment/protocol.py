@@ -298,6 +298,12 @@ class Protocol(Section):
         fields = self.flat().items()
         return {name: value for name, value in fields if name not in FREE_FIELDS and (name in wanted or name.partition(".")[0] in wanted)}
 
+    def derived_seed(self, generation: int, purpose: str) -> int:
+        """A 63-bit seed that depends on ``seed`` (the ``corpus`` on ``corpus.seed``, if given), the generation and the purpose alone."""
+        own = self.corpus.seed if purpose == "corpus" else None
+        text = f"{self.seed if own is None else own}/{generation}/{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
     def hash(self, names: Iterable[str]) -> str:
         """SHA-256 (16 hex digits) over the fields of ``deciding``, ``LATER_FIELDS`` left out where they change nothing."""
         fields = {name: value for name, value in self.deciding(names).items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}

@@ -9,28 +9,29 @@
                                        manifests/<step>.json        from what, by what, when
 
 A step is finished when its manifest is there: it is written last. A manifest names the content hash of every output and of every
-output it was made from, so a step whose parent has changed since is noticed and refused.
+output it was made from, so a step whose parent has changed since is noticed and refused (``artefacts`` compares the outputs themselves).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from collapse_lib.experiment.artefacts import content_hash, mend, path_of, remove
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, write_json, write_text
-from collapse_lib.experiment.lineage import STEPS, steps_of
+from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, write_json, write_text
+from collapse_lib.experiment.lineage import STEPS, StepKind, reads_of, steps_of
 from collapse_lib.experiment.machine import device_name, versions
 from collapse_lib.experiment.paths import check_run_name, run_folder, run_names, runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.shapes import Manifest, Measured, Notebook
 
+FORMAT = 2  # of a run folder. 1, which manifests do not name, recorded no hashes of metrics, notebooks and word lists: it can be read, not continued.
 ORPHAN_PATIENCE = 30.0  # seconds that a kernel whose parent was killed may take to notice and let go of its step
 
 
@@ -39,7 +40,7 @@ class Run:
     """One experiment in its folder."""
 
     folder: Path
-    protocol: Protocol
+    protocol: Protocol = field(hash=False)
 
     @classmethod
     def open(cls, name: str = "newest") -> Run:
@@ -111,10 +112,6 @@ class Run:
         return self.folder.name
 
     @property
-    def tokenizer_folder(self) -> Path:
-        return self.folder / "tokenizer"
-
-    @property
     def lock_file(self) -> Path:
         return self.folder / "run.lock"
 
@@ -165,11 +162,13 @@ class Run:
         """The steps of one generation in the order of execution."""
         return [self.step(generation, name) for name in steps_of(self.protocol, generation)]
 
+    def steps_named(self, name: str) -> list[Step]:
+        """One step in every generation, be it one that the protocol no longer gives it."""
+        return [Step(self, generation, name) for generation in range(self.protocol.generations + 1)]
+
     def seed(self, generation: int, purpose: str) -> int:
-        """A 63-bit seed that depends on the run's seed (the ``corpus`` on ``corpus.seed``, if given), the generation and the purpose alone."""
-        own = self.protocol.corpus.seed if purpose == "corpus" else None
-        text = f"{self.protocol.seed if own is None else own}/{generation}/{purpose}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        """``Protocol.derived_seed``."""
+        return self.protocol.derived_seed(generation, purpose)
 
 
 @dataclass(frozen=True)
@@ -182,6 +181,10 @@ class Step:
 
     def __str__(self) -> str:
         return f"{self.name} of generation {self.generation} in run '{self.run.name}'"
+
+    @property
+    def kind(self) -> StepKind:
+        return STEPS[self.name]
 
     @property
     def folder(self) -> Path:
@@ -203,17 +206,19 @@ class Step:
         """Hold this step: a notebook opened by hand and a batch run may meet."""
         return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
 
+    def sources(self) -> dict[str, tuple[Step, str | None]]:
+        """What this step reads, by the name of the argument: the step that makes it and which of its artefacts it is (None: what it measured)."""
+        sources = {}
+        for read in reads_of(self.name):
+            generation, (name, artefact) = read.generation(self.generation), read.source(self.generation)
+            if STEPS[name].done_in(self.run.protocol, generation) and (generation, name) != (self.generation, self.name):
+                sources[read.argument] = (self.run.step(generation, name), artefact)
+        return sources
+
     def parents(self) -> dict[str, Step]:
-        """The steps whose outputs this one reads, under the names that ``lineage`` gives them."""
-        found = {}
-        for parent in STEPS[self.name].parents:
-            when, _, name = parent.rpartition(" ")
-            generation = {"": self.generation, "previous": self.generation - 1, "initial": 0}[when]
-            if name == "corpus" and generation > 0:
-                name = "sample"  # the step that makes a corpus from generation 1 on
-            if STEPS[name].done_in(self.run.protocol, generation):
-                found[parent] = self.run.step(generation, name)
-        return found
+        """The steps that this one reads from, under the names that manifests give them."""
+        sources = self.sources()
+        return {read.parent(self.generation): sources[read.argument][0] for read in reads_of(self.name) if read.argument in sources}
 
     @property
     def protocol_hash(self) -> str:
@@ -221,68 +226,115 @@ class Step:
         return self.run.protocol.hash(STEPS[self.name].decided_by)
 
     def manifest(self) -> dict[str, Any] | None:
-        return read_json(self.manifest_file, Manifest)
+        """From what, by what and when this step was done; None while it is not. Raises ``UserError`` when the file is damaged."""
+        return read_json(self.manifest_file, Manifest, mend(self.run.name))
 
     def results(self) -> dict[str, Any] | None:
         """What this step measured, or None while it is unfinished.
 
-        Raises ``UserError`` when it was made under another protocol or from parents that have changed since.
+        Raises ``UserError`` when it was made under another protocol or from parents that have changed since, or is not what was recorded.
         """
         manifest = self.manifest()
         if manifest is None:
             return None
         if manifest["protocol_hash"] != self.protocol_hash:
-            raise UserError(f"Step {self} was made under another protocol than the run now has; use another --name, or delete {self.manifest_file}.")
+            raise UserError(f"Step {self} was made under another protocol than the run now has; {mend(self.run.name)}.")
         for parent, step in self.parents().items():
             current = step.manifest()
-            if current is not None and current["outputs"] != manifest["parents"].get(parent):
-                raise UserError(
-                    f"Step {self} was made from another {parent} than there is now; delete {self.folder} and the later generations to remake them."
-                )
-        return read_json(self.metrics_file, Measured)
+            if current is not None and current["outputs"] != manifest["parents"].get(parent, current["outputs"]):
+                raise UserError(f"Step {self} was made from another {parent} than there is now; {mend(self.run.name)}.")
+        return self.measured(manifest)
+
+    def measured(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """The metrics file that a manifest belongs to; ``UserError`` when it is not there or not what was recorded."""
+        if not self.metrics_file.is_file():
+            raise UserError(f"{self.metrics_file} is missing; {mend(self.run.name)}.")
+        if manifest.get("metrics", digest := sha256(self.metrics_file)) != digest:
+            raise UserError(f"{self.metrics_file} is not what step {self} measured; {mend(self.run.name)}.")
+        return read_json(self.metrics_file, Measured, mend(self.run.name))
 
     def is_finished(self) -> bool:
         """Whether its work and its executed notebook are both there, and whole."""
-        notebook = read_json(self.notebook, Notebook)
-        return notebook is not None and fully_executed(notebook) and self.results() is not None
+        return self.has_notebook() and self.results() is not None
+
+    def has_notebook(self) -> bool:
+        """Whether the executed notebook is there and is the one that was recorded; one that plain papermill executed is known by its parameters."""
+        notebook = read_json(self.notebook, Notebook, f"`collapse run {self.run.name}` executes it again")
+        if notebook is None or not fully_executed(notebook):
+            return False
+        if recorded := (self.manifest() or {}).get("notebook"):
+            return sha256(self.notebook) == recorded
+        given = notebook["metadata"].get("papermill", {}).get("parameters", {})
+        return given.get("run", self.run.name) == self.run.name and given.get("generation", self.generation) == self.generation
+
+    def record_notebook(self) -> None:
+        """Have the manifest name the executed notebook that is there, if it names none."""
+        manifest, digest = self.manifest(), sha256(self.notebook)
+        if "format" in manifest and manifest.get("notebook") != digest:
+            write_json(self.manifest_file, sealed(manifest | {"notebook": digest}))
+
+    def drop(self) -> None:
+        """Make this step undone: its manifest goes first, so that an interruption leaves nothing that passes for finished."""
+        outputs = [path_of(self.folder, name) for name in STEPS[self.name].makes]
+        for path in (self.manifest_file, self.metrics_file, self.notebook, *outputs):
+            remove(path)
 
     def made_from(self) -> dict[str, Any]:
         """What decides its outcome: its parents' content and its part of the protocol. Work that is kept unfinished carries it, to be known again."""
         return {"parents": {name: parent.output_hashes() for name, parent in self.parents().items()}, "protocol": self.protocol_hash}
 
     def output_hashes(self) -> dict[str, str]:
-        """Content hashes of what this step made; ``UserError`` when it has not been done."""
+        """Content hashes of what this step made; ``UserError`` when it has not been done, or by a version that recorded less."""
         manifest = self.manifest()
         if manifest is None:
             raise UserError(f"Step {self} has not been done yet; `collapse run {self.run.name}` does every step in order.")
+        if manifest.get("format", 1) != FORMAT:
+            raise UserError(
+                f"Run '{self.run.name}' has format {manifest.get('format', 1)}, and this version goes on with format {FORMAT}; "
+                "its results can be read, and the same experiment run under another --name."
+            )
         return manifest["outputs"]
+
+    def artefact(self, name: str) -> Path:
+        """The path of an artefact that this step made, for whoever is about to open it.
+
+        Raises ``UserError`` when the step is not done, when the artefact is not there, and when its content is not what was recorded.
+        """
+        recorded, path = self.output_hashes()[name], path_of(self.folder, name)
+        try:
+            if content_hash(self.folder, name) == recorded:
+                return path
+        except FileNotFoundError:
+            if not path.exists():
+                what = f"The {name} of generation {self.generation} of run '{self.run.name}' is not here (large files are not committed)"
+                raise UserError(f"{what}; {mend(self.run.name)}.") from None
+        raise UserError(f"{path} is not the {name} that step {self} made; {mend(self.run.name)}.")
 
     @contextmanager
     def recording(self, device: str) -> Iterator[Record]:
         """Time the block and, when it ends well, write metrics and then the manifest that makes the step finished."""
         parents = {parent: step.output_hashes() for parent, step in self.parents().items()}
         started = datetime.now(UTC)
-        record = Record({}, {}, {}, {})
+        record = Record()
         yield record
         finished = datetime.now(UTC)
         seconds = round((finished - started).total_seconds(), 3)
         head = {"step": self.name, "generation": self.generation}
         write_json(self.metrics_file, head | {"metrics": record.metrics, "series": record.series, "examples": record.examples, "seconds": seconds})
-        write_json(
-            self.manifest_file,
-            head
-            | {
-                "protocol_hash": self.protocol_hash,
-                "parents": parents,
-                "outputs": record.outputs,
-                "seed": self.run.seed(self.generation, self.name),
-                "seconds": seconds,
-                "device": device_name(device),
-                "started": started.isoformat(timespec="seconds"),
-                "finished": finished.isoformat(timespec="seconds"),
-                "versions": versions(),
-            },
-        )
+        content = head | {
+            "format": FORMAT,
+            "protocol_hash": self.protocol_hash,
+            "parents": parents,
+            "outputs": record.outputs,
+            "metrics": sha256(self.metrics_file),
+            "seed": self.run.seed(self.generation, self.name),
+            "seconds": seconds,
+            "device": device_name(device),
+            "started": started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "versions": versions(),
+        }
+        write_json(self.manifest_file, sealed(content))
 
 
 def fully_executed(notebook: dict[str, Any]) -> bool:
@@ -301,10 +353,10 @@ def fully_executed(notebook: dict[str, Any]) -> bool:
 class Record:
     """What a step hands over: ``metrics`` (value, unit, definition each), ``series``, ``examples`` and ``outputs`` (content hashes)."""
 
-    metrics: dict[str, dict[str, Any]]
-    series: dict[str, list]
-    examples: dict[str, Any]
-    outputs: dict[str, str]
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    series: dict[str, list] = field(default_factory=dict)
+    examples: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
 
     def measure(self, name: str, value: float | int, unit: str, definition: str, **more: Any) -> None:
         """Add one metric; ``more`` holds ``counts`` or ``standard_error`` where there are any."""

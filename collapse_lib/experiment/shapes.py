@@ -41,6 +41,10 @@ class Manifest(TypedDict):
     started: str
     finished: str
     versions: dict[str, str]
+    format: NotRequired[int]  # 2 and later record also
+    metrics: NotRequired[str]  # the hash of the metrics file,
+    notebook: NotRequired[str]  # that of the executed notebook, as soon as there is one,
+    sha256: NotRequired[str]  # and their own
 
 
 class CodeCell(TypedDict):

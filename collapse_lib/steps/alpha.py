@@ -1,4 +1,4 @@
-"""The step ``alpha``: the errors of section 2 of one generation, measured on its model and added up over its ancestors.
+"""Sections 2.1 to 2.3: the errors of the proof of one generation, measured on its model and added up over its ancestors.
 
 What is computed at a context is in ``metrics.alpha``; here the contexts are chosen, the generations' errors accumulated, and the means over
 contexts recorded. Every value of every context is kept in the step's ``series``, from which the figures are drawn.
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.experiment.run import Record, Run, Step
-from collapse_lib.steps.frame import _step, initial_part, load_model, load_tokenizer, sampled_corpus
+from collapse_lib.experiment.protocol import Protocol
+from collapse_lib.experiment.run import Record, Run
+from collapse_lib.steps.frame import Results, Task, perform
 
 if TYPE_CHECKING:
     from collapse_lib.metrics.alpha import Heads
+    from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 
@@ -53,52 +55,67 @@ SMOOTHED = "; smoothed, leaving out a mass of {epsilon:g} where the ratio is lar
 OF_DRAWS = ("drift_tv", "drift_kl", "text_tv", "fit_tv")  # of a text's frequencies, which only contexts have that came up in it
 
 
-@_step("alpha")
-def alpha(step: Step, device: str) -> None:
-    """Sections 2.1 to 2.3: minimal errors, the initial corpus' weight, drift and memory, at counted contexts and at validation positions."""
+def alpha(run: Run, generation: int, device: str = "auto") -> Results:
+    """Minimal errors, the initial corpus' weight, drift and memory of ``generation`` (sections 2.1 to 2.3).
+
+    Reads the models of this generation, the one before and the first, the text that it learned from, the initial training and validation stories,
+    the tokeniser, and what ``alpha`` measured before. Returns what was measured: means over counted contexts and over positions, and in ``series``
+    the values at each.
+
+    Example: ``steps.alpha(Run.open("demo"), 1)["metrics"]["divergence"]["value"]``
+    """
+    return perform(measure_errors, "alpha", run, generation, device)
+
+
+def measure_errors(
+    task: Task,
+    model: GPTNeo,
+    previous_model: GPTNeo | None,
+    first_model: GPTNeo | None,
+    previous_text: TokenCorpus,
+    initial_text: TokenCorpus,
+    validation: TokenCorpus,
+    tokenizer: Tokenizer,
+    previous_alpha: Results | None,
+    first_alpha: Results | None,
+) -> None:
+    """The work of step ``alpha``; in generation 1 there is no previous model, and the first is its own."""
     from collapse_lib.metrics.alpha import measure_counted, measure_positions, sampled_positions
 
-    run, settings, generation = step.run, step.run.protocol.alpha, step.generation
-    with step.recording(device) as record:
-        tokenizer = load_tokenizer(run)
-        prefixes, counts = counted_contexts(run)
-        learned = counts if generation == 1 else _follow(sampled_corpus(run, generation - 1), prefixes)
-        model = load_model(run, generation).to(device)
-        previous = load_model(run, generation - 1).to(device) if generation > 1 else None
-        first = previous if generation <= 2 else load_model(run, 1).to(device)
-        begun = None if generation == 1 else run.step(generation - 1, "alpha").results()["series"]
+    settings, generation, record = task.protocol.alpha, task.generation, task.record
+    prefixes, counts = counted_contexts(task.protocol, initial_text)
+    learned = counts if generation == 1 else _follow(previous_text, prefixes)
+    series_before = previous_alpha["series"] if previous_alpha else None
 
-        contexts = [np.array((tokenizer.eos_id, *prefix)) for prefix in prefixes]
-        truth = _truth(step, tokenizer, prefixes)
-        counted = measure_counted(model, previous, contexts, counts, learned, settings.smoothing, truth)
-        places, stories = sampled_positions(
-            initial_part(run, "validation"), settings.positions, run.protocol.evaluation.max_context, run.seed(0, "alpha")
-        )
-        positions = measure_positions(model, previous, first, places, settings.smoothing)
+    contexts = [np.array((tokenizer.eos_id, *prefix)) for prefix in prefixes]
+    truth = _truth(task, tokenizer, prefixes, first_alpha)
+    counted = measure_counted(model, previous_model, contexts, counts, learned, settings.smoothing, truth)
+    places, stories = sampled_positions(validation, settings.positions, task.protocol.evaluation.max_context, task.seed("alpha", 0))
+    positions = measure_positions(model, previous_model, first_model if previous_model else None, places, settings.smoothing)
 
-        attaining = {name: counted.pop(name) for name in ("attaining", "attaining_before", "attaining_now")}
-        _accumulate(counted, begun, "", settings.smoothing)
-        if generation > 1:
-            _accumulate(positions, begun, "position_", settings.smoothing)
-        counted["log_total"] = np.log(counted["counts"]) + counted["accumulated"]
-        _record_means(record, generation, counted, settings.smoothing)
-        _record_means(record, generation, positions, settings.smoothing, "position_", stories)
-        _record_attaining(record, counted, attaining, prefixes, tokenizer)
-        if truth is not None and generation == 1:
-            record.examples["truth"] = [" ".join(f"{token}:{row[token]}" for token in np.flatnonzero(row)) for row in truth]
-        series = counted | {f"position_{name}": values for name, values in positions.items()}
-        record.series = {name: _rounded(values) for name, values in series.items()} | {"position_story": stories.tolist()}
-        record.outputs["alpha"] = hashlib.sha256(json.dumps(record.series).encode()).hexdigest()
+    attaining = {name: counted.pop(name) for name in ("attaining", "attaining_before", "attaining_now")}
+    _accumulate(counted, series_before, "", settings.smoothing)
+    if generation > 1:
+        _accumulate(positions, series_before, "position_", settings.smoothing)
+    counted["log_total"] = np.log(counted["counts"]) + counted["accumulated"]
+    _record_means(record, generation, counted, settings.smoothing)
+    _record_means(record, generation, positions, settings.smoothing, "position_", stories)
+    _record_attaining(record, counted, attaining, prefixes, tokenizer)
+    if truth is not None and generation == 1:
+        record.examples["truth"] = [" ".join(f"{token}:{row[token]}" for token in np.flatnonzero(row)) for row in truth]
+    series = counted | {f"position_{name}": values for name, values in positions.items()}
+    record.series = {name: _rounded(values) for name, values in series.items()} | {"position_story": stories.tolist()}
+    record.outputs["alpha"] = hashlib.sha256(json.dumps(record.series).encode()).hexdigest()
 
 
-def counted_contexts(run: Run) -> tuple[list[tuple[int, ...]], np.ndarray]:
+def counted_contexts(protocol: Protocol, initial_text: TokenCorpus) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """The story beginnings at which a run is measured, and their N_{x;v} [contexts, vocabulary] in its initial corpus (the part trained on)."""
     from collapse_lib.metrics.alpha import frequent_prefixes
 
-    settings, corpus = run.protocol.alpha, initial_part(run, "train")
-    longest = min(settings.longest, run.protocol.model.max_position_embeddings - 1)
-    prefixes = frequent_prefixes(corpus, settings.contexts, longest, settings.minimum_count)
-    return prefixes, _follow(corpus, prefixes)
+    settings = protocol.alpha
+    longest = min(settings.longest, protocol.model.max_position_embeddings - 1)
+    prefixes = frequent_prefixes(initial_text, settings.contexts, longest, settings.minimum_count)
+    return prefixes, _follow(initial_text, prefixes)
 
 
 def _follow(corpus: TokenCorpus, prefixes: Sequence[tuple[int, ...]]) -> np.ndarray:
@@ -107,7 +124,7 @@ def _follow(corpus: TokenCorpus, prefixes: Sequence[tuple[int, ...]]) -> np.ndar
     return next_token_counts(story_heads(corpus, 1 + max(map(len, prefixes))), prefixes, corpus.vocabulary, corpus.eos_id)
 
 
-def _truth(step: Step, tokenizer: Tokenizer, prefixes: Sequence[tuple[int, ...]]) -> np.ndarray | None:
+def _truth(task: Task, tokenizer: Tokenizer, prefixes: Sequence[tuple[int, ...]], first_alpha: Results | None) -> np.ndarray | None:
     """The grammar's own N_{x;v} in a large seeded sample of its stories, counted in generation 1; None for other sources.
 
     The grammar knows the probability of any beginning of a *text*, but a token's probability is no ratio of two of these: whether 'cat'
@@ -115,28 +132,26 @@ def _truth(step: Step, tokenizer: Tokenizer, prefixes: Sequence[tuple[int, ...]]
     """
     from collapse_lib.metrics.alpha import next_token_counts
 
-    run = step.run
-    corpus, count = run.protocol.corpus, run.protocol.alpha.truth_stories
+    corpus, count = task.protocol.corpus, task.protocol.alpha.truth_stories
     if corpus.source != "grammar" or not count:
         return None
-    if step.generation > 1:
-        lines = run.step(1, "alpha").results()["examples"]["truth"]
-        found = np.zeros((len(prefixes), tokenizer.vocabulary), np.int64)
-        for row, line in zip(found, lines, strict=True):
+    if first_alpha:
+        law = np.zeros((len(prefixes), tokenizer.vocabulary), np.int64)
+        for row, line in zip(law, first_alpha["examples"]["truth"], strict=True):
             pairs = np.array([pair.split(":") for pair in line.split()], np.int64).reshape(-1, 2)
             row[pairs[:, 0]] = pairs[:, 1]
-        return found
-    heads = _grammar_heads(run, tokenizer, count, 1 + max(map(len, prefixes)))
+        return law
+    heads = _grammar_heads(task, tokenizer, count, 1 + max(map(len, prefixes)))
     return next_token_counts(heads, prefixes, tokenizer.vocabulary, tokenizer.eos_id)
 
 
-def _grammar_heads(run: Run, tokenizer: Tokenizer, count: int, length: int) -> Iterator[Heads]:
+def _grammar_heads(task: Task, tokenizer: Tokenizer, count: int, length: int) -> Iterator[Heads]:
     from collapse_lib.text.grammar import StoryGrammar
 
-    texts = StoryGrammar(run.protocol.corpus.grammar).stories(run.seed(0, "alpha truth") >> 1, count)
+    texts = StoryGrammar(task.protocol.corpus.grammar).stories(task.seed("alpha truth", 0) >> 1, count)
     rows = []
     for text in texts:
-        # Far behind the tokens that are wanted a text can be cut, between words: what stands before is tokenised the same.
+        # Far beyond the tokens that are wanted a text can be cut, between words: what stands before is tokenised the same.
         cut = text.find(" ", CHARACTERS_A_TOKEN * length)
         rows.append(text if cut < 0 else text[:cut])
     heads, known = np.full((count, length), tokenizer.eos_id, np.int64), np.empty(count, np.int64)

@@ -31,7 +31,7 @@ from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import Comparison
-from collapse_lib.steps.frame import initial_part, load_model, sampled_corpus
+from collapse_lib.steps.inputs import open_artefact
 from collapse_lib.studies.results import Runs, select
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _head(runs: dict[str, Run]) -> dict[str, Any]:
         for role, run in runs.items()
         if role != "chain"
     }
-    stories = {role: initial_part(run, "train").rows for role, run in runs.items()}
+    stories = {role: open_artefact(run.step(0, "corpus"), "train").rows for role, run in runs.items()}
     same = {name: chain.flat()[name] for name in sorted({name for changed in fields.values() for name in changed})}
     return {
         "runs": {role: run.name for role, run in runs.items()},
@@ -187,7 +187,7 @@ def _check_shared(runs: dict[str, Run]) -> None:
 
 def _validations(runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
     """Whose validation stories are used: the chain's, and the twin's where they are others."""
-    own, other = (initial_part(runs[role], "validation").hash for role in ("chain", "twin"))
+    own, other = (open_artefact(runs[role].step(0, "corpus"), "validation").hash for role in ("chain", "twin"))
     yield "chain", "chain"
     if own != other:
         yield "twin", "twin"
@@ -196,7 +196,7 @@ def _validations(runs: dict[str, Run]) -> Iterator[tuple[str, str]]:
 def _places(run: Run, count: int) -> tuple[list[np.ndarray], NDArray[np.int64]]:
     from collapse_lib.metrics.alpha import sampled_positions
 
-    return sampled_positions(initial_part(run, "validation"), count, run.protocol.evaluation.max_context, run.seed(0, "twins"))
+    return sampled_positions(open_artefact(run.step(0, "corpus"), "validation"), count, run.protocol.evaluation.max_context, run.seed(0, "twins"))
 
 
 def _made_from(runs: dict[str, Run], generation: int) -> str:
@@ -208,12 +208,16 @@ def _made_from(runs: dict[str, Run], generation: int) -> str:
 
 def _distances(runs: dict[str, Run], generation: int, places: dict[str, Any], device: str) -> dict[str, Any]:
     """One generation of the three runs, pair by pair."""
-    texts = {role: _unigrams(sampled_corpus(run, generation) if generation else initial_part(run, "train")) for role, run in runs.items()}
+    texts = {role: _unigrams(_text(run, generation)) for role, run in runs.items()}
     found: dict[str, Any] = {"unigram_tv": {pair: float(np.abs(texts[a] - texts[b]).sum() / 2) for pair, (a, b) in PAIRS.items()}}
     if generation:
-        models = {role: load_model(run, generation).to(device) for role, run in runs.items()}
+        models = {role: open_artefact(run.step(generation, "train"), "model", device) for role, run in runs.items()}
         found["positions"] = {part: _at_positions(models, *where) for part, where in places.items()}
     return found
+
+
+def _text(run: Run, generation: int) -> TokenCorpus:
+    return open_artefact(run.step(generation, "sample"), "corpus") if generation else open_artefact(run.step(0, "corpus"), "train")
 
 
 def _at_positions(models: dict[str, Any], contexts: list[np.ndarray], stories: NDArray[np.int64]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
+DIGEST = b"collapse_lib.sha256"  # where a shard's schema keeps the hash of its rows
 
 
 Rows = Sequence[np.ndarray] | np.ndarray  # one integer array a row, or an array [rows, tokens]
@@ -55,8 +56,9 @@ class TokenCorpus:
     (every row begins with ``eos_id``); ``hash`` (SHA-256 over the shards' hashes and these attributes).
     """
 
-    def __init__(self, folder: Path | None, record: dict[str, Any]) -> None:
+    def __init__(self, folder: Path | None, record: dict[str, Any], remedy: str = "make the corpus again") -> None:
         self.folder = folder
+        self._remedy = remedy
         self.rows: int = record["rows"]
         self.tokens: int = record["tokens"]
         self.eos_id: int = record["eos_id"]
@@ -64,29 +66,31 @@ class TokenCorpus:
         self.rows_are_complete: bool = record["rows_are_complete"]
         self.has_start: bool = record["has_start"]
         self.hash: str = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-        self._files = [shard["file"] for shard in record["shards"]]
+        self._files = [(shard["file"], shard["sha256"]) for shard in record["shards"]]
         self._first_row = [0, *accumulate(shard["rows"] for shard in record["shards"])]
         self._first_token = [0, *accumulate(shard["tokens"] for shard in record["shards"])]
         self._opened: list[Shard | None] = [None] * len(self._files)
 
     @classmethod
-    def open(cls, folder: str | Path) -> TokenCorpus:
-        """Open a finished corpus folder. Raises ``UserError`` if there is none."""
+    def open(cls, folder: str | Path, remedy: str = "make the corpus again") -> TokenCorpus:
+        """Open a finished corpus folder. Raises ``UserError`` if there is none.
+
+        A shard that is missing, or whose bytes are not those that ``corpus.json`` names, raises it when it is mapped; ``remedy`` is what both advise.
+        """
         from collapse_lib.experiment.shapes import Corpus
 
         folder = Path(folder)
-        record = read_json(folder / "corpus.json", Corpus)
+        record = read_json(folder / "corpus.json", Corpus, remedy)
         if record is None:
-            raise UserError(f"There is no finished corpus in '{folder}' (it has no corpus.json).")
-        return cls(folder, record)
+            raise UserError(f"There is no finished corpus in '{folder}' (it has no corpus.json); {remedy}.")
+        return cls(folder, record, remedy)
 
     @classmethod
     def in_memory(cls, rows: Rows, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True) -> TokenCorpus:
         """A corpus of one shard that lies in no file, for text that need not be kept; rows and errors are those of ``CorpusWriter.write_shard``."""
         _check_vocabulary(vocabulary)
         shard = _shard_of(rows, eos_id if has_start else None, vocabulary)
-        digest = hashlib.sha256(shard.offsets.tobytes() + shard.values.tobytes()).hexdigest()
-        described = {"file": None, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": digest}
+        described = {"file": None, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": _digest(shard)}
         corpus = cls(None, _record([described], eos_id, vocabulary, rows_are_complete, has_start))
         corpus._opened = [shard]
         return corpus
@@ -158,11 +162,10 @@ class TokenCorpus:
     def _shard(self, number: int) -> Shard:
         shard = self._opened[number]
         if shard is None:
-            path = self.folder / self._files[number]
-            shard = _read_shard(path)
-            expected = (self._first_row[number + 1] - self._first_row[number], self._first_token[number + 1] - self._first_token[number])
-            if shard is None or (len(shard.offsets) - 1, len(shard.values)) != expected:
-                raise UserError(f"'{path}' is missing or damaged; delete the folder '{self.folder}' to have the corpus made again.")
+            file, recorded = self._files[number]
+            path = self.folder / file
+            if not path.is_file() or sha256(path) != recorded or (shard := _read_shard(path)) is None:
+                raise UserError(f"'{path}' is missing or damaged; {self._remedy}.")
             self._opened[number] = shard
         return shard
 
@@ -190,8 +193,8 @@ class CorpusWriter:
             leftover.unlink()
 
     def has_shard(self, index: int, rows: int | None = None) -> bool:
-        """Whether shard ``index`` is there, whole and readable, and has as many ``rows`` if that is given."""
-        shard = _read_shard(self.folder / _shard_name(index))
+        """Whether shard ``index`` is there, as it was written, and has as many ``rows`` if that is given."""
+        shard = _read_shard(self.folder / _shard_name(index), checked=True)
         return shard is not None and rows in (None, len(shard.offsets) - 1)
 
     def write_shard(self, index: int, rows: Rows) -> None:
@@ -204,7 +207,8 @@ class CorpusWriter:
 
         shard = _shard_of(rows, self.eos_id if self.has_start else None, self.vocabulary)
         column = pa.ListArray.from_arrays(pa.array(shard.offsets), pa.array(shard.values))
-        batch = pa.record_batch([column], names=["input_ids"])
+        schema = pa.schema([("input_ids", column.type)], metadata={DIGEST: _digest(shard)})
+        batch = pa.record_batch([column], schema=schema)
         path = self.folder / _shard_name(index)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         with naming(path):
@@ -225,7 +229,7 @@ class CorpusWriter:
             leftover.unlink()
         found = []
         for name in names:
-            shard = _read_shard(self.folder / name)
+            shard = _read_shard(self.folder / name, checked=True)
             if shard is None:
                 raise FileNotFoundError(f"{self.folder / name} is missing or damaged")
             found.append({"file": name, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": sha256(self.folder / name)})
@@ -333,14 +337,24 @@ def _shard_name(index: int) -> str:
     return f"shard-{index:05d}.arrow"
 
 
-def _read_shard(path: Path) -> Shard | None:
-    """A shard's arrays, backed by the file; None if it is missing or not whole."""
+def _read_shard(path: Path, checked: bool = False) -> Shard | None:
+    """A shard's arrays, backed by the file; None if it is missing, not whole or, where that is ``checked``, not as it was written."""
     import pyarrow as pa
 
     try:
         # The mapping outlives the file object that is closed here, so that a thousand shards do not hold a thousand descriptors.
         with pa.memory_map(str(path)) as file:
-            column = pa.ipc.open_stream(file).read_next_batch().column("input_ids")
-    except (OSError, pa.ArrowInvalid, StopIteration, KeyError):
+            reader = pa.ipc.open_stream(file)
+            column = reader.read_next_batch().column("input_ids")
+            recorded = (reader.schema.metadata or {}).get(DIGEST)
+        shard = Shard(column.offsets.to_numpy(), column.values.to_numpy())
+    except (OSError, pa.ArrowException, StopIteration, KeyError, AttributeError):
         return None
-    return Shard(column.offsets.to_numpy(), column.values.to_numpy())
+    return None if checked and recorded != _digest(shard).encode() else shard
+
+
+def _digest(shard: Shard) -> str:
+    """SHA-256 of a shard's rows; it stands in the file itself, for a corpus that is not finished has no other record of it."""
+    digest = hashlib.sha256(shard.offsets)
+    digest.update(shard.values)
+    return digest.hexdigest()

@@ -11,10 +11,10 @@ import sys
 import nbformat
 import pytest
 
+from collapse_lib import steps
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
-from collapse_lib.steps import frame as steps
 
 from .conftest import ROOT, collapse
 

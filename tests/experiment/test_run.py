@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import read_json, sealed, write_json
 from collapse_lib.experiment.paths import run_names
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run, fully_executed
@@ -190,7 +190,7 @@ def test_a_step_whose_parent_changed_is_refused(run):
 def test_a_step_of_another_protocol_is_refused(run):
     step = run.step(0, "corpus")
     record(step)
-    write_json(step.manifest_file, read_json(step.manifest_file) | {"protocol_hash": "0" * 16})
+    write_json(step.manifest_file, sealed(read_json(step.manifest_file) | {"protocol_hash": "0" * 16}))
     with pytest.raises(UserError, match="another protocol"):
         step.results()
 
@@ -199,7 +199,7 @@ def test_a_manifest_says_from_what_by_what_and_when(run):
     record(run.step(0, "corpus"), train="abc")
     record(run.step(1, "train"), model="def")
     manifest = run.step(1, "train").manifest()
-    assert manifest["parents"] == {"previous corpus": {"train": "abc"}}
+    assert manifest["parents"] == {"previous corpus": {"train": "abc"}, "initial corpus": {"train": "abc"}}
     assert manifest["protocol_hash"] == run.step(1, "train").protocol_hash
     assert {"torch", "numpy", "python"} <= set(manifest["versions"])
     assert manifest["seconds"] >= 0 and manifest["device"] and manifest["started"] <= manifest["finished"]
@@ -263,6 +263,6 @@ def test_a_protocol_change_concerns_the_steps_that_it_decides(run):
 
 
 def test_every_step_has_parents_that_come_before_it(run):
-    assert set(run.step(1, "train").parents()) == {"previous corpus"}
-    assert run.step(1, "train").parents()["previous corpus"] == run.step(0, "corpus")
+    assert run.step(1, "train").parents() == {"previous corpus": run.step(0, "corpus"), "initial corpus": run.step(0, "corpus")}
     assert run.step(2, "train").parents()["previous corpus"] == run.step(1, "sample")
+    assert run.step(2, "train").parents()["first train"] == run.step(1, "train")

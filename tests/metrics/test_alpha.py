@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from collapse_lib import steps
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Record, Run
 from collapse_lib.metrics import alpha
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
-from collapse_lib.steps import alpha as alpha_step
-from collapse_lib.steps import frame as steps
+from collapse_lib.steps.alpha import OF_DRAWS, _record_means, counted_contexts
+from collapse_lib.steps.inputs import open_artefact
 from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 from collapse_lib.text.display import metrics_table
 from collapse_lib.theory import proof as theory
@@ -204,7 +205,7 @@ def test_generations_at_counted_contexts():
     first = alpha.measure_counted(models[0], None, contexts, counts, counts, [0.1])
     second = alpha.measure_counted(models[1], models[0], contexts, counts, learned, [0.1])
     np.testing.assert_allclose(first["divergence"], first["initial_divergence"])
-    for name in alpha_step.OF_DRAWS:
+    for name in OF_DRAWS:
         assert name not in first and np.isnan(second[name]).tolist() == [False, False, True]
     chain = np.stack([np.exp(alpha.log_frequencies(counts)), *(np.exp(alpha.log_distributions(m, alpha.last_hidden(m, contexts))) for m in models)])
     for place in range(3):
@@ -225,11 +226,11 @@ def small_run(tmp_path_factory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(tmp_path_factory.mktemp("runs")))
         run = Run.create("small", load_preset("smoke").with_changes(changes | {"generations": "3", "alpha.truth_stories": "400"}))
-        steps.initial_corpus(run)
+        steps.corpus(run)
         for generation in (1, 2, 3):
             steps.train(run, generation, "cpu")
             steps.sample(run, generation, "cpu")
-            alpha_step.alpha(run, generation, "cpu")
+            steps.alpha(run, generation, "cpu")
         yield run
 
 
@@ -254,7 +255,7 @@ def test_the_step_averages_what_drawing_does_over_contexts_that_came_up(small_ru
     series, metrics = measured["series"], measured["metrics"]
     came_up = np.array(series["learned_counts"]) > 0
     assert 0 < came_up.sum() < len(came_up) and metrics["contexts_learned"]["value"] == came_up.sum()
-    for name in alpha_step.OF_DRAWS:
+    for name in OF_DRAWS:
         values = np.array(series[name], float)
         assert np.isnan(values).tolist() == (~came_up).tolist()
         assert metrics[name]["value"] == pytest.approx(values[came_up].mean(), rel=1e-5)
@@ -262,8 +263,8 @@ def test_the_step_averages_what_drawing_does_over_contexts_that_came_up(small_ru
 
 
 def test_no_context_came_up_and_nothing_is_recorded_of_draws():
-    record = Record({}, {}, {}, {})
-    alpha_step._record_means(record, 2, {"entropy": np.ones(2), "drift_kl": np.full(2, np.nan)}, [])
+    record = Record()
+    _record_means(record, 2, {"entropy": np.ones(2), "drift_kl": np.full(2, np.nan)}, [])
     assert record.metrics.keys() == {"contexts", "entropy"}
 
 
@@ -276,14 +277,15 @@ def test_only_positions_have_standard_errors(small_run):
 
 
 def test_the_step_counts_what_the_corpus_says(small_run):
-    prefixes, counts = alpha_step.counted_contexts(small_run)
-    rows = [row.tolist() for row in steps.initial_part(small_run, "train").iter_rows()]
+    stories = open_artefact(small_run.step(0, "corpus"), "train")
+    prefixes, counts = counted_contexts(small_run.protocol, stories)
+    rows = [row.tolist() for row in stories.iter_rows()]
     for prefix, found in zip(prefixes, counts, strict=True):
         assert found.sum() == sum(row[1 : 1 + len(prefix)] == list(prefix) for row in rows)
     assert prefixes[0] == () and counts[0].sum() == len(rows)
     learned = small_run.step(2, "alpha").results()["series"]["learned_counts"]
-    written = [row.tolist() for row in steps.sampled_corpus(small_run, 1).iter_rows()]
-    eos = steps.load_tokenizer(small_run).eos_id
+    written = [row.tolist() for row in open_artefact(small_run.step(1, "sample"), "corpus").iter_rows()]
+    eos = stories.eos_id
     assert learned[0] == sum(token == eos for row in written for token in row[:-1])  # stories of which at least one token is known
 
 
@@ -303,7 +305,7 @@ def test_the_grammars_law_is_the_same_for_all_generations(small_run):
 
 def test_a_finished_step_is_only_read(small_run):
     before = small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns
-    assert alpha_step.alpha(small_run, 2, "cpu")["generation"] == 2
+    assert steps.alpha(small_run, 2, "cpu")["generation"] == 2
     assert small_run.step(2, "alpha").metrics_file.stat().st_mtime_ns == before
 
 
@@ -319,7 +321,7 @@ def test_the_committed_run_agrees_with_itself(monkeypatch):
         assert not any("standard_error" in metric for name, metric in found["metrics"].items() if not name.startswith("position_"))
         came_up = np.array(found["series"]["learned_counts"]) > 0
         assert found["metrics"]["contexts_learned"]["value"] == came_up.sum()
-        for name in alpha_step.OF_DRAWS if generation > 1 else ():
+        for name in OF_DRAWS if generation > 1 else ():
             values = np.array(found["series"][name], float)
             assert found["metrics"][name]["value"] == pytest.approx(values[came_up].mean(), rel=1e-6)
             assert np.isnan(values[~came_up]).all() and found["metrics"][name]["counts"] == {"contexts": came_up.sum()}

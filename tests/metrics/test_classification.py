@@ -155,18 +155,18 @@ def test_grammar_pairs_have_the_tokens_of_the_corpus_story(tokenizer):
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Run:
     """A run with a corpus and an untrained model's step to do, on the smallest tasks."""
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     changes = {"tasks": "[grammar_fits, grammar_happy]", "seeds": "2", "train_rows": "24", "test_rows": "20", "max_length": "24"}
     protocol = load_preset("smoke").with_changes({f"classification.{name}": value for name, value in changes.items()})
     run = Run.create("one", protocol)
-    steps.initial_corpus(run)
+    steps.corpus(run)
     return run
 
 
 def test_the_step_measures_every_task_and_leaves_nothing_behind(run):
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     found = steps.classification(run, 0, "cpu")
     for task in ("grammar_fits", "grammar_happy"):
@@ -189,7 +189,7 @@ def test_the_step_measures_every_task_and_leaves_nothing_behind(run):
 
 def test_fine_tunings_of_a_task_learn_from_different_rows(run, monkeypatch):
     """One task's accuracy was 0.52 on one draw of training rows and 0.92 on another; the same number draws alike for every model."""
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     drawn, real = [], module.finetune
 
@@ -208,7 +208,7 @@ def test_fine_tunings_of_a_task_learn_from_different_rows(run, monkeypatch):
 
 
 def test_an_interrupted_step_goes_on_and_ends_alike(run, monkeypatch, capsys):
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     whole = steps.classification(run, 0, "cpu")
     step = run.step(0, "classification")
@@ -247,7 +247,7 @@ def test_what_another_model_left_is_not_taken(run, tmp_path, model, tokenizer):
 
 
 def test_bad_data_stops_the_run_before_anything_is_trained(run):
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     other = Run.create("one", run.protocol.with_changes({"classification.tasks": "[grammar_fits, sst2]", "classification.data": "nowhere"}))
     with pytest.raises(UserError, match=r"no folder 'nowhere/glue/sst2' for task 'sst2'"):

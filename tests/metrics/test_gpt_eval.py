@@ -14,6 +14,7 @@ import pytest
 import yaml
 from scripted_judge import GOOD, KEY, Scripted
 
+from collapse_lib import steps
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
@@ -22,8 +23,9 @@ from collapse_lib.figures import judged as judged_figures
 from collapse_lib.judge.client import Answer
 from collapse_lib.metrics import gpt_eval as module
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, mean_and_error, messages, read_grade, read_prompts
-from collapse_lib.steps import gpt_eval as grading
-from collapse_lib.steps.frame import initial_corpus, train
+from collapse_lib.steps.completions import how_to_grade
+from collapse_lib.steps.gpt_eval import check, estimate, forget
+from collapse_lib.steps.inputs import open_artefact
 from collapse_lib.studies import results
 from collapse_lib.text.corpus import CorpusWriter
 from collapse_lib.text.display import literal
@@ -212,10 +214,10 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(root))
         run = Run.create("tiny", load_preset("smoke").with_changes({"generations": "1", "training.epochs": "1", "corpus.stories": "60"}))
-        initial_corpus(run)
-        train(run, 1, "cpu")
+        steps.corpus(run)
+        steps.train(run, 1, "cpu")
         for generation in (0, 1):
-            grading.completions(run, generation, "cpu")
+            steps.completions(run, generation, "cpu")
     return root
 
 
@@ -253,34 +255,34 @@ def test_which_generations_complete_and_are_graded():
 
 
 def test_completions_without_a_judge_are_kept_and_shown(tiny):
-    measured = grading.completions(tiny, 1, "cpu")
+    measured = steps.completions(tiny, 1, "cpu")
     assert measured["metrics"]["completions"]["value"] == 6 and measured["metrics"]["tokens"]["value"] <= 6 * 16
-    found = grading.read_completions(tiny, 1)
+    found = open_artefact(tiny.step(1, "completions"), "completions")
     assert [beginning for beginning, _ in found] == read_prompts("own")[:3] and all(len(texts) == 2 for _, texts in found)
-    assert "nothing is graded here" in grading.how_to_grade(tiny).data
+    assert "nothing is graded here" in how_to_grade(tiny).data
     with pytest.raises(UserError, match="no step 'gpt_eval'"):
-        grading.gpt_eval(tiny, 1)
+        steps.gpt_eval(tiny, 1)
     assert judged_figures.graded_runs("tiny") == []
     assert "Not graded yet: **tiny**. `collapse run tiny --set gpt_eval.judge=MODEL`" in judged_figures.ungraded("tiny").data
 
 
 def test_a_run_without_completions_is_told_to_make_some(tiny):
     bare = Run.create("bare", tiny.protocol.with_changes({"completions.every": "null"}))
-    initial_corpus(bare)
+    steps.corpus(bare)
     said = judged_figures.ungraded("bare").data
     assert "Not graded yet: **bare**. `collapse run bare --set completions.every=1 --set gpt_eval.judge=MODEL`" in said
     assert judged_figures.beside_paper(results.load("bare"), []).data.count("not graded") == 3
 
 
 def test_baseline_and_model_write_different_things(tiny):
-    assert grading.read_completions(tiny, 0) != grading.read_completions(tiny, 1)
+    assert open_artefact(tiny.step(0, "completions"), "completions") != open_artefact(tiny.step(1, "completions"), "completions")
 
 
 def test_completions_that_were_changed_are_refused(tiny, server):
     file = tiny.step(1, "completions").folder / "completions.jsonl"
     file.write_text(file.read_text().replace("Mia", "Max"))
     with pytest.raises(UserError, match="is not what step completions of generation 1"):
-        grading.gpt_eval(with_judge(tiny), 1)
+        steps.gpt_eval(with_judge(tiny), 1)
     assert not server.seen
 
 
@@ -289,11 +291,11 @@ def test_a_judge_chosen_later_grades_without_the_model(tiny, server, capsys):
 
     shutil.rmtree(tiny.folder / "generation-01" / "model")
     run = with_judge(tiny)
-    measured = grading.gpt_eval(run, 1)
+    measured = steps.gpt_eval(run, 1)
     assert measured["metrics"]["grammar"]["value"] == 6 and measured["metrics"]["graded"]["value"] == 6
     assert measured["examples"]["judge"] == ["scripted-0125"]
     sent = len(server.seen)
-    grading.gpt_eval(run, 0)
+    steps.gpt_eval(run, 0)
     assert len(server.seen) == sent + 6  # the control rows have been answered
     assert "unreliable" in judged_figures.verdict(measured).data
     assert run.step(1, "gpt_eval").results() == measured
@@ -301,54 +303,54 @@ def test_a_judge_chosen_later_grades_without_the_model(tiny, server, capsys):
 
 def test_how_a_judge_is_asked_may_change_and_who_judges_may_not(tiny, server):
     run = with_judge(tiny)
-    grading.gpt_eval(run, 1)
+    steps.gpt_eval(run, 1)
     run = with_judge(run, concurrency="1", price_in="1", price_out="1", max_cost="5", timeout="9", retries="1")
     assert run.step(1, "gpt_eval").results() is not None
     with pytest.raises(UserError, match=r"gpt_eval\.judge = scripted, not other"):
         Run.create("tiny", run.protocol.with_changes({"gpt_eval.judge": "other"}))
-    assert grading.forget(run) == 1
+    assert forget(run) == 1
     other = Run.create("tiny", run.protocol.with_changes({"gpt_eval.judge": "other"}))
-    assert grading.gpt_eval(other, 1)["examples"]["judge"] == ["other-0125"]
+    assert steps.gpt_eval(other, 1)["examples"]["judge"] == ["other-0125"]
 
 
 def test_an_interrupted_grading_goes_on_where_it_was(tiny, server):
     run = with_judge(tiny, concurrency="1", retries="0")
     server.script = [GOOD] * 5 + [500]
     with pytest.raises(UserError, match="HTTP 500"):
-        grading.gpt_eval(run, 1)
+        steps.gpt_eval(run, 1)
     assert not run.step(1, "gpt_eval").metrics_file.exists()
-    grading.gpt_eval(run, 1)
+    steps.gpt_eval(run, 1)
     different = {json.dumps(body, sort_keys=True) for body in server.seen}
     assert len(different) == 6 + 3 * 4 and len(server.seen) == len(different) + 1
 
 
 def test_the_estimate_of_a_run_foresees_what_will_be_sent(tiny, server):
     with pytest.raises(UserError, match=r"^Run 'tiny' has no judge yet: add --set gpt_eval\.judge=MODEL to this command"):
-        grading.estimate(tiny)
+        estimate(tiny)
     run = with_judge(tiny, price_in="1", price_out="1")
-    expected = grading.estimate(run)
+    expected = estimate(run)
     assert {generation: found.requests for generation, found in expected.items()} == {0: 6 + 12, 1: 6} and not server.seen
-    grading.gpt_eval(run, 0)
-    assert len(server.seen) == 18 and list(grading.estimate(run)) == [1]
-    grading.gpt_eval(run, 1)
+    steps.gpt_eval(run, 0)
+    assert len(server.seen) == 18 and list(estimate(run)) == [1]
+    steps.gpt_eval(run, 1)
     (run.step(0, "corpus").folder / "corpus").rename(run.folder / "away")
-    assert grading.estimate(run) == {}  # as of a run whose metrics alone were published
+    assert estimate(run) == {}  # as of a run whose metrics alone were published
     (run.folder / "away").rename(run.step(0, "corpus").folder / "corpus")
     fresh = Run.create("fresh", run.protocol)
-    assert sum(found.requests for found in grading.estimate(fresh).values()) == 24
+    assert sum(found.requests for found in estimate(fresh).values()) == 24
 
 
 def test_a_budget_may_have_the_first_completions_of_each_beginning_graded_alone(tiny, server):
     run = with_judge(tiny, samples="1", price_in="1", price_out="1")
-    expected = grading.estimate(run)
+    expected = estimate(run)
     assert {generation: found.requests for generation, found in expected.items()} == {0: 3 + 12, 1: 3}
-    assert sum(found.requests for found in grading.estimate(Run.create("fresh", run.protocol)).values()) == 18
-    metrics = grading.gpt_eval(run, 1)["metrics"]
+    assert sum(found.requests for found in estimate(Run.create("fresh", run.protocol)).values()) == 18
+    metrics = steps.gpt_eval(run, 1)["metrics"]
     assert metrics["completions"]["value"] == 3 and len(server.seen) == 15
 
 
 def test_the_judge_can_be_checked_on_the_control_rows_alone(tiny, server):
-    metrics = grading.check(with_judge(tiny))
+    metrics = check(with_judge(tiny))
     assert len(server.seen) == 12 and metrics["judge_ranks_controls"]["value"] == 0
     assert not tiny.step(0, "completions").folder.joinpath("metrics", "gpt_eval.json").exists()
 
@@ -363,7 +365,7 @@ def test_separators_inside_random_text_survive_the_file(tiny):
     manifest = read_json(step.manifest_file)
     manifest["outputs"]["completions"] = sha256(file)
     write_json(step.manifest_file, manifest)
-    assert grading.read_completions(tiny, 1) == [("B", [odd])]
+    assert open_artefact(tiny.step(1, "completions"), "completions") == [("B", [odd])]
 
 
 def test_the_key_reaches_nothing_that_is_written(tiny, server, tmp_path, capfd):
@@ -396,13 +398,13 @@ def test_a_judges_name_is_text(tiny, server, monkeypatch):
     name = "a|$x$|{{ 7*7 }}\r\r<img src=x>"
     run = with_judge(tiny)
     for generation in (0, 1):
-        record = grading.gpt_eval(run, generation)
+        record = steps.gpt_eval(run, generation)
     record["examples"]["judge"] = [name]
     monkeypatch.setattr(judged_figures, "_first", lambda run: record)
     table = results.load("tiny")
     said = (judged_figures.verdict(record), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny"))
     protocol = run.protocol.with_changes({"gpt_eval.judge": json.dumps(name)})
-    for shown in (*said, grading.how_to_grade(dataclasses.replace(run, protocol=protocol))):
+    for shown in (*said, how_to_grade(dataclasses.replace(run, protocol=protocol))):
         assert literal(name).removeprefix('<span class="sample">').removesuffix("</span>") in shown.data
         assert not any(sign in shown.data for sign in ("{{", "<img", "$x$", "\r"))
     assert {row.count("|") for row in said[1].data.splitlines()} == {5}
@@ -412,7 +414,7 @@ def test_a_judges_name_is_text(tiny, server, monkeypatch):
 def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server):
     run = with_judge(tiny)
     for generation in (0, 1):
-        grading.gpt_eval(run, generation)
+        steps.gpt_eval(run, generation)
     table = results.load("tiny")
     picture = judged_figures.figure_3(table, "tiny")
     left, right = picture.figure.axes
@@ -437,7 +439,7 @@ def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
 
     run = with_judge(tiny, judge="$\\frac$ <img src=x>|**", concurrency="1")
     server.script = ["<script>\r\r{{ 7 * 7 }}\n| $x$"] * 3  # of six completions
-    measured = grading.gpt_eval(run, 1)
+    measured = steps.gpt_eval(run, 1)
     table = results.load("tiny")
     judged_figures.figure_3(table, "tiny").figure.savefig(BytesIO())  # matplotlib would take dollars for a formula
     pages = judged_figures.verdict(measured), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny")

@@ -189,20 +189,20 @@ def test_the_other_definition_has_its_own_context_where_the_model_has_the_positi
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A folder with a run that has a model to evaluate."""
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(root))
         run = Run.create("first", load_preset("smoke").with_changes({"training.epochs": "1"}))
-        steps.initial_corpus(run)
+        steps.corpus(run)
         steps.train(run, 1, "cpu")
     return root
 
 
 def test_the_step_measures_by_both_definitions(trained, monkeypatch):
     """A run's own perplexity under its plain name, the other under its definition's, and each what a run that follows it calls its own."""
-    from collapse_lib.steps import frame as steps
+    from collapse_lib import steps
 
     monkeypatch.setenv("COLLAPSE_RUNS", str(trained))
     found = {}

@@ -9,12 +9,12 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from collapse_lib import cli
+from collapse_lib import cli, steps
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import read_json
+from collapse_lib.experiment.files import read_json, sealed
 from collapse_lib.experiment.protocol import LATER_FIELDS, Protocol, load_preset
 from collapse_lib.experiment.run import Run
-from collapse_lib.steps import frame as steps
+from collapse_lib.steps.inputs import fresh_model, open_artefact
 from collapse_lib.studies import twins
 from collapse_lib.studies.twins import SPARED, compare, comparisons, protocols
 from collapse_lib.text.sources import read_stories
@@ -38,7 +38,7 @@ def made(tmp_path_factory):
         wanted = protocols("tiny", load_preset("smoke").with_changes(TINY))
         for role, name in twins.names("tiny").items():
             run = Run.create(name, wanted[role])
-            steps.initial_corpus(run)
+            steps.corpus(run)
             for generation in (1, 2):
                 steps.train(run, generation, "cpu")
                 steps.sample(run, generation, "cpu")
@@ -59,7 +59,7 @@ def test_the_three_share_what_they_must_and_nothing_else(runs):
     assert corpora["chain"] == corpora["reseeded"]
     assert corpora["chain"]["tokenizer"] == corpora["twin"]["tokenizer"]
     assert all(corpora["chain"][part] != corpora["twin"][part] for part in ("train", "holdout", "validation"))
-    weights = {role: steps.fresh_model(run, 1).head for role, run in opened.items()}
+    weights = {role: fresh_model(run.protocol, 1, open_artefact(run.step(0, "corpus"), "tokenizer")).head for role, run in opened.items()}
     assert weights["chain"].equal(weights["twin"]) and not weights["chain"].equal(weights["reseeded"])
     assert opened["chain"].seed(1, "sample") == opened["twin"].seed(1, "sample") != opened["reseeded"].seed(1, "sample")
 
@@ -86,8 +86,11 @@ def test_a_distance_is_what_two_models_give_when_asked(runs):
 
     record = read_json(compare("tiny", "cpu"))
     chain, twin = Run.open("tiny"), Run.open("tiny-twin")
-    contexts, _ = sampled_positions(steps.initial_part(chain, "validation"), 40, 32, chain.seed(0, "twins"))
-    p, q = (np.exp(log_distributions(model, last_hidden(model, contexts))) for model in (steps.load_model(chain, 2), steps.load_model(twin, 2)))
+    contexts, _ = sampled_positions(open_artefact(chain.step(0, "corpus"), "validation"), 40, 32, chain.seed(0, "twins"))
+    p, q = (
+        np.exp(log_distributions(model, last_hidden(model, contexts)))
+        for model in (open_artefact(run.step(2, "train"), "model") for run in (chain, twin))
+    )
     assert record["generations"][2]["positions"]["chain"]["twin"]["tv"]["value"] == pytest.approx(np.abs(p - q).sum(1).mean() / 2)
 
 
@@ -123,13 +126,11 @@ def test_a_comparison_is_found_under_any_of_the_names(runs):
 
 
 def test_chains_that_do_not_belong_together_are_refused(runs):
-    for step, outputs in (("generation-00/manifests/corpus", ["outputs"]), ("generation-01/manifests/train", ["parents", "previous corpus"])):
-        manifest = runs / "tiny-reseeded" / f"{step}.json"
-        content = place = json.loads(manifest.read_text())
-        for key in outputs:
-            place = place[key]
-        place["validation"] = "another"
-        manifest.write_text(json.dumps(content))
+    for manifest in (runs / "tiny-reseeded").glob("generation-*/manifests/*.json"):
+        content = json.loads(manifest.read_text())
+        for outputs in (content["outputs"], *content["parents"].values()):
+            outputs.update({"validation": "another"} if "validation" in outputs else {})
+        manifest.write_text(json.dumps(sealed(content)))
     with pytest.raises(UserError, match="'tiny-reseeded' has another initial corpus than 'tiny'"):
         compare("tiny", "cpu")
     (runs / "tiny-twin" / "generation-02" / "manifests" / "train.json").unlink()

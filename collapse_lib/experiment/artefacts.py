@@ -1,0 +1,84 @@
+"""The one door to what steps make: where each artefact lies, what its content hash is, and the check that comes before its use.
+
+A manifest records the content hash of every artefact that its step made, of the metrics and of the executed notebook, and one of itself. Whoever
+opens an artefact asks ``run.Step.artefact`` for its path, so that a hash that was recorded is a hash that was compared. A corpus of gigabytes is
+compared in two parts: its ``corpus.json`` there, each of its shards when ``TokenCorpus`` maps it. A file that was read once in a process to be
+compared is not read for it again as long as it stays the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from collapse_lib.experiment.files import read_json, replace_folder, sha256
+from collapse_lib.experiment.shapes import Corpus
+
+
+class Artefact(NamedTuple):
+    """Where an artefact lies in its generation's folder, and the files in it that are its content (none: it is a file itself)."""
+
+    path: str
+    files: tuple[str, ...] = ()
+
+
+CORPUS_FILES = ("corpus.json",)  # which names the hashes of the shards
+
+ARTEFACTS: dict[str, Artefact] = {
+    "train": Artefact("corpus/train", CORPUS_FILES),
+    "holdout": Artefact("corpus/holdout", CORPUS_FILES),
+    "validation": Artefact("corpus/validation", CORPUS_FILES),
+    "words": Artefact("corpus/words.txt"),
+    "tokenizer": Artefact("../tokenizer", ("tokenizer.json",)),
+    "model": Artefact("model", ("config.json", "model.safetensors")),
+    "corpus": Artefact("corpus", CORPUS_FILES),
+    "completions": Artefact("completions.jsonl"),
+}
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where artefact ``name`` lies, ``folder`` being its generation's."""
+    path = ARTEFACTS[name].path
+    return folder.parent / path.removeprefix("../") if path.startswith("../") else folder / path
+
+
+def content_hash(folder: Path, name: str) -> str:
+    """SHA-256, 64 hex digits, of what artefact ``name`` holds; raises ``FileNotFoundError`` where a part of it is missing."""
+    path, files = path_of(folder, name), ARTEFACTS[name].files
+    hashes = [sha256(path / file) for file in files] or [sha256(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def publish(folder: Path, name: str, save: Callable[[Path], object]) -> None:
+    """Have ``save`` write a folder beside the artefact's place, then move it there."""
+    place = path_of(folder, name)
+    beside = place.with_name(f"{place.name}.tmp")
+    if beside.exists():
+        remove(beside)
+    save(beside)
+    replace_folder(beside, place)
+
+
+def is_whole(folder: Path, name: str) -> bool:
+    """Whether every file that artefact ``name``, once ``content_hash`` has been compared, is said to hold is there and as it was: reads all of it."""
+    path = path_of(folder, name)
+    if ARTEFACTS[name].files != CORPUS_FILES:
+        return True
+    shards = read_json(path / "corpus.json", Corpus)["shards"]
+    return all((path / shard["file"]).is_file() and sha256(path / shard["file"]) == shard["sha256"] for shard in shards)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def mend(run: str) -> str:
+    """The advice that ends a sentence about something damaged, stale or missing in a run."""
+    return f"`collapse repair {run}` and then `collapse run {run}` make it again"

@@ -1,0 +1,35 @@
+"""Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the text that a model wrote, and how long its stories are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from collapse_lib.experiment.run import Run
+from collapse_lib.steps.frame import Results, Task, perform
+
+if TYPE_CHECKING:
+    from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.tokenizer import Tokenizer
+
+
+def free_text(run: Run, generation: int) -> Results:
+    """Entropy, non-words, repetition and story lengths of the text of ``generation`` (sections 5.3.1 and 5.3.2).
+
+    Reads that text, the initial training stories and their words, and the tokeniser. Returns what was measured: ``entropy`` (nats),
+    ``oov_lexicon_occurrences``, ``distinct_2``, ...
+
+    Example: ``steps.free_text(Run.open("demo"), 1)["metrics"]["entropy"]["value"]``
+    """
+    return perform(measure_text, "free_text", run, generation)
+
+
+def measure_text(task: Task, text: TokenCorpus, initial_text: TokenCorpus, words: set[str], tokenizer: Tokenizer) -> None:
+    """The work of step ``free_text``."""
+    from collapse_lib.metrics.free_text import free_text as measure
+    from collapse_lib.metrics.free_text import padded_metrics
+    from collapse_lib.metrics.story_lengths import story_lengths
+
+    settings, record = task.protocol.sampling, task.record
+    metrics, record.examples = measure(text, tokenizer, words)
+    metrics |= padded_metrics(text, settings.length)
+    record.metrics = metrics | story_lengths(text, initial_text, settings.length, continues=settings.after_eos == "continue")

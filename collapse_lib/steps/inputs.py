@@ -1,0 +1,99 @@
+"""Open what steps read: each artefact through the one check of its hash, as the thing that it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapse_lib.experiment.artefacts import mend
+from collapse_lib.experiment.files import read_text
+from collapse_lib.experiment.lineage import reads_of
+from collapse_lib.experiment.protocol import Protocol
+from collapse_lib.experiment.run import Run, Step
+
+if TYPE_CHECKING:
+    from collapse_lib.model.gpt_neo import GPTNeo
+    from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.tokenizer import Tokenizer
+
+Completions = list[tuple[str, list[str]]]  # each beginning with its completions
+
+
+def open_inputs(step: Step, device: str = "cpu") -> dict[str, Any]:
+    """Everything that a step reads, by argument name; None for what its generation does not have, such as a model before generation 1.
+
+    The model of generation 0, where a step reads its own generation's, is the untrained baseline.
+    """
+    opened: dict[tuple[Step, str | None], Any] = {}
+    inputs: dict[str, Any] = {read.argument: None for read in reads_of(step.name)}
+    for argument, source in step.sources().items():
+        if source not in opened:
+            maker, artefact = source
+            opened[source] = maker.results() if artefact is None else open_artefact(maker, artefact, device)
+        inputs[argument] = opened[source]
+    if step.generation == 0 and "model" in inputs:
+        inputs["model"] = fresh_model(step.run.protocol, 0, inputs["tokenizer"]).to(device)
+    return inputs
+
+
+def open_artefact(step: Step, name: str, device: str = "cpu") -> Any:
+    """One artefact of a finished step; raises ``UserError`` when it is missing or not what the step's manifest recorded."""
+    return OPENERS[name](step.artefact(name), step, device)
+
+
+def fresh_model(protocol: Protocol, generation: int, tokenizer: Tokenizer) -> GPTNeo:
+    """The randomly initialised model that a generation starts from; generation 0 gives the untrained baseline."""
+    from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
+
+    config = GPTNeoConfig.from_settings(protocol.model, tokenizer.vocabulary, tokenizer.eos_id)
+    return GPTNeo(config, seed=protocol.derived_seed(generation, "weights"))
+
+
+def given_tokenizer(source: str) -> Tokenizer:
+    """The tokeniser that a protocol names and does not learn: another run's, a folder's or the hub's."""
+    from collapse_lib.text import tokenizer
+
+    kind, _, other = source.partition("run:")
+    return open_artefact(Run.open(other).step(0, "corpus"), "tokenizer") if other and not kind else tokenizer.load(source)
+
+
+def _corpus(path: Path, step: Step, device: str) -> TokenCorpus:
+    from collapse_lib.text.corpus import TokenCorpus
+
+    return TokenCorpus.open(path, mend(step.run.name))
+
+
+def _tokenizer(path: Path, step: Step, device: str) -> Tokenizer:
+    from collapse_lib.text import tokenizer
+
+    return tokenizer.load(path)
+
+
+def _model(path: Path, step: Step, device: str) -> GPTNeo:
+    from collapse_lib.model.gpt_neo import GPTNeo
+
+    return GPTNeo.from_pretrained(path).to(device)
+
+
+def _words(path: Path, step: Step, device: str) -> set[str]:
+    return set(read_text(path).split())
+
+
+def _completions(path: Path, step: Step, device: str) -> Completions:
+    # Not splitlines: random tokens spell characters that it takes for line ends.
+    lines = [json.loads(line) for line in read_text(path).split("\n") if line]
+    return [(line["beginning"], line["completions"]) for line in lines]
+
+
+OPENERS: dict[str, Callable[[Path, Step, str], Any]] = {
+    "train": _corpus,
+    "holdout": _corpus,
+    "validation": _corpus,
+    "corpus": _corpus,
+    "tokenizer": _tokenizer,
+    "words": _words,
+    "model": _model,
+    "completions": _completions,
+}

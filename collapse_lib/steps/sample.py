@@ -1,0 +1,46 @@
+"""Sections 3.1.1 and 5.1.2: a model writes the next generation's corpus, sampling its own distribution from an empty context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from collapse_lib.experiment.artefacts import remove
+from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.run import Run
+from collapse_lib.steps.corpus import excerpts
+from collapse_lib.steps.frame import Results, Task, perform
+
+if TYPE_CHECKING:
+    from collapse_lib.model.gpt_neo import GPTNeo
+    from collapse_lib.text.tokenizer import Tokenizer
+
+
+def sample(run: Run, generation: int, device: str = "auto") -> Results:
+    """Have the model of ``generation`` write as much text as the protocol says.
+
+    Reads the model and the tokeniser; writes ``corpus/``. Returns what was measured: ``sequences``, ``tokens``, ``stories``, ``tokens_per_second``.
+
+    Example: ``steps.sample(Run.open("demo"), 1)["examples"]["samples"][0]``
+    """
+    return perform(write_text, "sample", run, generation, device)
+
+
+def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
+    """The work of step ``sample``: shards that an interruption left are taken over if they come from this model and these settings."""
+    from collapse_lib.sample.cpu import DTYPES, sample_corpus
+    from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
+
+    settings, record, folder = task.protocol.sampling, task.record, task.path("corpus")
+    if read_json(folder / "made_from.json") != task.made_from:
+        remove(folder)
+        write_json(folder / "made_from.json", task.made_from)
+    dtype = DTYPES[task.protocol.training.precision]
+    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
+        statistics = sample_corpus(model, settings, task.seed("sample"), writer, dtype)
+    task.record_output("corpus")
+    record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
+    record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
+    record.measure("stories", statistics["stories"], "stories", "stories that the model brought to an end")
+    rate = round(statistics["tokens_per_second"], 1)
+    record.measure("tokens_per_second", rate, "tokens/s", "tokens sampled a second since the last interruption, if any")
+    record.examples["samples"] = excerpts(TokenCorpus.open(folder), tokenizer)
