@@ -15,13 +15,17 @@ def faults(run: Run) -> dict[Step, str]:
     """The finished steps that have to be made again, in order, with a sentence or a few words why. Reads every byte that is recorded."""
     _refuse_other_format(run)
     found: dict[Step, str] = {}
+    differ: set[Step] = set()  # those that will come out otherwise than before
     for step in run.steps():
-        changed = next((parent for parent in step.parents().values() if found.get(parent, "").startswith("made from")), None)
-        if changed and step.manifest_file.is_file():
-            found[step] = f"made from {changed}"
-        elif fault := _fault(step):
-            found[step] = fault
-    return dict(sorted((found | _missing(run, found)).items(), key=lambda item: list(run.steps()).index(item[0])))
+        if not step.manifest_file.is_file():
+            continue
+        if reason := _outdated(step, differ):
+            found[step] = reason
+            differ.add(step)
+        elif reason := _damage(step):
+            found[step] = reason
+    found |= _missing(run, found)
+    return {step: found[step] for step in run.steps() if step in found}
 
 
 def repair(run: Run) -> dict[Step, str]:
@@ -33,20 +37,29 @@ def repair(run: Run) -> dict[Step, str]:
     return found
 
 
-def _fault(step: Step) -> str | None:
-    """What is wrong with a finished step's own records and artefacts; artefacts that are not there are no fault."""
+def _outdated(step: Step, differ: set[Step]) -> str | None:
+    """Why a step would come out otherwise if it were done now."""
     try:
         manifest = step.manifest()
-        if manifest is None:
-            return None
-        stale = [name for name, parent in step.parents().items() if _outputs(parent) not in (None, manifest["parents"].get(name, _outputs(parent)))]
-        if stale:
-            return f"made from another {stale[0]} than there is now"
-        step.results()
+    except UserError:
+        return None
+    if manifest["protocol_hash"] != step.protocol_hash:
+        return "made under another protocol"
+    for name, parent in step.parents().items():
+        outputs = _outputs(parent)
+        if parent in differ or (outputs is not None and outputs != manifest["parents"].get(name, outputs)):
+            return f"made from another {name} than there will be"
+    return None
+
+
+def _damage(step: Step) -> str | None:
+    """What is wrong with a step's records and artefacts; an artefact that is not there is missed by those who need it alone."""
+    try:
+        manifest = step.manifest()
+        step.measured(manifest)
         for name in manifest["outputs"].keys() & ARTEFACTS.keys():
-            path = path_of(step.folder, name)
-            if path.exists():
-                step.artefact(name)
+            if path_of(step.folder, name).exists():
+                path = step.artefact(name)
                 if not is_whole(step.folder, name):
                     return f"a file of {path} is missing or damaged"
     except UserError as refusal:
