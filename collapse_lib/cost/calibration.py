@@ -259,7 +259,9 @@ def _sampling(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
     import torch
 
     from collapse_lib.experiment.parallel import side_by_side
-    from collapse_lib.sample.cpu import DTYPES, GRANULE, TiledHead, _Cache, sample_rows
+    from collapse_lib.sample.cpu import GRANULE, Cache
+    from collapse_lib.sample.draw import DTYPES, TiledHead
+    from collapse_lib.sample.generate import sample_rows
 
     settings, device = protocol.sampling, model.head.device
     longest = settings.length if settings.overflow == "extend" else min(settings.max_context, settings.length)
@@ -280,12 +282,12 @@ def _sampling(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
         each = math.ceil(min(settings.batch_size / workers, fitting) / GRANULE) * GRANULE
         count, points, head = each * workers, (), TiledHead(model.head)
         tokens, uniforms = torch.zeros(1, each, dtype=torch.int64), torch.full((each,), 0.5, dtype=torch.float64)
-        caches = [_Cache(model, settings, each, longest) for _ in range(workers)]
+        caches = [Cache(model, settings, each, longest) for _ in range(workers)]
         for values in (values for cache in caches for values in (*cache.keys, *cache.values)):
             values.zero_()
 
         @torch.inference_mode()
-        def decode(cache: _Cache, context: int, times: int) -> None:
+        def decode(cache: Cache, context: int, times: int) -> None:
             for _ in range(times):
                 cache.filled = context - 1
                 head.sample(cache.advance(tokens, 0), uniforms)

@@ -142,7 +142,8 @@ def train(step: Step, device: str) -> None:
 @_step("sample")
 def sample(step: Step, device: str) -> None:
     """Sections 3.1.1 and 5.1.2: the model writes the next generation's corpus, sampling its own distribution from an empty context."""
-    from collapse_lib.sample.cpu import DTYPES, sample_corpus
+    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.sample.generate import sample_corpus
     from collapse_lib.text.corpus import CorpusWriter
 
     run, settings = step.run, step.run.protocol.sampling

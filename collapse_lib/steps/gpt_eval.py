@@ -31,7 +31,7 @@ SHOWN = 6  # completions that a run shows of each generation
 @_step("completions")
 def completions(step: Step, device: str) -> None:
     """Section 5.3.3, step 1: complete story beginnings by sampling; generation 0 stands for the untrained baseline."""
-    from collapse_lib.sample.cpu import complete
+    from collapse_lib.sample.generate import complete
 
     run, generation, settings = step.run, step.generation, step.run.protocol.completions
     with step.recording(device) as record:
