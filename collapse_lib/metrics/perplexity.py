@@ -17,7 +17,7 @@ import torch
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
-from collapse_lib.model.gpt_neo import next_token_losses
+from collapse_lib.model.loss import next_token_losses
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
