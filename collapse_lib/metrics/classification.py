@@ -29,7 +29,7 @@ from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.experiment.shapes import FineTuning
 from collapse_lib.metrics import crossed
-from collapse_lib.train.loop import deterministic
+from collapse_lib.train.devices import deterministic
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import ClassificationSettings

@@ -19,7 +19,7 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 from collapse_lib.sample.cpu import Cache
 from collapse_lib.sample.generate import sample_rows
-from collapse_lib.train.loop import Blocks, epoch_batches
+from collapse_lib.train.blocks import Blocks, epoch_batches
 
 TEXT = Text(1000, 100, 2048, ((0.5, 99.0), (0.5, 199.0)))
 
