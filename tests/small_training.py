@@ -81,10 +81,8 @@ def plain(result) -> dict:
 
 def start(role: str, corpus: TokenCorpus, folder: Path, **environment: str) -> subprocess.Popen:
     """This file as a program of its own, in one of the roles of ``_child``."""
-    library = str(Path(collapse_lib.__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, __file__, role, str(corpus.folder), str(folder)], env={**os.environ, "PYTHONPATH": library, **environment}
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(collapse_lib.__file__).parents[1]), **environment}
+    return subprocess.Popen([sys.executable, __file__, role, str(corpus.folder), str(folder)], env=environment)
 
 
 def _child(role: str, corpus_folder: str, folder: str) -> None:

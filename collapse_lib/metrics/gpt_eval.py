@@ -26,7 +26,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_text
 
 if TYPE_CHECKING:
-    from collapse_lib.judge.client import Answer
+    from collapse_lib.judge.ledger import Answer
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 

@@ -23,7 +23,8 @@ from collapse_lib.steps.frame import _step, fresh_model, initial_part, load_mode
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
-    from collapse_lib.judge.client import Answer, Body, Estimate
+    from collapse_lib.judge.client import Estimate
+    from collapse_lib.judge.ledger import Answer, Body
 
 SHOWN = 6  # completions that a run shows of each generation
 
@@ -102,6 +103,7 @@ def estimate(run: Run) -> dict[int, Estimate]:
     Completions that have not been sampled yet count as if they were as long as they may get. Raises ``UserError`` when the run has no judge.
     """
     from collapse_lib.judge import client as judge
+    from collapse_lib.judge.ledger import BYTES_PER_TOKEN
 
     protocol = run.protocol
     _require_judge(run)
@@ -109,7 +111,7 @@ def estimate(run: Run) -> dict[int, Estimate]:
     generations = [generation for generation in generations if run.step(generation, "gpt_eval").results() is None]
     if not generations:
         return {}
-    longest = "x" * judge.BYTES_PER_TOKEN * protocol.completions.max_new_tokens
+    longest = "x" * BYTES_PER_TOKEN * protocol.completions.max_new_tokens
     beginnings = measure.read_prompts(protocol.completions.prompts)[: protocol.completions.beginnings]
     if run.step(0, "corpus").manifest():
         exercises = [exercise for rows in control_rows(run).values() for exercise in rows]

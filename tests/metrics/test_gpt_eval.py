@@ -19,7 +19,7 @@ from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
 from collapse_lib.figures import judged as judged_figures
-from collapse_lib.judge.client import Answer
+from collapse_lib.judge.ledger import Answer
 from collapse_lib.metrics import gpt_eval as module
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, mean_and_error, messages, read_grade, read_prompts
 from collapse_lib.steps import gpt_eval as grading
