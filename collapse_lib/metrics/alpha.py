@@ -348,20 +348,6 @@ def measure_positions(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def mean_and_error(values: ArrayLike, groups: ArrayLike) -> tuple[float, float | None]:
-    """The mean and its standard error; values of one group (positions of one story) are not independent, and count as one draw.
-
-    Not for counted contexts: they lie inside each other, so that none of them is a draw of its own, and no error of their mean is known.
-
-    The error is None where there is one group only: nothing is known of the spread.
-    """
-    values = np.asarray(values, float)
-    mean = float(values.mean())
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - mean)
-    draws = len(sums)
-    return mean, float(np.sqrt(np.square(sums).sum() * draws / (draws - 1)) / len(values)) if draws > 1 else None
-
-
 def _attaining(log_before: Array, log_now: Array, counts: NDArray[np.int64]) -> dict[str, np.ndarray]:
     ratio = np.where(log_before > -np.inf, log_before - log_now, -np.inf)
     tokens = np.argsort(-ratio, axis=-1, kind="stable")[:, :ATTAINING]

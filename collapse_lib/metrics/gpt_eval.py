@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import fmean, stdev
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_text
+from collapse_lib.metrics.uncertainty import clustered_mean
 
 if TYPE_CHECKING:
     from collapse_lib.judge.ledger import Answer
@@ -236,20 +237,6 @@ def grade(
     return metrics, examples
 
 
-def mean_and_error(clusters: Iterable[Sequence[float]]) -> tuple[float, float | None]:
-    """Mean over all values, and its standard error when the values of a cluster may depend on each other; None for a single cluster.
-
-    The completions of one beginning are such a cluster: some beginnings are easier than others.
-    """
-    clusters = [cluster for cluster in clusters if cluster]
-    size = sum(map(len, clusters))
-    mean = sum(map(sum, clusters)) / size
-    if len(clusters) < 2:
-        return mean, None
-    scatter = sum((sum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters)
-    return mean, math.sqrt(len(clusters) / (len(clusters) - 1) * scatter) / size
-
-
 def _ranking(given: dict[str, list[Grade | None]]) -> dict[str, Any]:
     """Whether the judge can tell stories from their ruins, the paper's judge being fooled by random tokens now and then (Table A2)."""
     leads, clear = [], []
@@ -283,7 +270,7 @@ def _mean_metric(name: str, definition: str, clusters: list[list[int]]) -> dict[
     clusters = [cluster for cluster in clusters if cluster]
     if not clusters:
         return {}
-    mean, error = mean_and_error(clusters)
+    mean, error = clustered_mean(clusters)
     counts = {"grades": sum(map(len, clusters)), "clusters": len(clusters)}
     return {name: _metric(mean, "grade, 0 to 9", definition, counts=counts) | ({} if error is None else {"standard_error": error})}
 

@@ -17,6 +17,7 @@ import torch
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
+from collapse_lib.metrics.uncertainty import independent_mean, ratio_error
 from collapse_lib.model.loss import next_token_losses
 
 if TYPE_CHECKING:
@@ -112,8 +113,8 @@ def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition:
     probabilities = np.concatenate([np.empty(0), *found])
     if not len(probabilities):
         raise UserError("The validation corpus has no story with a token in it, so there is no end of one to predict.")
-    error = float(probabilities.std(ddof=1)) / math.sqrt(len(stories)) if len(stories) > 1 else None
-    return {"probability": float(probabilities.mean()), "standard_error": error, "stories": len(stories)}
+    mean, error = independent_mean(probabilities)
+    return {"probability": mean, "standard_error": error, "stories": len(stories)}
 
 
 def paper_windows(lengths: Sequence[int], max_context: int) -> Windows:
@@ -204,7 +205,7 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     if not total:
         raise UserError("The validation corpus has no token that could be scored; give stories of at least two tokens.")
     loss = float(loss_sums.sum() / total)
-    error = _error(loss_sums, tokens, loss)
+    error = _mean_error(loss_sums, tokens, loss)
     return {
         "perplexity": math.exp(loss),
         "perplexity_standard_error": math.exp(loss) * error if error is not None else None,
@@ -220,12 +221,9 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
 def _band(first: int, last: int, loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     """The mean loss at some positions, from each story's summed loss and number of tokens there."""
     loss = float(loss_sums.sum() / tokens.sum())
-    return {"first": first, "last": last, "loss_nats": loss, "loss_standard_error": _error(loss_sums, tokens, loss), "tokens": int(tokens.sum())}
+    return {"first": first, "last": last, "loss_nats": loss, "loss_standard_error": _mean_error(loss_sums, tokens, loss), "tokens": int(tokens.sum())}
 
 
-def _error(loss_sums: np.ndarray, tokens: np.ndarray, loss: float) -> float | None:
-    """The usual error of a ratio of two sums: tokens of one story are not independent, so the stories that have any are the sample."""
-    counted = tokens > 0
-    stories = int(counted.sum())
-    spread = float(np.square(loss_sums - loss * tokens)[counted].sum())
-    return math.sqrt(spread * stories / (stories - 1)) / float(tokens.sum()) if stories > 1 else None
+def _mean_error(loss_sums: np.ndarray, tokens: np.ndarray, loss: float) -> float | None:
+    """The error of a mean loss, by the stories that have any of its tokens: tokens of one story are not independent."""
+    return ratio_error((loss_sums - loss * tokens)[tokens > 0], float(tokens.sum()))

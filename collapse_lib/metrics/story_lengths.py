@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from collapse_lib.metrics.free_text import blocks
+from collapse_lib.metrics.uncertainty import ratio_error, share_error
 
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
@@ -39,7 +40,7 @@ def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues
     ends, tokens = row_counts(corpus)
     first_ended = float((ends > 0).mean())
     rate = float(ends.sum() / tokens.sum())
-    rate_error = math.sqrt(float(np.square(ends - rate * tokens).sum())) / float(tokens.sum())
+    rate_error = ratio_error(ends - rate * tokens, float(tokens.sum()), corrected=False)
     mean, mean_error = restricted_mean(spells(corpus, row), row)
     lengths = initial.row_lengths()  # a complete row is a start token and a story: as long as the story with its end
     counts = {"ends": int(ends.sum()), "tokens": int(tokens.sum())}
@@ -54,7 +55,7 @@ def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues
             first_ended,
             "1",
             f"share of rows whose first story ends within its {row} tokens",
-            math.sqrt(first_ended * (1 - first_ended) / len(ends)),
+            share_error(first_ended, len(ends)),
             rows=len(ends),
         ),
         "initial_stories_ended": _metric(float((lengths <= row).mean()), "1", f"share of the initial stories that end within {row} tokens"),
