@@ -174,7 +174,8 @@ def calibrate(
 
 def _text(folder: Path, vocabulary: int) -> dict[str, Any]:
     """Writing stories, learning from them, tokenising, counting words, following them. The grammar's stories stand for any."""
-    from collapse_lib.metrics import alpha, free_text
+    from collapse_lib.metrics import alpha, words
+    from collapse_lib.metrics.free_text import free_text
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.grammar import StoryGrammar
 
@@ -185,11 +186,11 @@ def _text(folder: Path, vocabulary: int) -> dict[str, Any]:
     tokens = sum(map(len, encoded))
     corpus, repeated = (_corpus(folder / f"text-{times}", encoded * times, tokenizer.vocabulary, tokenizer) for times in (1, 1 + REPEATED_TEXT))
     # The first time loads what later times have.
-    _, first = _timed(lambda: free_text.corpus_word_types(corpus, tokenizer))
-    _, lexicon = _timed(free_text.lexicon)
+    _, first = _timed(lambda: words.corpus_word_types(corpus, tokenizer))
+    _, lexicon = _timed(words.lexicon)
     base = _resident()
-    _, once = _timed(lambda: free_text.free_text(corpus, tokenizer, set()))
-    _, often = _timed(lambda: free_text.free_text(repeated, tokenizer, set()))
+    _, once = _timed(lambda: free_text(corpus, tokenizer, set()))
+    _, often = _timed(lambda: free_text(repeated, tokenizer, set()))
     prefixes, scan = _timed(lambda: alpha.frequent_prefixes(repeated, 64, 24, 50))
     _, follow = _timed(lambda: alpha.next_token_counts(alpha.story_heads(repeated, 25), prefixes, corpus.vocabulary, corpus.eos_id))
     a_token = max(0.0, often - once) / (REPEATED_TEXT * tokens)

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_text
+from collapse_lib.metrics.metric import metric
 from collapse_lib.metrics.uncertainty import clustered_mean
 
 if TYPE_CHECKING:
@@ -206,24 +207,24 @@ def grade(
     for name, meaning in MEASURES.items():
         metrics |= _mean_metric(name, f"mean grade: {meaning}", [[getattr(g, name) for g in part if g] for part in own_grades])
     metrics |= {
-        "completions": _metric(len(flat), "completions", "completions that the judge was asked to grade"),
-        "graded": _metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
-        "malformed": _metric(malformed, "answers", "answers that are not one valid grade; they are left out of the means"),
-        "empty": _metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
+        "completions": metric(len(flat), "completions", "completions that the judge was asked to grade"),
+        "graded": metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
+        "malformed": metric(malformed, "answers", "answers that are not one valid grade; they are left out of the means"),
+        "empty": metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
     }
     for kind, what in CONTROLS.items():
         for name in MEASURES:
             metrics |= _mean_metric(
                 f"control_{kind}_{name}", f"mean grade of {what}: {name}", [[getattr(g, name)] for g in control_grades[kind] if g]
             )
-    metrics["control_malformed"] = _metric(
+    metrics["control_malformed"] = metric(
         sum(given.count(None) for given in control_grades.values()), "answers", "answers to control rows that are not one valid grade"
     )
     metrics |= _ranking(control_grades)
-    metrics["prompt_tokens"] = _metric(
+    metrics["prompt_tokens"] = metric(
         sum(a.prompt_tokens for a in answers), "tokens", "tokens that the judge read, at least bytes / 4; equal requests counted each time"
     )
-    metrics["answer_tokens"] = _metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote, at least bytes / 4")
+    metrics["answer_tokens"] = metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote, at least bytes / 4")
     texts = iter(answers)
     examples = {
         "judge": sorted({answer.model for answer in answers}),
@@ -248,10 +249,10 @@ def _ranking(given: dict[str, list[Grade | None]]) -> dict[str, Any]:
             clear.append(len(lead) > 1 and leads[-1] > CLEAR * stdev(lead) / math.sqrt(len(lead)))
     rule = f"by more than {CLEAR:g} standard errors, in grammar and in consistency"
     return {
-        "judge_ranks_controls": _metric(
+        "judge_ranks_controls": metric(
             int(all(clear)), "1", f"1 if the judge grades real continuations above shuffled words and above random tokens {rule}; else 0"
         ),
-        "judge_margin": _metric(min(leads), "grade points", "smallest of those four leads of the real continuation"),
+        "judge_margin": metric(min(leads), "grade points", "smallest of those four leads of the real continuation"),
     }
 
 
@@ -272,8 +273,4 @@ def _mean_metric(name: str, definition: str, clusters: list[list[int]]) -> dict[
         return {}
     mean, error = clustered_mean(clusters)
     counts = {"grades": sum(map(len, clusters)), "clusters": len(clusters)}
-    return {name: _metric(mean, "grade, 0 to 9", definition, counts=counts) | ({} if error is None else {"standard_error": error})}
-
-
-def _metric(value: float | int, unit: str, definition: str, **more: Any) -> dict[str, Any]:
-    return {"value": value, "unit": unit, "definition": definition} | more
+    return {name: metric(mean, "grade, 0 to 9", definition, counts, error)}

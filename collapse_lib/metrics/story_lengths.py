@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from collapse_lib.metrics.free_text import blocks
+from collapse_lib.metrics.metric import Metric, metric
+from collapse_lib.metrics.row_blocks import row_blocks
 from collapse_lib.metrics.uncertainty import ratio_error, share_error
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Spells(NamedTuple):
     cut: np.ndarray  # stories that a row's end cut off, by the tokens that are there
 
 
-def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues: bool = True) -> dict[str, dict[str, Any]]:
+def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues: bool = True) -> dict[str, Metric]:
     """Metrics of a sampled corpus with rows of at most ``row`` tokens, and of the initial stories (complete rows) under the same cut.
 
     ``continues`` says whether the next story is sampled behind an end, up to the end of the row. Standard errors take the rows as the units
@@ -45,24 +46,27 @@ def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues
     lengths = initial.row_lengths()  # a complete row is a start token and a story: as long as the story with its end
     counts = {"ends": int(ends.sum()), "tokens": int(tokens.sum())}
     return {
-        "eos_share": _metric(rate, "1", "share of '<|endoftext|>' among the sampled tokens", rate_error, **counts),
-        "initial_eos_share": _metric(
+        "eos_share": metric(rate, "1", "share of '<|endoftext|>' among the sampled tokens", counts, rate_error),
+        "initial_eos_share": metric(
             expected_share(lengths, row, continues),
             "1",
             "the share that rows of initial stories, drawn at random and cut in the same way, would have",
         ),
-        "stories_ended": _metric(
+        "stories_ended": metric(
             first_ended,
             "1",
             f"share of rows whose first story ends within its {row} tokens",
+            {"rows": len(ends)},
             share_error(first_ended, len(ends)),
-            rows=len(ends),
         ),
-        "initial_stories_ended": _metric(float((lengths <= row).mean()), "1", f"share of the initial stories that end within {row} tokens"),
-        "story_length": _metric(
-            mean, "tokens", f"mean of the shorter of a story's length and {row} tokens (Kaplan and Meier's estimate: cut stories count)", mean_error
+        "initial_stories_ended": metric(float((lengths <= row).mean()), "1", f"share of the initial stories that end within {row} tokens"),
+        "story_length": metric(
+            mean,
+            "tokens",
+            f"mean of the shorter of a story's length and {row} tokens (Kaplan and Meier's estimate: cut stories count)",
+            standard_error=mean_error,
         ),
-        "initial_story_length": _metric(
+        "initial_story_length": metric(
             float(np.minimum(lengths, row).mean()), "tokens", f"mean of the shorter of an initial story's length and {row} tokens"
         ),
     }
@@ -131,13 +135,5 @@ def _at_risk(stories: Spells) -> tuple[np.ndarray, np.ndarray]:
 
 def _ends(corpus: TokenCorpus) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Whole rows end to end: which tokens are '<|endoftext|>' [n] bool, and where rows start [rows]."""
-    for tokens, first in blocks(corpus):
+    for tokens, first in row_blocks(corpus):
         yield tokens == corpus.eos_id, np.flatnonzero(first)
-
-
-def _metric(value: float, unit: str, definition: str, error: float | None = None, **counts: int) -> dict[str, Any]:
-    return (
-        {"value": value, "unit": unit, "definition": definition}
-        | ({"counts": counts} if counts else {})
-        | ({"standard_error": error} if error is not None else {})
-    )

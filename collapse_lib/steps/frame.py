@@ -236,8 +236,8 @@ def perplexity(step: Step, device: str) -> None:
 @_step("free_text")
 def free_text(step: Step, device: str) -> None:
     """Sections 5.3.1 and 5.3.2: entropy, non-words and repetition of the corpus that the model wrote, and how long its stories are."""
+    from collapse_lib.metrics.entropy import padded_metrics
     from collapse_lib.metrics.free_text import free_text as measure
-    from collapse_lib.metrics.free_text import padded_metrics
     from collapse_lib.metrics.story_lengths import story_lengths
 
     run = step.run
@@ -323,7 +323,7 @@ def initial_part(run: Run, part: str) -> TokenCorpus:
 
 def initial_words(run: Run, tokenizer: Tokenizer) -> set[str]:
     """The different words of the initial training stories, kept in a file beside them: to find them takes minutes at full scale."""
-    from collapse_lib.metrics.free_text import corpus_word_types
+    from collapse_lib.metrics.words import corpus_word_types
 
     file = _words_file(run)
     if not file.is_file():  # in runs begun before the corpus step wrote it
