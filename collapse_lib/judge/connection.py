@@ -123,7 +123,7 @@ def without_secrets(said: str) -> str:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """A secret as it is, in a URL, and in Base64 behind anything ("Bearer ", a user name): the letters that it alone decides."""
+    """A secret as it is, in a URL, and in Base64 after anything ("Bearer ", a user name): the letters that it alone decides."""
     yield from (secret, quote(secret, safe=""))
     for before in range(3):
         data = bytes(before) + secret.encode()

@@ -39,25 +39,25 @@ def entropy_metrics(counts: np.ndarray) -> dict[str, Metric]:
 
 
 def padded_metrics(corpus: TokenCorpus, row: int) -> dict[str, Metric]:
-    """What a sampled corpus would look like if each row were filled with '<|endoftext|>' behind its first one, up to ``row`` tokens.
+    """What a sampled corpus would look like if each row were filled with '<|endoftext|>' after its first one, up to ``row`` tokens.
 
     So the released code keeps its samples, and entropy counted over them holds the padding. Rows that were cut at their first end and rows in which
-    further stories follow it give the same: what is behind an end is not looked at.
+    further stories follow it give the same: what comes after an end is not looked at.
     """
     counts, rows = np.zeros(corpus.vocabulary, np.int64), 0
     for tokens, first in row_blocks(corpus):
         starts = np.flatnonzero(first)
         is_eos = tokens == corpus.eos_id
         before = np.cumsum(is_eos) - is_eos  # ends in the block before each token, and, taken from that, in its row
-        kept = before == np.repeat(before[starts], np.diff(starts, append=len(tokens)))
-        counts += np.bincount(tokens[kept], minlength=corpus.vocabulary)
+        is_counted = before == np.repeat(before[starts], np.diff(starts, append=len(tokens)))
+        counts += np.bincount(tokens[is_counted], minlength=corpus.vocabulary)
         rows += len(starts)
     padding = rows * row - int(counts.sum())
     counts[corpus.eos_id] += padding
     seen = {"positions": rows * row, "types": int((counts > 0).sum())}
-    definition = f"entropy if rows were filled with '<|endoftext|>' behind their first, up to {row} tokens, and that counted, as in the released code"
-    behind = f"share of a row's {row} positions that lie behind its first '<|endoftext|>'"
+    definition = f"entropy if rows were filled with '<|endoftext|>' after their first, up to {row} tokens, and that counted, as in the released code"
+    share_definition = f"share of a row's {row} positions that lie after its first '<|endoftext|>'"
     return {
         "entropy_padded": metric(entropy(counts), "nats", definition, counts=seen),
-        "padding_share": ratio(padding, rows * row, "1", behind, "positions"),
+        "padding_share": ratio(padding, rows * row, "1", share_definition, "positions"),
     }

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.errors import UserError, first_line
 from collapse_lib.experiment.files import read_text
 from collapse_lib.metrics.metric import metric
 from collapse_lib.metrics.uncertainty import clustered_mean
@@ -72,7 +72,7 @@ Point = Annotated[int, Field(strict=True, ge=0, le=9), WithJsonSchema({"type": "
 
 
 class Exercise(NamedTuple):
-    """A story's beginning and what was written behind it."""
+    """A story's beginning and what was written after it."""
 
     beginning: str
     completion: str
@@ -114,9 +114,8 @@ def _fetched(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, HUB_FILE, repo_type="dataset"))
     except Exception as error:  # network, name and permission failures share no base class
-        first = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"The prompts of '{name}' are no local file and could not be fetched from the dataset hub ({first}); "
+            f"The prompts of '{name}' are no local file and could not be fetched from the dataset hub ({first_line(error)}); "
             "take the 44 shipped ones with --set completions.prompts=own, or give a .yaml file."
         ) from None
 
@@ -125,22 +124,22 @@ def _beginnings(text: str, source: str) -> list[str]:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        beginnings = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not found or not all(isinstance(prompt, str) and prompt.strip() for prompt in found):
+        beginnings = None
+    if not isinstance(beginnings, list) or not beginnings or not all(isinstance(text, str) and text.strip() for text in beginnings):
         raise UserError(f"The prompts of '{source}' are not a YAML list of texts.")
-    return found
+    return beginnings
 
 
 def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens: int, seed: int) -> dict[str, list[Exercise]]:
     """Exercises whose order of merit is known: for each kind of ``CONTROLS`` one of each of the first ``count`` stories that are long enough.
 
-    A story is cut behind at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens, at
+    A story is cut after at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens, at
     most ``max_tokens``. Depends on the arguments alone.
     """
     random = np.random.default_rng(seed)
-    found: dict[str, list[Exercise]] = {kind: [] for kind in CONTROLS}
+    exercises: dict[str, list[Exercise]] = {kind: [] for kind in CONTROLS}
     for row in stories.iter_rows():
         words = re.findall(r"\s*\S+", tokenizer.decode(row[row != tokenizer.eos_id]))
         if len(words) < SHORTEST_STORY:
@@ -153,15 +152,15 @@ def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens:
         real = tokenizer.decode(tokens)
         shuffled = re.findall(r"\S+", real)
         random.shuffle(shuffled)
-        drawn = random.integers(0, tokenizer.vocabulary - 1, len(tokens))
-        drawn[drawn >= tokenizer.eos_id] += 1  # every token but the one that ends a story
-        for kind, text in (("real", real), ("shuffled", " " + " ".join(shuffled)), ("random", tokenizer.decode(drawn.tolist()))):
-            found[kind].append(Exercise(beginning, text))
-        if len(found["real"]) == count:
-            return found
-    if len(found["real"]) < 2:
+        random_tokens = random.integers(0, tokenizer.vocabulary - 1, len(tokens))
+        random_tokens[random_tokens >= tokenizer.eos_id] += 1  # every token but the one that ends a story
+        for kind, text in (("real", real), ("shuffled", " " + " ".join(shuffled)), ("random", tokenizer.decode(random_tokens.tolist()))):
+            exercises[kind].append(Exercise(beginning, text))
+        if len(exercises["real"]) == count:
+            return exercises
+    if len(exercises["real"]) < 2:
         raise UserError(f"The judge's control rows need at least two validation stories of {SHORTEST_STORY} words; this run has fewer.")
-    return found
+    return exercises
 
 
 def messages(exercise: Exercise) -> list[dict[str, str]]:
@@ -172,12 +171,12 @@ def messages(exercise: Exercise) -> list[dict[str, str]]:
 
 
 def read_grade(answer: str) -> Grade | None:
-    """The grade in a judge's answer, whatever stands around it; None unless there is exactly one JSON object and it is valid."""
-    found = re.findall(r"\{[^{}]*\}", answer)
-    if len(found) != 1:
+    """The grade in a judge's answer, whatever else it says; None unless there is exactly one JSON object and it is valid."""
+    objects = re.findall(r"\{[^{}]*\}", answer)
+    if len(objects) != 1:
         return None
     try:
-        return Grade.model_validate_json(found[0])
+        return Grade.model_validate_json(objects[0])
     except ValidationError:
         return None
 
@@ -238,12 +237,12 @@ def grade(
     return metrics, examples
 
 
-def _ranking(given: dict[str, list[Grade | None]]) -> dict[str, Any]:
+def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
     """Whether the judge can tell stories from their ruins, the paper's judge being fooled by random tokens now and then (Table A2)."""
     leads, clear = [], []
     for name in RANKED:
         for other in ("shuffled", "random"):
-            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(given["real"], given[other], strict=True) if a and b]
+            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(control_grades["real"], control_grades[other], strict=True) if a and b]
             lead = [better - worse for better, worse in pairs]
             leads.append(fmean(lead) if lead else 0.0)
             clear.append(len(lead) > 1 and leads[-1] > CLEAR * stdev(lead) / math.sqrt(len(lead)))
@@ -257,8 +256,8 @@ def _ranking(given: dict[str, list[Grade | None]]) -> dict[str, Any]:
 
 
 def _case(exercise: Exercise, answer: Answer) -> dict[str, Any]:
-    given = read_grade(answer.text)
-    return exercise._asdict() | (given.model_dump() if given else {"malformed": answer.text[:200]})
+    received = read_grade(answer.text)
+    return exercise._asdict() | (received.model_dump() if received else {"malformed": answer.text[:200]})
 
 
 def _clipped(case: dict[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def perplexity(
     """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32.
 
     "paper": a story is ``[start token, x1, x2, ...]``; each ``x`` counts, given the ``max_context`` tokens before it at most, the start
-    token among them. Behind the first ``max_context`` tokens that takes a forward pass of a whole window for each token.
+    token among them. After the first ``max_context`` tokens that takes a forward pass of a whole window for each token.
     "released": what the released script computes. No start token; windows of ``max_context`` tokens every 512, each scoring the tokens
     that no window before it held; the mean over the scored tokens is multiplied by the number of new ones, so that a story's unscored
     first token takes the mean of the others. A story of one token has no such mean and is left out.
@@ -69,7 +69,7 @@ def perplexity(
     and in its mode.
 
     Returns a dict of ``perplexity``, ``loss_nats`` (per token), ``bits_per_token``, ``tokens`` and ``stories`` that count,
-    ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the units drawn
+    ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the sampling units
     (None for a single story: nothing is known of the spread). ``bands`` is a list of dicts with ``first`` and ``last`` position, ``loss_nats``,
     ``loss_standard_error`` and ``tokens``, for those of ``BANDS`` in which a token was scored. A token's position is the number of story
     tokens that the model was shown before it, so that ``max_context - 1`` is the highest there is.
@@ -80,15 +80,15 @@ def perplexity(
     windows = {"paper": paper_windows, "released": released_windows}[definition]([len(story) for story in stories], max_context)
     loss_sums = np.zeros(len(stories))
     band_sums, band_tokens = np.zeros((2, len(BANDS), len(stories)))
-    for chosen, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
-        counts = windows.end[chosen] - windows.first[chosen]
-        weights = np.repeat(windows.tokens[chosen] / counts, counts)
-        story, positions = np.repeat(windows.story[chosen], counts), _positions(windows, chosen, has_start=definition == "paper")
+    for batch, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
+        counts = windows.end[batch] - windows.first[batch]
+        weights = np.repeat(windows.tokens[batch] / counts, counts)
+        story, positions = np.repeat(windows.story[batch], counts), _positions(windows, batch, has_start=definition == "paper")
         loss_sums += np.bincount(story, losses * weights, minlength=len(stories))
         for band, (first, last) in enumerate(BANDS):
-            here = (positions >= first) & (positions <= last)
-            band_sums[band] += np.bincount(story[here], losses[here], minlength=len(stories))
-            band_tokens[band] += np.bincount(story[here], minlength=len(stories))
+            in_band = (positions >= first) & (positions <= last)
+            band_sums[band] += np.bincount(story[in_band], losses[in_band], minlength=len(stories))
+            band_tokens[band] += np.bincount(story[in_band], minlength=len(stories))
     summary = _summary(loss_sums, np.bincount(windows.story, windows.tokens, minlength=len(stories)))
     bands = zip(BANDS, band_sums, band_tokens, strict=True)
     return summary | {"bands": [_band(*ends, sums, tokens) for ends, sums, tokens in bands if tokens.any()]}
@@ -109,8 +109,8 @@ def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition:
     stories = [np.append(row if definition == "paper" else row[1:], corpus.eos_id) for row in corpus.iter_rows() if len(row) > 1]
     last = [len(story) - 1 for story in stories]
     windows = Windows.from_rows((story, max(0, end - max_context), end + 1, end, 1) for story, end in enumerate(last))
-    found = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
-    probabilities = np.concatenate([np.empty(0), *found])
+    batch_probabilities = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
+    probabilities = np.concatenate([np.empty(0), *batch_probabilities])
     if not len(probabilities):
         raise UserError("The validation corpus has no story with a token in it, so there is no end of one to predict.")
     mean, error = independent_mean(probabilities)
@@ -118,7 +118,7 @@ def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition:
 
 
 def paper_windows(lengths: Sequence[int], max_context: int) -> Windows:
-    """The first ``max_context`` tokens behind the start token in one window, and a window for each token after those."""
+    """The first ``max_context`` tokens after the start token in one window, and a window for each token after those."""
     return Windows.from_rows(
         window
         for story, length in enumerate(lengths)
@@ -157,15 +157,15 @@ def _batches(windows: Windows, batch_tokens: int) -> Iterator[np.ndarray]:
         start += rows
 
 
-def _tokens(stories: list[np.ndarray], windows: Windows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows' tokens, [B, T] int64 with zeros on the right (which no causal model sees), and which of them are scored, [B, T] bool."""
-    lengths = windows.end[chosen] - windows.begin[chosen]
-    shown = np.zeros((len(chosen), int(lengths.max())), dtype=np.int64)
-    for row, story, begin, end in zip(shown, windows.story[chosen], windows.begin[chosen], windows.end[chosen], strict=True):
+def _tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a batch of windows, [B, T] int64 with zeros on the right (which no causal model sees), and which are scored, [B, T] bool."""
+    lengths = windows.end[batch] - windows.begin[batch]
+    padded = np.zeros((len(batch), int(lengths.max())), dtype=np.int64)
+    for row, story, begin, end in zip(padded, windows.story[batch], windows.begin[batch], windows.end[batch], strict=True):
         row[: end - begin] = stories[story][begin:end]
-    column = np.arange(shown.shape[1])
-    scored = (column >= (windows.first - windows.begin)[chosen, None]) & (column < lengths[:, None])
-    return shown, scored
+    column = np.arange(padded.shape[1])
+    scored = (column >= (windows.first - windows.begin)[batch, None]) & (column < lengths[:, None])
+    return padded, scored
 
 
 def _scored(
@@ -175,24 +175,24 @@ def _scored(
     device = model.head.device
     batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
     with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
-        found = run(lambda chosen: _token_losses(model, *_tokens(stories, windows, chosen)), batches)
-        for chosen, losses in zip(batches, found, strict=True):
-            yield chosen, losses
-            bar.update(int(windows.tokens[chosen].sum()))
+        batch_losses = run(lambda batch: _token_losses(model, *_tokens(stories, windows, batch)), batches)
+        for batch, losses in zip(batches, batch_losses, strict=True):
+            yield batch, losses
+            bar.update(int(windows.tokens[batch].sum()))
 
 
-def _positions(windows: Windows, chosen: np.ndarray, has_start: bool) -> np.ndarray:
-    """Positions of the chosen windows' scored tokens, window by window; the start token has none."""
-    counts = windows.end[chosen] - windows.first[chosen]
+def _positions(windows: Windows, batch: np.ndarray, has_start: bool) -> np.ndarray:
+    """Positions of the scored tokens of a batch of windows, window by window; the start token has none."""
+    counts = windows.end[batch] - windows.first[batch]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat((windows.first - windows.begin)[chosen], counts) + within - has_start
+    return np.repeat((windows.first - windows.begin)[batch], counts) + within - has_start
 
 
 @torch.no_grad()
-def _token_losses(model: GPTNeo, shown: np.ndarray, scored: np.ndarray) -> np.ndarray:
+def _token_losses(model: GPTNeo, windows: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """Losses in nats of the scored tokens, row by row, float64."""
     device = model.head.device
-    tokens = torch.from_numpy(shown).to(device)
+    tokens = torch.from_numpy(windows).to(device)
     mask = torch.from_numpy(scored[:, 1:]).to(device)  # the hidden state at t predicts the token at t + 1
     hidden, targets = model(tokens[:, :-1])[mask], tokens[:, 1:][mask]  # [n, H], [n]
     return next_token_losses(hidden, model.head, targets).double().cpu().numpy()

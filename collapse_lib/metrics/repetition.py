@@ -31,9 +31,9 @@ class Repeats:
         self.repeated += int(same.sum())
         changes = np.flatnonzero(np.concatenate(([True], ~same, [True])))  # where runs begin, and the end
         lengths = np.diff(changes)
-        place = int(lengths.argmax())
-        if lengths[place] > self.longest:
-            self.longest, self.token = int(lengths[place]), int(tokens[changes[place]])
+        index = int(lengths.argmax())
+        if lengths[index] > self.longest:
+            self.longest, self.token = int(lengths[index]), int(tokens[changes[index]])
 
 
 def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

@@ -25,7 +25,7 @@ def row_blocks(corpus: TokenCorpus, size: int = BLOCK_TOKENS) -> Iterator[tuple[
         before = offsets - given * np.arange(len(offsets))  # tokens before each row, start tokens left out
         row, rows = 0, len(offsets) - 1
         while row < rows:
-            stop = min(rows, int(np.searchsorted(before, before[row] + size - held)))  # behind the row that fills the block
+            stop = min(rows, int(np.searchsorted(before, before[row] + size - held)))  # after the row that fills the block
             parts.append(_rows(values[offsets[row] : offsets[stop]], offsets[row:stop] - offsets[row], given))
             held += int(before[stop] - before[row])
             row = stop

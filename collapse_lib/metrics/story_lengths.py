@@ -3,10 +3,10 @@
 **Length.** A story's length is the number of its tokens, its '<|endoftext|>' included. Sampled rows are cut off, so the last story of most rows is
 only known to be longer than what is there, and the stories that do end within a row are the shorter ones: their mean would be too low. Here every
 story counts for as long as it was seen (Kaplan and Meier's estimate of the share of stories longer than t), and the mean is taken of the shorter of
-length and row, which that estimate determines without a guess about what lies behind the row's end. Stories that follow each other in
+length and row, which that estimate determines without a guess about what lies beyond the row's end. Stories that follow each other in
 a row are taken as independent of each other.
 
-**Ends.** The share of '<|endoftext|>' among the tokens that the model sampled. Padding behind a story was not sampled and is not stored.
+**Ends.** The share of '<|endoftext|>' among the tokens that the model sampled. Padding after a story was not sampled and is not stored.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Spells(NamedTuple):
 def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues: bool = True) -> dict[str, Metric]:
     """Metrics of a sampled corpus with rows of at most ``row`` tokens, and of the initial stories (complete rows) under the same cut.
 
-    ``continues`` says whether the next story is sampled behind an end, up to the end of the row. Standard errors take the rows as the units
-    drawn; that of the mean length is Greenwood's.
+    ``continues`` says whether the next story is sampled after an end, up to the end of the row. Standard errors take the rows as the sampling
+    units; that of the mean length is Greenwood's.
     """
     ends, tokens = row_counts(corpus)
     first_ended = float((ends > 0).mean())
@@ -80,7 +80,7 @@ def expected_share(lengths: np.ndarray, row: int, continues: bool = True) -> flo
     share = np.bincount(np.minimum(lengths, row + 1), minlength=row + 2)[: row + 1] / len(lengths)  # of the stories, by length
     if not continues:
         return float(share.sum() / np.minimum(lengths, row).mean())
-    ends = np.zeros(row + 1)  # how probable an end is at each token; at "token 0" the row begins as behind an end
+    ends = np.zeros(row + 1)  # how probable an end is at each token; at "token 0" the row begins as after an end
     ends[0] = 1
     for token in range(1, row + 1):
         ends[token] = share[1 : token + 1] @ ends[:token][::-1]
@@ -89,10 +89,10 @@ def expected_share(lengths: np.ndarray, row: int, continues: bool = True) -> flo
 
 def row_counts(corpus: TokenCorpus) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the number of '<|endoftext|>' and of all sampled tokens: two int64[rows]."""
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for is_eos, starts in _ends(corpus):
-        found.append((np.add.reduceat(is_eos, starts, dtype=np.int64), np.diff(starts, append=len(is_eos))))
-    ends, tokens = map(np.concatenate, zip(*found, strict=True))
+        parts.append((np.add.reduceat(is_eos, starts, dtype=np.int64), np.diff(starts, append=len(is_eos))))
+    ends, tokens = map(np.concatenate, zip(*parts, strict=True))
     return ends, tokens
 
 
@@ -103,9 +103,9 @@ def spells(corpus: TokenCorpus, row: int) -> Spells:
         begins = np.zeros(len(is_eos), bool)
         begins[starts] = True
         begins[1:] |= is_eos[:-1]
-        places = np.flatnonzero(begins)
-        lengths = np.diff(places, append=len(is_eos))
-        complete = is_eos[places + lengths - 1]
+        starts_of_stories = np.flatnonzero(begins)
+        lengths = np.diff(starts_of_stories, append=len(is_eos))
+        complete = is_eos[starts_of_stories + lengths - 1]
         ended += np.bincount(lengths[complete], minlength=row + 1)
         cut += np.bincount(lengths[~complete], minlength=row + 1)
     return Spells(ended, cut)
@@ -121,7 +121,7 @@ def restricted_mean(stories: Spells, row: int) -> tuple[float, float]:
     """Mean of the shorter of length and ``row`` tokens, the area under ``survival``, and its standard error (Greenwood)."""
     longer = survival(stories)[:row]  # of at least 1, 2, ..., row tokens
     ended, at_risk = (counts[1:] for counts in _at_risk(stories))
-    remaining = longer[::-1].cumsum()[::-1] - longer  # area behind t = 1, 2, ..., row
+    remaining = longer[::-1].cumsum()[::-1] - longer  # area beyond t = 1, 2, ..., row
     left = at_risk - ended
     terms = np.square(remaining) * np.divide(ended, at_risk * left, out=np.zeros(row), where=left > 0)
     return float(longer.sum()), math.sqrt(float(terms.sum()))

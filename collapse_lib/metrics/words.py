@@ -85,8 +85,8 @@ def _corpus_segments(corpus: TokenCorpus, starts_word: np.ndarray) -> pa.Table:
     unread = row_blocks(corpus)
     cores = pa.cpu_count()
     with ThreadPoolExecutor(cores) as pool:  # numpy and Arrow let go of Python's lock
-        while some := list(islice(unread, BLOCKS_A_CORE * cores)):
-            tables += pool.map(count, some)
+        while some_blocks := list(islice(unread, BLOCKS_A_CORE * cores)):
+            tables += pool.map(count, some_blocks)
             if sum(map(len, tables)) > max(SEGMENTS_HELD, 2 * len(tables[0])):  # growing with what is there, so that little is added up often
                 tables = [_added_up(tables)]
     return _added_up(tables)
@@ -149,10 +149,10 @@ def _plain_words(texts: pa.Array, counts: pa.Array) -> tuple[Counter[str], pa.Ar
     import pyarrow.compute as pc
 
     matches = pc.extract_regex(texts, PLAIN_TEXT)
-    found = matches.field("word")  # empty where nothing matches
-    exceptions = pa.array({rule.removesuffix(".") for rule in _pieces_of_english().rules}, found.type)
-    plain = pc.and_(pc.is_valid(matches), pc.invert(pc.is_in(found, exceptions)))
-    table = pa.table({"word": pc.ascii_lower(found.filter(plain)), "count": counts.filter(plain)})
+    matched_words = matches.field("word")  # empty where nothing matches
+    exceptions = pa.array({rule.removesuffix(".") for rule in _pieces_of_english().rules}, matched_words.type)
+    plain = pc.and_(pc.is_valid(matches), pc.invert(pc.is_in(matched_words, exceptions)))
+    table = pa.table({"word": pc.ascii_lower(matched_words.filter(plain)), "count": counts.filter(plain)})
     summed = table.group_by("word").aggregate([("count", "sum")])
     return Counter(dict(zip(summed["word"].to_pylist(), summed["count_sum"].to_pylist(), strict=True))), pc.invert(plain)
 
@@ -161,9 +161,9 @@ def _chunks(segments: pa.Table, tokenizer: Tokenizer) -> Counter[str]:
     """White-space separated chunks of text and how often each occurs."""
     chunks: Counter[str] = Counter()
     for batch in segments.to_batches(max_chunksize=DECODED_TOGETHER):
-        found, counts = (column.to_pylist() for column in batch.columns)
-        tokens = np.frombuffer(b"".join(found), np.uint16).tolist()
-        bounds = accumulate((len(segment) // 2 for segment in found), initial=0)
+        runs, counts = (column.to_pylist() for column in batch.columns)
+        tokens = np.frombuffer(b"".join(runs), np.uint16).tolist()
+        bounds = accumulate((len(segment) // 2 for segment in runs), initial=0)
         texts = tokenizer.decode_batch([tokens[start:stop] for start, stop in pairwise(bounds)])
         for text, count in zip(texts, counts, strict=True):
             for chunk in text.split():

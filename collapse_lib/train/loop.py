@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
 CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer fit its caches
-LOSSES_KEPT_BACK = 16  # steps between reading losses back: a GPU would stand still at every reading
+STEPS_BETWEEN_READINGS = 16  # steps between reading losses back: a GPU would stand still at every reading
 CURVE_POINTS = 400
 FINAL_STEPS = 50
 SKIPPED = "their gradients are beyond fp16; set training.precision=fp32 or bf16, or lower training.learning_rate."
@@ -123,20 +123,20 @@ def train(
                     position.best = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
             checkpoint.save(position)
 
-    kept = int(np.argmin(position.holdout_losses)) + 1 if stopping else position.epoch
+    epochs_kept = int(np.argmin(position.holdout_losses)) + 1 if stopping else position.epoch
     if stopping:
         model.load_state_dict(position.best)
     model.eval()
-    steps = len(position.losses) // position.epoch * kept
-    skipped = sum(position.skipped[:kept])
+    steps = len(position.losses) // position.epoch * epochs_kept
+    skipped = sum(position.skipped[:epochs_kept])
     if skipped == steps:
         raise UserError(f"Not one of the {steps} training steps was taken: {SKIPPED}")
     return TrainingResult(
-        epochs=kept,
+        epochs=epochs_kept,
         epochs_tried=position.epoch,
         steps=steps - skipped,
         skipped_steps=skipped,
-        tokens_seen=position.targets // position.epoch * kept,  # each epoch has the same targets
+        tokens_seen=position.targets // position.epoch * epochs_kept,  # each epoch has the same targets
         final_loss=float(np.mean(position.losses[max(0, steps - FINAL_STEPS) : steps])),
         loss_curve=thinned(position.losses),
         holdout_losses=position.holdout_losses,
@@ -229,7 +229,7 @@ class _Trainer:
                 bar.update(len(batch) * self.blocks.block_size)
                 finished = position.step == len(batches)
                 due = position.step % self.settings.checkpoint_every == 0 and not finished
-                if due or finished or len(pending) == LOSSES_KEPT_BACK:
+                if due or finished or len(pending) == STEPS_BETWEEN_READINGS:
                     # Read before anything is saved, so that no checkpoint holds a training that has gone astray.
                     position.losses.extend(self._read(pending, len(position.losses)))
                     pending.clear()
@@ -285,8 +285,8 @@ class _Trainer:
             return loss.detach(), torch.autograd.grad(loss, parameters)
 
         losses, gradients = zip(*self.run(gradient, parts), strict=True)
-        for parameter, *found in zip(parameters, *gradients, strict=True):
-            parameter.grad = functools.reduce(Tensor.add_, found)
+        for parameter, *parts in zip(parameters, *gradients, strict=True):
+            parameter.grad = functools.reduce(Tensor.add_, parts)
         return sum(losses)
 
     @torch.no_grad()
