@@ -236,10 +236,10 @@ def report(record: Record, tasks: Sequence[TaskData], records: dict[str, list[di
         common = int(balance["train"].argmax())
         answer = data.task.labels[common]
         counts = {"train_rows": data.train_rows, "test_rows": len(true), "fine_tunings": len(answered)}
-        chance = "other test rows and other fine-tunings" if len(answered) > 1 else "other test rows, not over other fine-tunings"
+        chance = "for other test rows and fine-tunings" if len(answered) > 1 else "for other test rows, not for other fine-tunings"
         for measure, what in (
-            ("accuracy", "share of the test rows put in their class"),
-            ("f1", "F1 of each class weighted by its share of the test rows"),
+            ("accuracy", "share of the test rows classified correctly"),
+            ("f1", "F1 of each class, weighted by its share of the test rows"),
         ):
             scores = crossed.row_scores(true, answered, classes, measure)
             always = crossed.row_scores(true, np.full((1, len(true)), common), classes, measure).mean()
@@ -247,17 +247,21 @@ def report(record: Record, tasks: Sequence[TaskData], records: dict[str, list[di
             low, high = crossed.interval(estimate, len(true))
             definition = f"{data.task.title}: {what}, mean over fine-tunings"
             record.measure(f"{name}_{measure}", estimate.value, "1", definition, counts=counts, standard_error=estimate.standard_error)
-            record.measure(f"{name}_{measure}_low", low, "1", f"lower end of its 95% interval over {chance}")
-            record.measure(f"{name}_{measure}_high", high, "1", f"upper end of its 95% interval over {chance}")
+            record.measure(f"{name}_{measure}_low", low, "1", f"lower end of its 95% interval {chance}")
+            record.measure(f"{name}_{measure}_high", high, "1", f"upper end of its 95% interval {chance}")
             if len(by_seed) > 1:
                 spread = float(by_seed.std(ddof=1))
-                record.measure(f"{name}_{measure}_seed_sd", spread, "1", "its standard deviation from one fine-tuning to another")
-            record.measure(f"{name}_{measure}_majority", float(always), "1", f"the same of always answering '{answer}', the commonest training label")
+                record.measure(f"{name}_{measure}_seed_sd", spread, "1", "its standard deviation across fine-tunings")
+            record.measure(
+                f"{name}_{measure}_majority", float(always), "1", f"the same when always answering '{answer}', the most frequent training label"
+            )
             record.series[f"{name}_{measure}_by_seed"] = by_seed.tolist()
             if measure == "accuracy":
                 means.append(estimate.value)
         answered_share = float((answered == common).mean())
-        record.measure(f"{name}_answered_majority", answered_share, "1", f"share of the test rows for which the answer was '{answer}'")
+        record.measure(
+            f"{name}_answered_majority", answered_share, "1", f"share of the test rows answered with '{answer}', the most frequent training label"
+        )
         record.series[f"{name}_loss_by_seed"] = [one["loss"] for one in records[name]]
         record.examples[name] = {
             "labels": list(data.task.labels),

@@ -34,7 +34,7 @@ def entropy_metrics(counts: np.ndarray) -> dict[str, Metric]:
         "entropy_miller_madow": metric(
             corrected, "nats", "plug-in entropy + (token types - 1) / (2 tokens), Miller and Madow's correction", counts=seen
         ),
-        "token_types": metric(types, "types", "different tokens that occur"),
+        "token_types": metric(types, "types", "distinct tokens that occur"),
     }
 
 
@@ -55,7 +55,7 @@ def padded_metrics(corpus: TokenCorpus, row: int) -> dict[str, Metric]:
     padding = rows * row - int(counts.sum())
     counts[corpus.eos_id] += padding
     seen = {"positions": rows * row, "types": int((counts > 0).sum())}
-    definition = f"entropy if rows were filled with '<|endoftext|>' after their first, up to {row} tokens, and that counted, as in the released code"
+    definition = f"entropy with each row filled up to {row} tokens by '<|endoftext|>' after its first one, padding counted, as in the released code"
     share_definition = f"share of a row's {row} positions that lie after its first '<|endoftext|>'"
     return {
         "entropy_padded": metric(entropy(counts), "nats", definition, counts=seen),

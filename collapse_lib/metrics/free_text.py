@@ -26,18 +26,20 @@ def free_text(corpus: TokenCorpus, tokenizer: Tokenizer, initial_word_types: set
     for tokens, first in row_blocks(corpus):
         repeats.add(tokens, first)
     words, mixed = corpus_words(corpus, tokenizer)
-    lexicon_metrics, lexicon_frequent = oov_metrics("lexicon", "wordfreq's large English list", words, lexicon())
-    initial_metrics, initial_frequent = oov_metrics("initial", "the words of the initial corpus", words, initial_word_types)
+    lexicon_metrics, lexicon_frequent = oov_metrics("lexicon", "in wordfreq's large English list", words, lexicon())
+    initial_metrics, initial_frequent = oov_metrics("initial", "among the words of the initial corpus", words, initial_word_types)
     metrics = {
         **entropy_metrics(corpus.token_counts()),
-        "words": metric(words.total(), "words", "words of the decoded text; the last, possibly cut word of a cut-off row is left out"),
-        "word_types": metric(len(words), "types", "different words, case-folded"),
-        "mixed": metric(mixed, "pieces", "pieces of letters and other signs together, counted neither as words nor as OOV"),
+        "words": metric(
+            words.total(), "words", "words of the decoded text, without the last word of a row that was cut off, which may be incomplete"
+        ),
+        "word_types": metric(len(words), "types", "distinct words, case-folded"),
+        "mixed": metric(mixed, "pieces", "pieces that mix letters with other characters, counted neither as words nor as OOV"),
         **lexicon_metrics,
         **initial_metrics,
         **distinct_metrics(corpus),
-        "repeated": ratio(repeats.repeated, repeats.followers, "1", "share of tokens that equal the token before them in their row", "tokens"),
-        "longest_repeat": metric(repeats.longest, "tokens", "longest run of one token"),
+        "repeated": ratio(repeats.repeated, repeats.followers, "1", "share of tokens equal to the token before them in their row", "tokens"),
+        "longest_repeat": metric(repeats.longest, "tokens", "length of the longest run of one and the same token"),
     }
     examples = {"frequent_oov": lexicon_frequent, "frequent_oov_initial": initial_frequent}
     if repeats.longest > 1:

@@ -192,7 +192,7 @@ def grade(
         ask: gets the judge's answers to all exercises at once.
 
     Returns:
-        (metrics, examples) as a step's metrics file holds them. A mean of no valid grade is left out; ``malformed`` counts what was not one.
+        (metrics, examples) as a step's metrics file holds them. A mean of no valid grade is left out; ``malformed`` counts the answers without one.
     """
     own = [Exercise(beginning, text) for beginning, texts in completions for text in texts]
     exercises = own + [exercise for kind in CONTROLS for exercise in control_rows[kind]]
@@ -200,7 +200,7 @@ def grade(
     grades = iter([read_grade(answer.text) for answer in answers])
     own_grades = [[next(grades) for _ in texts] for _, texts in completions]
     control_grades = {kind: [next(grades) for _ in control_rows[kind]] for kind in CONTROLS}
-    flat = [given for given_of_one in own_grades for given in given_of_one]
+    flat = [grade for grades_of_one in own_grades for grade in grades_of_one]
     malformed = flat.count(None)
     metrics: dict[str, Any] = {}
     for name, meaning in MEASURES.items():
@@ -208,7 +208,7 @@ def grade(
     metrics |= {
         "completions": metric(len(flat), "completions", "completions that the judge was asked to grade"),
         "graded": metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
-        "malformed": metric(malformed, "answers", "answers that are not one valid grade; they are left out of the means"),
+        "malformed": metric(malformed, "answers", "answers that hold no valid grade, or more than one; left out of the means"),
         "empty": metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
     }
     for kind, what in CONTROLS.items():
@@ -217,7 +217,9 @@ def grade(
                 f"control_{kind}_{name}", f"mean grade of {what}: {name}", [[getattr(g, name)] for g in control_grades[kind] if g]
             )
     metrics["control_malformed"] = metric(
-        sum(given.count(None) for given in control_grades.values()), "answers", "answers to control rows that are not one valid grade"
+        sum(grades_of_kind.count(None) for grades_of_kind in control_grades.values()),
+        "answers",
+        "answers to control rows that hold no valid grade, or more than one",
     )
     metrics |= _ranking(control_grades)
     metrics["prompt_tokens"] = metric(
@@ -251,7 +253,9 @@ def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
         "judge_ranks_controls": metric(
             int(all(clear)), "1", f"1 if the judge grades real continuations above shuffled words and above random tokens {rule}; else 0"
         ),
-        "judge_margin": metric(min(leads), "grade points", "smallest of those four leads of the real continuation"),
+        "judge_margin": metric(
+            min(leads), "grade points", "smallest lead, in mean grade, of the real continuations over either control, in grammar or in consistency"
+        ),
     }
 
 

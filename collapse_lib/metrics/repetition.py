@@ -59,5 +59,5 @@ def distinct_metrics(corpus: TokenCorpus) -> dict[str, Metric]:
     metrics = {}
     for n in range(1, 5):
         different, total = distinct_ngrams(tokens, first, n)
-        metrics[f"distinct_{n}"] = ratio(different, total, "1", f"share of different {n}-grams among the {n}-grams inside rows ({sample})", "ngrams")
+        metrics[f"distinct_{n}"] = ratio(different, total, "1", f"distinct {n}-grams as a share of all {n}-grams within rows ({sample})", "ngrams")
     return metrics

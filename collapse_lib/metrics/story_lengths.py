@@ -50,7 +50,7 @@ def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues
         "initial_eos_share": metric(
             expected_share(lengths, row, continues),
             "1",
-            "the share that rows of initial stories, drawn at random and cut in the same way, would have",
+            "the same share in rows of randomly drawn initial stories, cut in the same way",
         ),
         "stories_ended": metric(
             first_ended,
@@ -63,11 +63,11 @@ def story_lengths(corpus: TokenCorpus, initial: TokenCorpus, row: int, continues
         "story_length": metric(
             mean,
             "tokens",
-            f"mean of the shorter of a story's length and {row} tokens (Kaplan and Meier's estimate: cut stories count)",
+            f"mean story length, a longer story counting as {row} tokens (Kaplan and Meier's estimate, in which cut-off stories count)",
             standard_error=mean_error,
         ),
         "initial_story_length": metric(
-            float(np.minimum(lengths, row).mean()), "tokens", f"mean of the shorter of an initial story's length and {row} tokens"
+            float(np.minimum(lengths, row).mean()), "tokens", f"mean length of the initial stories, a longer one counting as {row} tokens"
         ),
     }
 

@@ -222,11 +222,11 @@ def lexicon() -> frozenset[str]:
 def oov_metrics(kind: str, source: str, words: Counter[str], known: set[str] | frozenset[str]) -> tuple[dict[str, Metric], list[list]]:
     unknown = {word: count for word, count in words.items() if word not in known}
     occurrences = sum(unknown.values())
-    rate = ratio(occurrences, words.total(), "per 1000 words", f"OOV occurrences per 1000 words ({source})", "words", scale=1000)
+    rate = ratio(occurrences, words.total(), "per 1000 words", f"OOV words, those not {source}, per 1000 words", "words", scale=1000)
     metrics = {
-        f"oov_{kind}_occurrences": metric(occurrences, "words", f"words that are not in {source}"),
+        f"oov_{kind}_occurrences": metric(occurrences, "words", f"words that are not {source}"),
         f"oov_{kind}_rate": rate,
-        f"oov_{kind}_types": metric(len(unknown), "types", f"different words that are not in {source}"),
+        f"oov_{kind}_types": metric(len(unknown), "types", f"distinct words that are not {source}"),
     }
     frequent = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))[:FREQUENT]
     return metrics, [list(item) for item in frequent]
