@@ -24,6 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.metrics.padding import longest_first, padded
 from collapse_lib.theory.proof import entropy, total_variation
 
 if TYPE_CHECKING:
@@ -148,16 +149,10 @@ def last_hidden(model: GPTNeo, contexts: Sequence[np.ndarray]) -> torch.Tensor:
         raise UserError(f"A context has {longest} tokens, but the model has only {model.config.max_position_embeddings} positions.")
     device, lengths = model.head.device, np.array([len(context) for context in contexts])
     hidden = torch.empty(len(contexts), model.config.hidden_size, device=device)
-    order, start = np.argsort(-lengths, kind="stable"), 0
-    while start < len(order):
-        batch = order[start : start + max(1, BATCH_TOKENS // int(lengths[order[start]]))]
-        padded = np.zeros((len(batch), int(lengths[batch].max())), np.int64)  # zeros on the right, which no causal model sees
-        for row, index in zip(padded, batch, strict=True):
-            row[: lengths[index]] = contexts[index]
-        states = model(torch.from_numpy(padded).to(device))
+    for batch in longest_first(lengths, BATCH_TOKENS):
+        states = model(torch.from_numpy(padded([contexts[index] for index in batch])).to(device))
         last = torch.from_numpy(lengths[batch] - 1).to(device)
         hidden[torch.from_numpy(batch).to(device)] = states[torch.arange(len(batch), device=device), last].float()
-        start += len(batch)
     return hidden
 
 

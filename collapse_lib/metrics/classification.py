@@ -29,6 +29,7 @@ from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.experiment.shapes import FineTuning
 from collapse_lib.metrics import crossed
+from collapse_lib.metrics.padding import longest_first, padded
 from collapse_lib.train.devices import deterministic
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 MAX_GRAD_NORM = 1.0
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass in scoring; it changes rounding only
 FINAL_STEPS = 50  # over which the reported training loss is a mean
-PADDING = 0  # stands on the right, where no causal model looks
 
 
 class Classifier(nn.Module):
@@ -72,10 +72,8 @@ class Encoded:
     def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, T], padded to the longest of these rows, their lengths [B] and their labels [B]."""
         lengths = np.array([len(self.tokens[row]) for row in rows])
-        padded = np.full((len(rows), lengths.max()), PADDING, dtype=np.int64)
-        for padded_row, row in zip(padded, rows, strict=True):
-            padded_row[: len(self.tokens[row])] = self.tokens[row]
-        return tuple(torch.from_numpy(part).to(device) for part in (padded, lengths, self.labels[rows]))
+        tokens = padded([self.tokens[row] for row in rows])
+        return tuple(torch.from_numpy(part).to(device) for part in (tokens, lengths, self.labels[rows]))
 
 
 def encode(rows: Rows, tokenizer: Tokenizer, max_length: int, separator: str = "") -> Encoded:
@@ -161,15 +159,11 @@ def answers(classifier: Classifier, rows: Encoded, advance: Callable[[int], Any]
     """The class that a classifier gives to each row, [rows] int64; rows of like length are scored together."""
     device = classifier.score.weight.device
     lengths = np.array([len(tokens) for tokens in rows.tokens])
-    order = np.argsort(-lengths, kind="stable")
-    classes = np.zeros(len(order), dtype=np.int64)
-    start = 0
-    while start < len(order):
-        batch = order[start : start + max(1, BATCH_TOKENS[device.type] // int(lengths[order[start]]))]
+    classes = np.zeros(len(lengths), dtype=np.int64)
+    for batch in longest_first(lengths, BATCH_TOKENS[device.type]):
         tokens, sizes, _ = rows.batch(batch, device)
         classes[batch] = classifier(tokens, sizes).argmax(-1).cpu().numpy()
         advance(len(batch))
-        start += len(batch)
     return classes
 
 

@@ -208,7 +208,7 @@ def grade(
     metrics |= {
         "completions": metric(len(flat), "completions", "completions that the judge was asked to grade"),
         "graded": metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
-        "malformed": metric(malformed, "answers", "answers that hold no valid grade, or more than one; left out of the means"),
+        "malformed": metric(malformed, "answers", "answers without exactly one valid grade; left out of the means"),
         "empty": metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
     }
     for kind, what in CONTROLS.items():
@@ -219,7 +219,7 @@ def grade(
     metrics["control_malformed"] = metric(
         sum(grades_of_kind.count(None) for grades_of_kind in control_grades.values()),
         "answers",
-        "answers to control rows that hold no valid grade, or more than one",
+        "answers to control rows without exactly one valid grade",
     )
     metrics |= _ranking(control_grades)
     metrics["prompt_tokens"] = metric(
@@ -253,9 +253,7 @@ def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
         "judge_ranks_controls": metric(
             int(all(clear)), "1", f"1 if the judge grades real continuations above shuffled words and above random tokens {rule}; else 0"
         ),
-        "judge_margin": metric(
-            min(leads), "grade points", "smallest lead, in mean grade, of the real continuations over either control, in grammar or in consistency"
-        ),
+        "judge_margin": metric(min(leads), "grade points", "smallest lead of the real continuations over a control, in mean grade"),
     }
 
 

@@ -17,6 +17,7 @@ import torch
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
+from collapse_lib.metrics.padding import longest_first, padded
 from collapse_lib.metrics.uncertainty import independent_mean, ratio_error
 from collapse_lib.model.loss import next_token_losses
 
@@ -146,26 +147,14 @@ def released_windows(lengths: Sequence[int], max_context: int) -> Windows:
     return Windows.from_rows(rows)
 
 
-def _batches(windows: Windows, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Numbers of the windows of each forward pass: longest first, so that equals meet and a batch too large for the memory fails at once."""
-    lengths = windows.end - windows.begin
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
-
-
 def _tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of a batch of windows, [B, T] int64 with zeros on the right (which no causal model sees), and which are scored, [B, T] bool."""
     lengths = windows.end[batch] - windows.begin[batch]
-    padded = np.zeros((len(batch), int(lengths.max())), dtype=np.int64)
-    for row, story, begin, end in zip(padded, windows.story[batch], windows.begin[batch], windows.end[batch], strict=True):
-        row[: end - begin] = stories[story][begin:end]
-    column = np.arange(padded.shape[1])
+    bounds = zip(windows.story[batch], windows.begin[batch], windows.end[batch], strict=True)
+    tokens = padded([stories[story][begin:end] for story, begin, end in bounds])
+    column = np.arange(tokens.shape[1])
     scored = (column >= (windows.first - windows.begin)[batch, None]) & (column < lengths[:, None])
-    return padded, scored
+    return tokens, scored
 
 
 def _scored(
@@ -173,7 +162,7 @@ def _scored(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of the windows of a forward pass, and the losses of their scored tokens, window by window; a progress bar called ``name``."""
     device = model.head.device
-    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
+    batches = list(longest_first(windows.end - windows.begin, batch_tokens or BATCH_TOKENS[device.type]))
     with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
         batch_losses = run(lambda batch: _token_losses(model, *_tokens(stories, windows, batch)), batches)
         for batch, losses in zip(batches, batch_losses, strict=True):
