@@ -230,7 +230,7 @@ def report(record: Record, tasks: Sequence[TaskData], records: dict[str, list[di
         common = int(balance["train"].argmax())
         answer = data.task.labels[common]
         counts = {"train_rows": data.train_rows, "test_rows": len(true), "fine_tunings": len(answered)}
-        chance = "for other test rows and fine-tunings" if len(answered) > 1 else "for other test rows, not for other fine-tunings"
+        chance = "for other test rows and other fine-tunings" if len(answered) > 1 else "for other test rows, not for other fine-tunings"
         for measure, what in (
             ("accuracy", "share of the test rows classified correctly"),
             ("f1", "F1 of each class, weighted by its share of the test rows"),
