@@ -55,7 +55,7 @@ def padded_metrics(corpus: TokenCorpus, row: int) -> dict[str, Metric]:
     padding = rows * row - int(counts.sum())
     counts[corpus.eos_id] += padding
     seen = {"positions": rows * row, "types": int((counts > 0).sum())}
-    definition = f"entropy with each row filled up to {row} tokens by '<|endoftext|>' after its first one, padding counted, as in the released code"
+    definition = f"entropy with '<|endoftext|>' after each row's first one up to {row} tokens, this padding counted, as in the released code"
     share_definition = f"share of a row's {row} positions that lie after its first '<|endoftext|>'"
     return {
         "entropy_padded": metric(entropy(counts), "nats", definition, counts=seen),
