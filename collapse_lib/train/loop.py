@@ -84,17 +84,17 @@ def train(
 
     ``epochs`` overrides ``settings.epochs`` (the count found in generation 1 is reused in the later ones, section 5.1.2). With
     early stopping the loss on ``holdout`` is taken after each epoch; the first epoch that does not lower it ends the training, and
-    the weights of the epoch before are kept. ``seed`` decides the order of the blocks, nothing else. The checkpoint stays: delete
-    the folder once the model is saved.
+    the weights of the epoch before are kept. ``seed`` decides the order of the blocks, nothing else. A damaged checkpoint is named in a
+    warning, and the training starts anew. The checkpoint stays: delete the folder once the model is saved.
 
     Raises ``UserError`` for a device, precision or batch that cannot be had, a corpus without a block, a checkpoint of another
     training, a loss that is no longer finite, and too many steps skipped in fp16.
     """
-    wanted = settings.epochs if epochs is None else epochs
-    stopping = wanted == "early_stopping"
+    epochs = settings.epochs if epochs is None else epochs
+    stopping = epochs == "early_stopping"
     if stopping and holdout is None:
         raise UserError("training.epochs is early_stopping, which needs a hold-out corpus; give one, or a number of epochs.")
-    limit = settings.max_epochs if stopping else int(wanted)
+    limit = settings.max_epochs if stopping else int(epochs)
     accelerator = make_accelerator(device, settings.precision)
     micro = micro_batch_size(settings, model, accelerator.device, accelerator.num_processes)
     blocks = Blocks(corpus, settings)
@@ -104,7 +104,7 @@ def train(
     optimizer = adamw(model, settings)
     identity = {
         "seed": seed,
-        "epochs": wanted,
+        "epochs": epochs,
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
