@@ -27,7 +27,8 @@ def sample(run: Run, generation: int, device: str = "auto") -> Results:
 
 def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     """The work of step ``sample``: shards that an interruption left are taken over if they come from this model and these settings."""
-    from collapse_lib.sample.cpu import DTYPES, sample_corpus
+    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.sample.generate import sample_corpus
     from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
     settings, record, folder = task.protocol.sampling, task.record, task.path("corpus")
