@@ -34,7 +34,7 @@ def _corpus(work: Workload, generation: int) -> Amounts:
         "learn_story": size.stories if learns else 0,
         "tokenise": size.tokens + 2 * size.validation_stories * size.mean_tokens,  # the validation stories' bytes are counted too
         "load_words": 1,
-        "text_token": work.corpus(0)[1],
+        **_words(work.corpus(0)[1]),
     }
 
 
@@ -57,7 +57,11 @@ def _perplexity(work: Workload, generation: int) -> Amounts:
 
 
 def _free_text(work: Workload, generation: int) -> Amounts:
-    return {"text_token": work.corpus(generation)[1]}
+    return _words(work.corpus(generation)[1])
+
+
+def _words(tokens: float) -> Amounts:
+    return {"text_token": tokens, "text_root": math.sqrt(tokens)}
 
 
 def _alpha(work: Workload, generation: int) -> Amounts:
@@ -94,7 +98,7 @@ def _classification(work: Workload, generation: int) -> Amounts:
         total["finetune_step"] += steps
         total["finetune_token"] += steps * settings.batch_size * longest + answered
         total["tokenise"] += (settings.seeds * train + test) * mean  # each fine-tuning draws its own training rows
-        if task.startswith("grammar"):  # all rows, whatever is drawn of them; about every second story is of the kind that is wanted
+        if task.startswith("grammar"):  # all rows are written, however many are used; about every second story is of the kind that is wanted
             total["write_story"] += 2 * (all_train + all_test)
     return dict(total)
 

@@ -1,7 +1,7 @@
-"""What each kind of work costs on a machine, measured in about half a minute; ``plan`` multiplies it by how much of each a run has to do.
+"""What each kind of work costs on a machine, measured in about half a minute.
 
-The run's own code is timed, on fresh weights and stand-in text, whose values do not change the time. Where a
-whole sequence would take too long to decode, single steps are timed, with the fewest and with the most tokens in view.
+The run's own code is timed, on fresh weights and stand-in text, whose values do not change the time. Where decoding whole sequences would take
+too long, single steps are timed, with the fewest and with the most tokens in view.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,6 @@ from collapse_lib.cost.timing import repeated, timed
 from collapse_lib.experiment.errors import UserError, first_line
 from collapse_lib.experiment.files import read_json, write_json
 from collapse_lib.experiment.paths import runs_root
-from collapse_lib.experiment.progress import PROGRESS_VARIABLE
 
 if TYPE_CHECKING:
     from collapse_lib.cost.corpus_size import CorpusSize
@@ -39,7 +38,7 @@ CACHE_BYTES = 2**28  # keys and values of the sequences that one CPU worker deco
 DECODING_STEPS = 8  # of all workers, between two looks at the clock
 ENCODED_BATCHES = 4  # likewise, for each worker
 TEXT_STORIES = 600  # of the grammar, on which work with text is timed
-TEXT_REPEATS = 8  # of it, on which words are counted: a corpus has few words that are new
+TEXT_REPEATS = 8  # times the same text again, without a new word
 FINETUNING_STEPS, TRAINING_STEPS = 30, 40  # most
 CONTEXTS = (6, 256)  # fewest and most at which distributions are compared
 
@@ -56,7 +55,8 @@ RATES = {
     "learn_story": "",  # learning a tokenizer from a story
     "tokenise": "",  # a token
     "load_words": "",  # spaCy's rules and the list of words, once a run
-    "text_token": "",  # a token in the free-text metrics
+    "text_token": "",  # a token in the free-text metrics, apart from new words
+    "text_root": "",  # the new words of a text, which grow about as the square root of its tokens (Heaps' law): seconds over that root
     "scan_story": "",  # following a story to alpha's contexts
     "compare_context": "token",  # one model's distribution at one context, compared with another's
     "finetune_step": "parameters",  # an optimizer step of classification apart from its tokens
@@ -112,12 +112,12 @@ def load(name: str) -> Calibration:
 
     refusal = f"{path} is not a machine that this version's `collapse plan --record FILE` wrote"
     try:
-        found = TypeAdapter(Calibration).validate_python(read_json(path, remedy="record the machine again"))
+        machine = TypeAdapter(Calibration).validate_python(read_json(path, remedy="record the machine again"))
     except ValidationError as error:
         raise UserError(f"{refusal} ({first_line(error)}).") from None
-    if found.rates.keys() != RATES.keys():
+    if machine.rates.keys() != RATES.keys():
         raise UserError(f"{refusal} (its rates are of other units).")
-    return found
+    return machine
 
 
 def is_recorded_machine(file: Path) -> bool:
@@ -146,12 +146,12 @@ def calibrate(protocol: Protocol, initial: CorpusSize, device: str = "auto", rep
     chosen = torch.device(choose_device(device))
     config = GPTNeoConfig.from_settings(protocol.model, initial.vocabulary, initial.vocabulary - 1)
     model = GPTNeo(config, seed=1).to(chosen)
-    found: dict[str, Any] = {}
-    with _silence():
+    measured: dict[str, Any] = {}
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars
         # Training comes last: it changes the weights.
         for measure in (_text, _decoding, _scoring, _classification, _training):
             report(measure.__name__.strip("_"))
-            found |= measure(model, protocol, initial)
+            measured |= measure(model, protocol, initial)
     return Calibration(
         device=device_name(str(chosen)),
         kind=chosen.type,
@@ -162,8 +162,8 @@ def calibrate(protocol: Protocol, initial: CorpusSize, device: str = "auto", rep
         workers=_workers(chosen),
         load=round(load, 2),
         measured_in=round(time.perf_counter() - began, 1),
-        rates={unit: found.pop(unit) for unit in RATES},
-        **found,
+        rates={unit: measured.pop(unit) for unit in RATES},
+        **measured,
     )
 
 
@@ -177,9 +177,11 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     texts, write = timed(lambda: list(grammar.stories(1, TEXT_STORIES)))
     tokenizer, learn = timed(lambda: tokenization.learn(iter(texts), protocol.tokenizer.vocabulary))
     encoded, encode = timed(lambda: tokenizer.encode_batch(texts))
-    few, many = (_corpus(encoded * times, tokenizer.vocabulary, tokenizer.eos_id) for times in (1, TEXT_REPEATS))
+    few, many = (_corpus(encoded * times, tokenizer.vocabulary, tokenizer.eos_id) for times in (1, 1 + TEXT_REPEATS))
     _, load = timed(lambda: (free_text.corpus_word_types(few, tokenizer), free_text.lexicon()))
-    _, count = timed(lambda: free_text.free_text(many, tokenizer, set()))
+    _, once = timed(lambda: free_text.free_text(few, tokenizer, set()))
+    _, often = timed(lambda: free_text.free_text(many, tokenizer, set()))
+    token = max(0.0, often - once) / (many.tokens - few.tokens)
     prefixes, scan = timed(lambda: alpha.frequent_prefixes(many, 64, 24, 50))
     _, follow = timed(lambda: alpha.next_token_counts(alpha.story_heads(many, 25), prefixes, many.vocabulary, many.eos_id))
     return {
@@ -187,7 +189,8 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
         "learn_story": learn / TEXT_STORIES,
         "tokenise": encode / few.tokens,
         "load_words": load,
-        "text_token": count / many.tokens,
+        "text_token": token,
+        "text_root": max(0.0, once - token * few.tokens) / math.sqrt(few.tokens),
         "scan_story": (scan + follow) / many.rows,
     }
 
@@ -351,15 +354,3 @@ def _workers(device: Any) -> int:
     import torch
 
     return torch.get_num_threads() if device.type == "cpu" else 1
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the timed functions' progress bars from the terminal and from whoever watches a run."""
-    watched = os.environ.pop(PROGRESS_VARIABLE, None)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if watched is not None:
-            os.environ[PROGRESS_VARIABLE] = watched

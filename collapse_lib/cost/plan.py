@@ -116,20 +116,20 @@ def _notes(work: Workload, machine: Calibration) -> dict[str, bool]:
     """What plans rest on, and whether this one does."""
     protocol, training, sampling = work.protocol, work.protocol.training, work.protocol.sampling
     batch_tokens, rows = training.batch_size * training.block_size, min(sampling.batch_size, sampling.sequences)
-    found = f"{work.epochs} epochs (the paper found {EPOCHS}, max_epochs is {training.max_epochs})"
+    epochs = f"{work.epochs} epochs (the paper found {EPOCHS}, max_epochs is {training.max_epochs})"
     tried = f"; generation 1 tries {work.epochs_tried(1)}" if work.epochs_tried(1) > work.epochs else ""
+    smaller = machine.batch_tokens < min(batch_tokens, work.corpus(0)[1])
+    no_fp16 = machine.kind == "cpu" and training.precision == "fp16"
     on_hub = any(not task.startswith("grammar") for task in protocol.classification.tasks)
     shape = "the machine was measured with a model of another shape: times are scaled by FLOP and parameters, which small models do not follow"
     return {
         work.initial.note: bool(work.initial.note),
-        f"early stopping is assumed to find {found}{tried}": work.stops_early,
+        f"early stopping is assumed to find {epochs}{tried}": work.stops_early,
         shape: work.model.config.to_hf() != machine.model,
         f"other programs were waiting during the measurement, {machine.load:.1f} processes a core: a quiet machine is faster": machine.load > BUSY,
-        f"training was timed with {machine.batch_tokens:,} tokens a step, not with {batch_tokens:,}": machine.batch_tokens
-        < min(batch_tokens, work.corpus(0)[1]),
+        f"training was timed with {machine.batch_tokens:,} tokens a step, not with {batch_tokens:,}, which overstates what a token costs": smaller,
         f"sampling was timed with {machine.decode_rows:,} sequences at once, not with {rows:,}": machine.decode_rows < rows,
-        "no CPU trains in fp16: training was timed in fp32, and a run here needs --set training.precision=fp32": machine.kind == "cpu"
-        and training.precision == "fp16",
+        "no CPU trains in fp16: training was timed in fp32, and a run here needs --set training.precision=fp32": no_fp16,
         "classification tasks are taken to have the rows of the public data sets (the lengths of RTE's are a guess)": on_hub,
         f"a judge is taken to answer in {ASSUMED['judge']:g} s; `collapse judge estimate` counts tokens and money": bool(protocol.gpt_eval.judge),
         f"starting the kernel is taken to last {KERNEL_START:g} s, and a notebook {NOTEBOOK:g} s beyond its step, as on two shared cores": True,

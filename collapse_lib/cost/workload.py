@@ -62,7 +62,7 @@ class Workload:
 
     @property
     def epochs(self) -> int:
-        """Epochs whose weights are kept."""
+        """Epochs that the weights of a generation have learned for."""
         settings = self.protocol.training
         return min(EPOCHS, settings.max_epochs) if self.stops_early else settings.epochs
 
@@ -84,19 +84,19 @@ class Workload:
 
     @cached_property
     def scoring(self) -> tuple[float, float]:
-        """Tokens that a model is shown to measure its perplexity by both definitions and at stories' ends, and tokens scored, for one story."""
+        """Tokens encoded and tokens scored of a story, in the mean, for perplexity by both definitions and at the stories' ends."""
         from collapse_lib.metrics.perplexity import other_definition, paper_windows, released_windows
 
         settings, lengths = self.protocol.evaluation, [max(1, round(length)) for length in self.initial.lengths]
         has_start = settings.perplexity == "paper"
-        shown = sum(min(length + has_start, settings.max_context) for length in lengths)  # the ends are scored apart
+        encoded = sum(min(length + has_start, settings.max_context) for length in lengths)  # the ends are scored apart
         scored = len(lengths)
         other = other_definition(settings.perplexity, self.protocol.model.max_position_embeddings)
         for definition, context in ((settings.perplexity, settings.max_context), other):
             windows = paper_windows([length + 1 for length in lengths], context) if definition == "paper" else released_windows(lengths, context)
-            shown += int((windows.end - windows.begin).sum())
+            encoded += int((windows.end - windows.begin).sum())
             scored += int(windows.tokens.sum())
-        return shown / len(lengths), scored / len(lengths)
+        return encoded / len(lengths), scored / len(lengths)
 
     def disk(self, generation: int) -> tuple[int, int]:
         """Bytes and files that a generation leaves."""

@@ -1,4 +1,4 @@
-"""What ``collapse plan`` reckons, held to exact arithmetic; and, slowly, to what a small run really takes."""
+"""What ``collapse plan`` predicts, held to exact arithmetic; and, slowly, to what a small run really takes."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def test_epochs_have_the_steps_that_training_takes(layout, demo):
     initial = CorpusSize(101, 10, 300, (80.0,))
     protocol = changed(protocol, training__holdout="0.01")
     corpus = TokenCorpus.in_memory([np.zeros(81, np.uint16)] * 101, 0, 300, rows_are_complete=True)
-    kept = TokenCorpus.in_memory([np.zeros(81, np.uint16)] * 100, 0, 300, rows_are_complete=True)
+    training_part = TokenCorpus.in_memory([np.zeros(81, np.uint16)] * 100, 0, 300, rows_are_complete=True)
     assert (initial.tokens, INITIAL.mean_tokens) == (corpus.tokens, 150)  # with the '<|endoftext|>' that ends a story
-    blocks = Blocks(kept, protocol.training)
+    blocks = Blocks(training_part, protocol.training)
     tokens, steps = Workload(protocol, initial, without_weights(config_of(protocol, 300))).epoch(1)
     assert tokens == len(blocks) * 50
     assert steps == len(epoch_batches(len(blocks), protocol.training, 1, 0))
@@ -150,7 +150,7 @@ def test_early_stopping_tries_one_epoch_more_in_generation_1_only(demo):
 
 def test_perplexity_shows_a_whole_window_for_each_token_beyond_the_context(demo):
     initial = replace(INITIAL, lengths=(130.0,))
-    # The first 128 tokens behind the start token in one window, the last two in one of 129 tokens each; and what lies before the end.
+    # The first 128 tokens after the start token in one window, the last two in one of 129 tokens each; and what lies before the end.
     paper, ends = 3 * 129, 128
     released = 128 + 2  # by the other definition the last two have a window of their own
     assert seconds(demo, "perplexity", initial=initial, encode_token=1.0) == 100 * (paper + ends + released)
@@ -183,11 +183,11 @@ def test_a_gpu_is_held_from_start_to_end(demo):
 def test_a_paper_run_keeps_two_bytes_a_token_and_four_a_parameter():
     protocol = load_preset("paper-33m")
     initial = initial_corpus(protocol)
-    found = plan.plan(protocol, machine(protocol, initial.vocabulary), initial)
-    assert found.parameters == 68_514_048
-    sampled = found.generations[2].bytes - 4 * found.parameters
+    planned = plan.plan(protocol, machine(protocol, initial.vocabulary), initial)
+    assert planned.parameters == 68_514_048
+    sampled = planned.generations[2].bytes - 4 * planned.parameters
     assert 2.0 < sampled / 6.01e8 < 2.02
-    assert found.scratch == 16 * found.parameters
+    assert planned.scratch == 16 * planned.parameters
 
 
 # The initial.

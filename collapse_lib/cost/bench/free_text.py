@@ -56,8 +56,8 @@ def ours(setup: Setup) -> Callable[[], Work]:
         return free_text.entropy(corpus.token_counts()), *_counts(words, known)
 
     def work() -> Work:
-        found, seconds = timed(measure)
-        return Work(corpus.tokens, seconds, found)
+        outcome, seconds = timed(measure)
+        return Work(corpus.tokens, seconds, outcome)
 
     return work
 
@@ -98,8 +98,8 @@ def spacy_over_every_text(setup: Setup) -> Callable[[], Work]:
         return free_text.entropy(np.array(list(tokens.values()))), *_counts(words, known)
 
     def work() -> Work:
-        found, seconds = timed(measure)
-        return Work(corpus.tokens, seconds, found)
+        outcome, seconds = timed(measure)
+        return Work(corpus.tokens, seconds, outcome)
 
     return work
 

@@ -42,8 +42,8 @@ def ours(setup: Setup) -> Callable[[], Work]:
     model, stories = setup.our_model(), corpus(setup)
 
     def work() -> Work:
-        found, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
-        return Work(found["tokens"], seconds, (found["loss_nats"], found["tokens"]))
+        measured, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
+        return Work(measured["tokens"], seconds, (measured["loss_nats"], measured["tokens"]))
 
     return work
 
@@ -65,10 +65,10 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
             done = 0
             for begin in range(0, len(story), min(RELEASED_STRIDE, window)):
                 end = min(begin + window, len(story))
-                shown = tokens[:, begin:end]
-                labels = shown.clone()
+                visible = tokens[:, begin:end]
+                labels = visible.clone()
                 labels[:, : -(end - done)] = -100
-                total += model(shown, labels=labels).loss.item() * (end - done)
+                total += model(visible, labels=labels).loss.item() * (end - done)
                 count += end - done
                 done = end
                 if end == len(story):
@@ -76,8 +76,8 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
         return total / count, count
 
     def work() -> Work:
-        found, seconds = timed(loop, setup.device)
-        return Work(found[1], seconds, found)
+        (loss, tokens), seconds = timed(loop, setup.device)
+        return Work(tokens, seconds, (loss, tokens))
 
     return work
 

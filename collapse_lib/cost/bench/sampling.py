@@ -114,8 +114,8 @@ def _surprise(setup: Setup, tokens: np.ndarray) -> tuple[float, float]:
     with torch.no_grad():
         for row in tokens[:64].astype(np.int64):  # row by row: all logits of one sequence are held at once
             target = torch.from_numpy(row).to(setup.device)
-            shown = torch.cat([target.new_tensor([eos]), target[:-1]])[None]
-            losses.append(F.cross_entropy(model.logits(model(shown))[0], target).item())
+            inputs = torch.cat([target.new_tensor([eos]), target[:-1]])[None]
+            losses.append(F.cross_entropy(model.logits(model(inputs))[0], target).item())
     return float(np.mean(losses)), float(np.std(losses) / len(losses) ** 0.5)
 
 

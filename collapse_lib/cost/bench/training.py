@@ -78,7 +78,7 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     blocks = Blocks(corpus(setup), settings)
     order = np.concatenate(epoch_batches(len(blocks), settings, SEED, epoch=0))
     windows = [blocks.read(np.array([number])) for number in order]
-    data = [{"input_ids": np.append(shown[0], target[0, -1]), "labels": np.append(shown[0], target[0, -1])} for shown, target in windows]
+    data = [{"input_ids": np.append(inputs[0], targets[0, -1]), "labels": np.append(inputs[0], targets[0, -1])} for inputs, targets in windows]
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *arguments: Any) -> SequentialSampler:
