@@ -199,29 +199,29 @@ def _decoding(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[st
     """Tokens decoded with few and with many others in view: the difference is what the bytes of these cost."""
     settings = protocol.sampling
     longest = settings.length if settings.overflow == "extend" else min(settings.max_context, settings.length)
-    decode = _steps_on_cpu if model.head.device.type == "cpu" else _sequences_on_gpu
+    decode = _steps if model.head.device.type == "cpu" else _sequences  # a GPU decodes whole sequences by a recorded graph, and fast enough
     rows, *points = decode(model, protocol, longest)
     (short, first), (long, last) = ((model.kv_bytes_per_token(context), seconds) for context, seconds in points)
     byte = max(0.0, last - first) / max(1, long - short)
     return {"decode_rows": rows, "decode_token": max(0.0, first - byte * short), "decode_byte": byte}
 
 
-def _sequences_on_gpu(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[int, float], tuple[int, float]]:
+def _sequences(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[int, float], tuple[int, float]]:
     """How many sequences at once, and (tokens in view, seconds of a token), in the mean, of the first and the second half of a sequence."""
     from collapse_lib.sample.cpu import DTYPES, sample_rows
 
     rows, half = protocol.sampling.batch_size, max(1, longest // 2)
 
     def sample(length: int) -> float:
-        settings = protocol.sampling.model_copy(update={"length": length})
-        return timed(lambda: sample_rows(model, settings, range(rows), seed=1, dtype=DTYPES[protocol.training.precision]), "cuda")[1]
+        settings, dtype = protocol.sampling.model_copy(update={"length": length}), DTYPES[protocol.training.precision]
+        return timed(lambda: sample_rows(model, settings, range(rows), seed=1, dtype=dtype), model.head.device.type)[1]
 
     _, first, whole = sample(min(8, half)), sample(half), sample(longest)  # the first warms up
     second = (whole - first) / max(1, longest - half)
     return rows, (max(1, half // 2), first / half / rows), ((half + longest) // 2, second / rows)
 
 
-def _steps_on_cpu(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[int, float], tuple[int, float]]:
+def _steps(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[int, float], tuple[int, float]]:
     """How many sequences at once, and (tokens in view, seconds of a token) with the fewest and the most, all workers at it as in a run."""
     import torch
 

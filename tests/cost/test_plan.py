@@ -190,7 +190,18 @@ def test_a_paper_run_keeps_two_bytes_a_token_and_four_a_parameter():
     assert planned.scratch == 16 * planned.parameters
 
 
-# The initial.
+@pytest.mark.parametrize("decode", [calibration._steps, calibration._sequences])
+def test_both_ways_to_time_decoding_tell_two_contexts_apart(decode, demo, monkeypatch):
+    """The way of a GPU works on a CPU too, where a calibration would not take it."""
+    protocol, model = changed(demo, sampling__batch_size="32"), GPTNeo(config_of(demo), seed=1)
+    rows, (few, first), (many, last) = decode(model, protocol, 128)
+    assert rows == 32 and few < many <= 128 and first > 0 and last > 0
+    monkeypatch.setattr(calibration, "_steps", decode)
+    rates = calibration._decoding(model, protocol, INITIAL)
+    assert min(rates["decode_token"], rates["decode_byte"]) >= 0 and rates["decode_token"] + rates["decode_byte"] > 0
+
+
+# The initial corpus.
 
 
 def test_a_hub_corpus_is_not_fetched(monkeypatch):
