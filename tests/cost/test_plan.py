@@ -20,6 +20,7 @@ from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 from collapse_lib.sample.cpu import Cache
+from collapse_lib.sample.generate import sample_rows
 from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.train.blocks import Blocks, epoch_batches
 
@@ -65,7 +66,7 @@ def test_contexts_are_those_that_sampling_has(overflow, length, monkeypatch):
     step, forward = Cache._step, GPTNeo.forward
     monkeypatch.setattr(Cache, "_step", lambda self, tokens: (seen.append(self.filled + 1), step(self, tokens))[1])
     monkeypatch.setattr(GPTNeo, "forward", lambda self, tokens, *more, **named: (encoded.append(tokens), forward(self, tokens, *more, **named))[1])
-    sampling.sample_rows(model, settings, range(1), seed=1)
+    sample_rows(model, settings, range(1), seed=1)
     expected, anew = decoded_contexts(length, 8, overflow)
     # The first forward pass is of the released code's masked start, whether it is used or not.
     assert (seen, sum(tokens.shape[1] for tokens in encoded[1:])) == (list(expected), anew)
