@@ -6,10 +6,8 @@ then only reads. An unfinished one goes on from its last checkpoint or shard. Fi
 
 from __future__ import annotations
 
-import ast
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_json, read_text, replace_folder, sha256, write_json, write_text
 from collapse_lib.experiment.machine import choose_device
+from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.run import Run, Step
 
 if TYPE_CHECKING:
@@ -50,28 +49,6 @@ def _step(name: str) -> Callable[[Callable[..., None]], Callable[..., Results]]:
         return run_step
 
     return decorate
-
-
-def refuse_unknown_parameters() -> None:
-    """Raise ``UserError`` if papermill gave this notebook a parameter that it does not have: papermill itself warns, and goes on without it.
-
-    What papermill gives stands in a cell of its own, behind the one with the notebook's defaults.
-    """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    cells = shell.user_ns.get("In", []) if shell else []
-    given = max((number for number, cell in enumerate(cells) if cell.startswith("# Parameters\n")), default=0)
-    if not given:
-        return
-    known, wanted = _assigned(cells[given - 1]), _assigned(cells[given])
-    if "run" in known and (unknown := sorted(wanted - known)):  # else somebody executes cells by hand, in another order
-        raise UserError(
-            f"This notebook has no parameter '{unknown[0]}', only {', '.join(sorted(known))}; what decides a run's numbers is in its protocol "
-            "(`collapse run NAME --set FIELD=VALUE`, or a .yaml file as the preset of corpus.ipynb)."
-        )
-
-
-def _assigned(cell: str) -> set[str]:
-    return {node.id for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 @_step("corpus")

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.machine import choose_device
+from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
-from collapse_lib.steps.frame import given_tokenizer, refuse_unknown_parameters
+from collapse_lib.steps.frame import given_tokenizer
 from collapse_lib.text.sources import is_on_hub, read_stories
 
 

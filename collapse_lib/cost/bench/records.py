@@ -9,10 +9,9 @@ from collapse_lib.cost.calibration import is_recorded_machine
 from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.shapes import BenchReport
-from collapse_lib.figures.paper import COLOURS, drawn
+from collapse_lib.figures.style import COLOURS, Picture, styled
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 Report = dict[str, Any]
@@ -79,8 +78,8 @@ def checks(reports: list[Report]) -> DataFrame:
     return DataFrame(rows)
 
 
-@drawn
-def ratios(reports: list[Report]) -> tuple[Figure, str]:
+@styled()
+def ratios(reports: list[Report]) -> Picture:
     """How many times faster ours is than each other side; a bar is the median of the rounds, the line their range."""
     from matplotlib.figure import Figure
 
@@ -100,4 +99,4 @@ def ratios(reports: list[Report]) -> tuple[Figure, str]:
     axes.margins(x=0.12)
     axes.set_xlabel("times as fast as the other side")
     axes.set_title("; ".join(devices), loc="left", fontsize=10)
-    return figure, "How many times faster than the other side"
+    return Picture(figure, "How many times faster than the other side")
