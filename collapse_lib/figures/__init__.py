@@ -8,6 +8,7 @@ figures.figure_1(results.load("demo")).save("figure_1.svg")
 
 from collapse_lib.figures.alpha import accumulated_errors, accumulated_errors_interactive, initial_weights, memory, sampling_drift
 from collapse_lib.figures.classification import figure_4, figure_4_interactive
+from collapse_lib.figures.generations import perplexity_so_far, training_and_perplexity
 from collapse_lib.figures.judged import figure_3, figure_3_interactive
 from collapse_lib.figures.paper import figure_1, figure_1_interactive, figure_2, figure_2_interactive, loss_curve
 from collapse_lib.figures.pipeline import definitions, definitions_interactive, loss_by_position, loss_by_position_interactive, story_ends
@@ -39,8 +40,10 @@ __all__ = [
     "loss_by_position_interactive",
     "loss_curve",
     "memory",
+    "perplexity_so_far",
     "sampling_drift",
     "story_ends",
+    "training_and_perplexity",
     "turn",
     "twin_distances",
     "twin_distances_interactive",
