@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.style import COLOURS, GREY, Interactive, Picture, line_with_band, panels, plotly_layout, plotly_menu, short, styled
+from collapse_lib.figures.style import COLOURS, GREY, Interactive, Line, Picture, View, draw_lines, interactive, panels, short, styled
 from collapse_lib.studies.results import executed, measured
 from collapse_lib.text.display import plain
 
@@ -93,22 +93,18 @@ def accumulated_errors_interactive(run: str) -> Interactive:
 
     Example: ``figures.accumulated_errors_interactive("demo")``
     """
-    import plotly.graph_objects as go
-
-    errors, figure, views = ErrorSeries(run), go.Figure(), {}
+    errors, views = ErrorSeries(run), {}
     generations = errors.generations.tolist()
+    names = [plain(f"“{context}”") if context else "a story's beginning" for context in errors.contexts]
     for suffix in errors.left_out:
         values = errors.since(1, f"accumulated{suffix}").T
-        views[_left_out(suffix)] = {"y": [*map(short, values), short(np.median(values, 0))]}, {"yaxis.autorange": True}
-    (first, _), *_ = views.values()
-    for context, heights in zip(errors.contexts, first["y"], strict=False):
-        name = plain(f"“{context}”") if context else "a story's beginning"
-        figure.add_scatter(x=generations, y=heights, mode="lines", line={"color": "#b5cfe0", "width": 1}, name=name)
-    figure.add_scatter(x=generations, y=first["y"][-1], mode="lines+markers", line={"color": COLOURS[0], "width": 3}, name="median")
-    figure.update_traces(hovertemplate="%{fullData.name}<br>generation %{x}: %{y:.4g} nats<extra></extra>", showlegend=False)
-    plotly_layout(figure, SUM_AXIS, hovermode="closest")
-    plotly_menu(figure, views)
-    return Interactive(figure, f"accumulated-{run}")
+        lines = [Line(name, generations, short(line), [None] * len(line), "#b5cfe0", "") for name, line in zip(names, values, strict=True)]
+        median = Line("median", generations, short(np.median(values, 0)), [None] * len(generations), COLOURS[0])
+        views[_left_out(suffix)] = View(SUM_AXIS, [*lines, median], {"yaxis.autorange": True})
+    made = interactive(f"accumulated-{run}", views, hovermode="closest", showlegend=False)
+    made.figure.update_traces(line={"width": 1}, selector={"mode": "lines"})
+    made.figure.data[-1].line.width = 3
+    return made
 
 
 @styled()
@@ -202,7 +198,7 @@ def memory(run: str) -> Picture:
     ):
         generations, means, standard_errors = errors.means(name)
         if len(means):
-            line_with_band(panel, generations, means, standard_errors, color=COLOURS[1], marker="s", label=label)
+            draw_lines(panel, View("", [Line(label, generations, means, standard_errors, COLOURS[1], "s")]))
     left.set_ylabel("total variation from the start")
     left.set_ylim(0, 1)
     right.set_ylabel("entropy of the next token (nats)")

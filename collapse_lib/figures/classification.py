@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures.paper import sized_names
-from collapse_lib.figures.style import LEGEND_BELOW, Interactive, Picture, colour, legend_above, panels, plotly_layout, plotly_menu, styled
+from collapse_lib.figures.style import LEGEND_BELOW, Interactive, Line, Picture, View, colour, interactive, legend_above, panels, styled
 from collapse_lib.metrics.crossed import Measure
 from collapse_lib.studies.results import metric
 from collapse_lib.text.tasks import TASKS
@@ -60,25 +60,13 @@ def figure_4_interactive(table: DataFrame, measure: Measure = "accuracy") -> Int
 
     Example: ``figures.figure_4_interactive(results.load("demo"), "accuracy")``
     """
-    import plotly.graph_objects as go
-
-    runs, tasks = _runs(table), measured_tasks(table, measure)
-    figure, task_of_trace = go.Figure(), []
-    for task in tasks:
-        for index, run in enumerate(runs):
-            points = scores(table, run, task, measure)
-            if points is None:
-                continue
-            for trace in _traces(points, run, colour(index)):
-                named_before = trace["name"] == MAJORITY and task in task_of_trace  # one name for every run's line
-                look = {"visible": task == tasks[0], "hovertemplate": "generation %{x}<br>%{y:.2f}%<extra>%{fullData.name}</extra>"}
-                figure.add_scatter(**trace, **look, showlegend=not named_before)
-            task_of_trace += [task] * (len(figure.data) - len(task_of_trace))
-    plotly_layout(figure, LABELS[measure], legend=LEGEND_BELOW)
-    views = {TASKS[task].title: ({"visible": [task == other for other in task_of_trace]}, {"title.text": TASKS[task].question}) for task in tasks}
-    plotly_menu(figure, views, dropdown=True, y=1.06)
-    figure.update_layout(title={"text": TASKS[tasks[0]].question, "x": 0.5, "font": {"size": 14}}, margin={"t": 80, "b": 125}, height=470)
-    return Interactive(figure, f"classification-{measure}")
+    runs, views = _runs(table), {}
+    for task in measured_tasks(table, measure):
+        lines = [line for index, run in enumerate(runs) for line in _lines(scores(table, run, task, measure), run, colour(index))]
+        views[TASKS[task].title] = View(LABELS[measure], lines, {"title.text": TASKS[task].question})
+    made = interactive(f"classification-{measure}", views, dropdown=True, menu_height=1.06, legend=LEGEND_BELOW)
+    made.figure.update_layout(title={"x": 0.5, "font": {"size": 14}}, margin={"t": 80, "b": 125}, height=470)
+    return made
 
 
 def finetuned(table: DataFrame) -> list[str]:
@@ -136,19 +124,21 @@ def _panel(panel: Axes, scores_of: dict[str, DataFrame | None]) -> None:
     panel.set_ylim(middle - half, middle + half)
 
 
-def _traces(points: DataFrame, run: str, run_colour: str) -> list[dict[str, Any]]:
-    """Plotly's traces of one run and task: the generations, the untrained baseline if there is one, the commonest answer."""
+def _lines(points: DataFrame | None, run: str, run_colour: str) -> list[Line]:
+    """One run and task for Plotly: the generations, the untrained baseline and the commonest answer; all empty where they were not measured."""
+    looks = ((run, run_colour, "o", "-"), (f"{run}, untrained", run_colour, "", "--"), (MAJORITY, MAJORITY_COLOUR, "", ":"))
+    generations, *levels = (Line(label, [], [], [], *look) for label, *look in looks)
+    if points is None:
+        return [generations, *levels]
     baseline, trained = points[points["generation"] == 0], points[points["generation"] > 0]
-    interval = {"array": (trained["high"] - trained["value"]).tolist(), "arrayminus": (trained["value"] - trained["low"]).tolist()}
-    line = {"x": trained["generation"].tolist(), "y": trained["value"].tolist(), "name": run, "mode": "lines+markers", "line": {"color": run_colour}}
-    ends = [int(points["generation"].min()), int(points["generation"].max())]
-    dashed, dotted = {"color": run_colour, "dash": "dash"}, {"color": MAJORITY_COLOUR, "dash": "dot"}
-    levels = [(value, f"{run}, untrained", {"line": dashed}) for value in baseline["value"].tolist()]
-    levels.append((float(points["majority"].iloc[0]), MAJORITY, {"line": dotted, "legendgroup": "majority"}))
-    return [
-        line | {"error_y": {"type": "data", "symmetric": False, "thickness": 1, "width": 2} | interval},
-        *({"x": ends, "y": [level] * 2, "name": name, "mode": "lines"} | look for level, name, look in levels),
-    ]
+    words = [f"{row.value:.2f}% ({row.low:.2f}% to {row.high:.2f}%)" for row in trained.itertuples()]
+    x, y, low, high = (trained[column] for column in ("generation", "value", "low", "high"))
+    generations = generations._replace(x=x.tolist(), y=y.tolist(), error=(high - y).tolist(), below=(y - low).tolist(), words=words)
+    ends = points["generation"].iloc[[0, -1]].tolist()
+    for index, values in enumerate((baseline["value"], points["majority"])):
+        if len(values):
+            levels[index] = levels[index]._replace(x=ends, y=[float(values.iloc[0])] * 2, error=[None] * 2)
+    return [generations, *levels]
 
 
 def _legend_handles(names: Sequence[str]) -> list[Any]:

@@ -10,15 +10,14 @@ from collapse_lib.figures.style import (
     COLOURS,
     LEGEND_BELOW,
     Interactive,
+    Line,
     Picture,
+    View,
+    interactive,
     legend_above,
     lines_only_once,
     over_generations,
-    plotly_layout,
-    plotly_line,
-    plotly_menu,
     styled,
-    without_nan,
 )
 from collapse_lib.studies.results import Runs, executed, measured, metric, select
 from collapse_lib.text.display import figure_text
@@ -74,25 +73,16 @@ def figure_3_interactive(table: DataFrame, run: str) -> Interactive:
 
     Example: ``figures.figure_3_interactive(results.load("demo"), "demo")``
     """
-    import plotly.graph_objects as go
-
-    figure, by_grade = go.Figure(), {name: grades(table, run, name) for name in GRADES}
-    points, levels = by_grade["grammar"]
-    plotly_line(figure, "generations", COLOURS[0], points, hovertemplate="generation %{x}<br>%{y:.2f}<extra></extra>")
-    first, last = points["generation"].iloc[[0, -1]].tolist()
-    ends = [first, last] if last > first else [first - 0.5, first + 0.5]
-    for (label, colour, style), level in levels.items():
-        line = {"color": colour, "dash": {"--": "dash", ":": "dot"}[style]}
-        figure.add_scatter(x=ends, y=[level] * 2, name=label, mode="lines", line=line, hovertemplate=label + ": %{y:.2f}<extra></extra>")
-    plotly_layout(figure, "grammar (0 to 9)", legend=LEGEND_BELOW)
     views = {}
-    for name, (points, levels) in by_grade.items():
-        heights = [points["value"].tolist(), *([level] * 2 for level in levels.values())]
-        errors = [without_nan(points["standard_error"]), *([] for _ in levels)]
-        views[name] = {"y": heights, "error_y.array": errors}, {"yaxis.title.text": f"{name} (0 to 9)"}
-    plotly_menu(figure, views)
-    figure.update_yaxes(range=LIMITS)
-    return Interactive(figure, f"figure-3-{run}")
+    for name in GRADES:
+        points, levels = grades(table, run, name)
+        first, last = points["generation"].iloc[[0, -1]].tolist()
+        ends = [first, last] if last > first else [first - 0.5, first + 0.5]
+        lines = [Line(label, ends, [level] * 2, [None] * 2, colour, "", style) for (label, colour, style), level in levels.items()]
+        views[name] = View(f"{name} (0 to 9)", [Line.of("generations", points, COLOURS[0]), *lines])
+    made = interactive(f"figure-3-{run}", views, legend=LEGEND_BELOW)
+    made.figure.update_yaxes(range=LIMITS)
+    return made
 
 
 def graded_runs(runs: Runs) -> list[str]:

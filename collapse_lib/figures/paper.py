@@ -10,17 +10,17 @@ from collapse_lib.figures.style import (
     COLOURS,
     LEGEND_ABOVE,
     Interactive,
+    Line,
     Picture,
+    View,
     colour,
+    draw_lines,
+    interactive,
     legend_above,
-    line_with_band,
     lines_only_once,
     panels,
     plotly_layout,
-    plotly_line,
-    plotly_menu,
     styled,
-    without_nan,
 )
 from collapse_lib.studies.results import metric
 
@@ -45,16 +45,14 @@ def figure_1(table: DataFrame) -> Picture:
 
     Example: ``figures.figure_1(results.load("demo")).save("figure_1.svg")``
     """
-    lines = _perplexities(table)
-    views = [(lines, ABSOLUTE)] + ([(_relative(lines), RELATIVE)] if len(lines) > 1 else [])
-    figure, axes = panels(len(views), size=(7.2, 3.9) if len(views) == 1 else (5.2, 3.9))
-    for panel, (view, label) in zip(axes, views, strict=True):
-        for index, (run, points) in enumerate(view.items()):
-            line_with_band(panel, points["generation"], points["value"], points["standard_error"], color=colour(index), marker="o", label=run)
-        panel.set_ylabel(label)
-        if _axis_type(view) == "log":
+    views = _perplexity_views(table)
+    several = len(views[ABSOLUTE].lines) > 1
+    figure, axes = panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
+    for panel, view in zip(axes, views.values(), strict=False):
+        draw_lines(panel, view)
+        if view.layout["yaxis.type"] == "log":
             _logarithmic(panel)
-        if len(lines) > 1:
+        if several:
             _label_ends(panel)
     return Picture(figure, "Perplexity by generation")
 
@@ -64,20 +62,8 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
 
     Example: ``figures.figure_1_interactive(results.load("demo")).save("figure_1.html")``
     """
-    import plotly.graph_objects as go
-
-    lines, figure = _perplexities(table), go.Figure()
-    for index, (run, points) in enumerate(lines.items()):
-        plotly_line(figure, run, colour(index), points, hovertemplate=f"{run}, generation %{{x}}<br>%{{y:.5g}}<extra></extra>")
-    plotly_layout(figure, ABSOLUTE, showlegend=len(lines) > 1)
-    figure.update_yaxes(type=_axis_type(lines))
-    views = {}
-    for label, view in ((ABSOLUTE, lines), (RELATIVE, _relative(lines))):
-        traces = {"y": [points["value"].tolist() for points in view.values()]}
-        traces["error_y.array"] = [without_nan(points["standard_error"]) for points in view.values()]
-        views[label] = traces, {"yaxis.title.text": label, "yaxis.type": _axis_type(view), "yaxis.autorange": True}
-    plotly_menu(figure, views)
-    return Interactive(figure, "figure-1")
+    views = _perplexity_views(table)
+    return interactive("figure-1", views, showlegend=len(views[ABSOLUTE].lines) > 1)
 
 
 @styled()
@@ -132,7 +118,14 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
             marker={"color": bar_colour, "pattern": {"shape": hatch}},
             hovertemplate="generation %{x}<br>%{y:,} words<extra>" + label + "</extra>",
         )
-    plotly_line(figure, "entropy", ENTROPY_COLOUR, entropy, hovertemplate="generation %{x}<br>%{y:.4f} nats<extra>entropy</extra>")
+    figure.add_scatter(
+        x=entropy["generation"].tolist(),
+        y=entropy["value"].tolist(),
+        name="entropy",
+        mode="lines+markers",
+        line={"color": ENTROPY_COLOUR},
+        hovertemplate="generation %{x}<br>%{y:.4f} nats<extra>entropy</extra>",
+    )
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     right = {"title": {"text": OOV_AXIS}, "side": "right", "showgrid": False, "rangemode": "tozero"}
     plotly_layout(figure, ENTROPY, yaxis2=right, barmode="group", legend=LEGEND_ABOVE)
@@ -169,13 +162,20 @@ def sized_names(table: DataFrame, runs: Sequence[str]) -> dict[str, str]:
     return {run: f"{run} ({sizes[run]:,} parameters{ranks.get(sizes[run], '')})" if run in sizes else run for run in runs}
 
 
-def _perplexities(table: DataFrame) -> dict[str, DataFrame]:
-    """Perplexity by generation of the runs that have any."""
-    lines = {run: metric(table, run, "perplexity", "perplexity") for run in table["run"].unique()}
-    lines = {run: points for run, points in lines.items() if len(points)}
+def _perplexity_views(table: DataFrame) -> dict[str, View]:
+    """The lines of the runs that have perplexities, and each over its first value (taken as exact), standard errors too."""
+    points = {run: metric(table, run, "perplexity", "perplexity") for run in table["run"].unique()}
+    lines = [Line.of(run, of_run, colour(index)) for index, (run, of_run) in enumerate((run, of) for run, of in points.items() if len(of))]
     if not lines:
         raise UserError(f"No perplexity has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
-    return lines
+    relative = [line._replace(y=[y / line.y[0] for y in line.y], error=[error / line.y[0] for error in line.error]) for line in lines]
+    return {ABSOLUTE: _scaled_view(ABSOLUTE, lines), RELATIVE: _scaled_view(RELATIVE, relative)}
+
+
+def _scaled_view(axis: str, lines: list[Line]) -> View:
+    values = [value for line in lines for value in line.y]
+    scale = "log" if min(values) > 0 and max(values) / min(values) >= LOG_RANGE else "linear"
+    return View(axis, lines, {"yaxis.type": scale, "yaxis.autorange": True})
 
 
 def _free_text(table: DataFrame, run: str) -> tuple[DataFrame, list[DataFrame]]:
@@ -184,17 +184,6 @@ def _free_text(table: DataFrame, run: str) -> tuple[DataFrame, list[DataFrame]]:
     if not len(entropy):
         raise UserError(f"The free text of run '{run}' has not been measured yet, or the run is not in this table.")
     return entropy, words
-
-
-def _relative(lines: dict[str, DataFrame]) -> dict[str, DataFrame]:
-    """Each line over its first value, standard errors too (the first value is taken as exact)."""
-    scaled = ["value", "standard_error"]
-    return {run: points.assign(**{column: points[column] / points["value"].iloc[0] for column in scaled}) for run, points in lines.items()}
-
-
-def _axis_type(lines: dict[str, DataFrame]) -> str:
-    values = [value for points in lines.values() for value in points["value"]]
-    return "log" if min(values) > 0 and max(values) / min(values) >= LOG_RANGE else "linear"
 
 
 def _logarithmic(panel: Axes) -> None:

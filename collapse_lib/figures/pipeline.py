@@ -15,15 +15,15 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures.style import (
     COLOURS,
     Interactive,
+    Line,
     Picture,
+    View,
     colour,
+    draw_lines,
+    interactive,
     legend_above,
-    line_with_band,
     lines_only_once,
     panels,
-    plotly_layout,
-    plotly_line,
-    plotly_menu,
     styled,
 )
 from collapse_lib.studies.results import metric
@@ -40,10 +40,7 @@ ENDS = (
     ("end_probability", None, "probability of an end where one is (%)", 100),
     ("story_length", "initial_story_length", "story length, cut at the row (tokens)", 1),
 )
-DEFINITIONS = {
-    "paper": {"linestyle": "-", "marker": "o", "markerfacecolor": "white", "label": "by the paper's text"},
-    "released": {"linestyle": "--", "marker": "s", "markerfacecolor": "white", "label": "by the released code"},
-}
+DEFINITIONS = {"paper": ("by the paper's text", "o", "-"), "released": ("by the released code", "s", "--")}  # label, marker, line style
 # What a run evaluated by an older version may lack; "loss" and "definitions" stand for several metrics.
 MEASURES = {"loss": "losses by position", "story_length": "story lengths", "definitions": "perplexity and entropy by a second definition"}
 
@@ -76,12 +73,8 @@ def loss_by_position(table: DataFrame) -> Picture:
     runs = _measured_runs(table, "loss")
     figure, axes = panels(2 * len(runs), columns=2, size=(5.2, 3.6 + 0.5 / len(runs)))
     for left, right, run in zip(axes[::2], axes[1::2], runs, strict=True):
-        for band in loss_bands(table, run):
-            points, look = band.points, {"color": band.colour, "marker": band.marker, "label": band.label}
-            for panel, base in ((left, 0.0), (right, points["value"].iloc[0])):
-                line_with_band(panel, points["generation"], points["value"] - base, points["standard_error"], alpha=0.15, **look)
-        left.set_ylabel(LOSS)
-        right.set_ylabel(RISE)
+        for panel, view in zip((left, right), _loss_views(table, run).values(), strict=True):
+            draw_lines(panel, view, alpha=0.15)
         if len(runs) > 1:
             left.set_title(run, loc="left", fontsize=11)
     handles = lines_only_once(axes)
@@ -94,18 +87,9 @@ def loss_by_position_interactive(table: DataFrame, run: str) -> Interactive:
 
     Example: ``figures.loss_by_position_interactive(results.load("demo"), "demo")``
     """
-    import plotly.graph_objects as go
-
     _measured_runs(table[table["run"] == run], "loss")
-    figure, bands = go.Figure(), loss_bands(table, run)
-    for band in bands:
-        template = f"{band.label} tokens before it<br>generation %{{x}}: %{{y:.4f}}<extra></extra>"
-        plotly_line(figure, band.label, band.colour, band.points, hovertemplate=template)
-    plotly_layout(figure, LOSS, legend={"title": {"text": BEFORE}}, showlegend=True)
-    losses = [band.points["value"].tolist() for band in bands]
-    heights = {LOSS: losses, RISE: [[value - values[0] for value in values] for values in losses]}
-    plotly_menu(figure, {axis.partition(" (")[0]: ({"y": y}, {"yaxis.title.text": axis}) for axis, y in heights.items()})
-    return Interactive(figure, f"loss-by-position-{run}")
+    views = {axis.partition(" (")[0]: view for axis, view in _loss_views(table, run).items()}
+    return interactive(f"loss-by-position-{run}", views, legend={"title": {"text": BEFORE}}, showlegend=True)
 
 
 @styled()
@@ -121,11 +105,10 @@ def story_ends(table: DataFrame) -> Picture:
     for panel, (name, initial, axis, scale) in zip(axes, ENDS, strict=True):
         for index, run in enumerate(runs):
             points = metric(table, run, name)
-            value, error = scale * points["value"], scale * points["standard_error"]
-            line_with_band(panel, points["generation"], value, error, color=colour(index), marker="o")
+            scaled = points.assign(value=scale * points["value"], standard_error=scale * points["standard_error"])
+            draw_lines(panel, View(axis, [Line.of(run, scaled, colour(index))]))
             if initial:
                 panel.axhline(scale * metric(table, run, initial)["value"].iloc[0], color=colour(index), linestyle="--", linewidth=1.3)
-        panel.set_ylabel(axis)
         panel.set_ylim(bottom=0)
     _legend(figure, runs, {"marker": "o"}, [{"linestyle": "--", "linewidth": 1.3, "label": "initial corpus"}])
     return Picture(figure, "Story ends and story lengths by generation")
@@ -141,12 +124,11 @@ def definitions(table: DataFrame) -> Picture:
     """
     runs = _measured_runs(table, "definitions")
     figure, axes = panels(2, size=(5.2, 4.3))
-    for panel, pair_of, axis in zip(axes, (perplexities, entropies), (PERPLEXITY, ENTROPY), strict=True):
-        for index, run in enumerate(runs):
-            for look, points in zip(DEFINITIONS.values(), pair_of(table, run), strict=True):
-                line_with_band(panel, points["generation"], points["value"], points["standard_error"], alpha=0.15, color=colour(index), **look)
-        panel.set_ylabel(axis)
-    _legend(figure, runs if len(runs) > 1 else [], {}, list(DEFINITIONS.values()))
+    for index, run in enumerate(runs):
+        for panel, view in zip(axes, _definition_views(table, run, *[colour(index)] * 2).values(), strict=True):
+            draw_lines(panel, view, alpha=0.15, markerfacecolor="white")
+    looks = [{"label": label, "marker": marker, "linestyle": style, "markerfacecolor": "white"} for label, marker, style in DEFINITIONS.values()]
+    _legend(figure, runs if len(runs) > 1 else [], {}, looks)
     return Picture(figure, "Perplexity and entropy by two definitions")
 
 
@@ -155,20 +137,9 @@ def definitions_interactive(table: DataFrame, run: str) -> Interactive:
 
     Example: ``figures.definitions_interactive(results.load("demo"), "demo")``
     """
-    import plotly.graph_objects as go
 
     _measured_runs(table[table["run"] == run], "definitions")
-    views = {}
-    for axis, pair in ((PERPLEXITY, perplexities(table, run)), (ENTROPY, entropies(table, run))):
-        data = {"x": [points["generation"].tolist() for points in pair], "y": [points["value"].tolist() for points in pair]}
-        views[axis.split()[0]] = data, {"yaxis.title.text": axis}
-    figure, (first, _) = go.Figure(), views["perplexity"]
-    for look, line_colour, dash, x, y in zip(DEFINITIONS.values(), COLOURS, ("solid", "dash"), first["x"], first["y"], strict=False):
-        template = f"{look['label']}<br>generation %{{x}}: %{{y:.5g}}<extra></extra>"
-        plotly_line(figure, look["label"], line_colour, x=x, y=y, line={"color": line_colour, "dash": dash}, hovertemplate=template)
-    plotly_layout(figure, PERPLEXITY, showlegend=True)
-    plotly_menu(figure, views)
-    return Interactive(figure, f"definitions-{run}")
+    return interactive(f"definitions-{run}", _definition_views(table, run, *COLOURS[:2]), showlegend=True)
 
 
 def runs_with(table: DataFrame, name: str) -> list[str]:
@@ -199,6 +170,19 @@ def perplexities(table: DataFrame, run: str) -> Pair:
 def entropies(table: DataFrame, run: str) -> Pair:
     """The entropy of a run's text: of the tokens that the models wrote, and of rows with the padding after their first end."""
     return Pair(metric(table, run, "entropy", "free_text"), metric(table, run, "entropy_padded"))
+
+
+def _loss_views(table: DataFrame, run: str) -> dict[str, View]:
+    lines = [Line.of(band.label, band.points, band.colour, band.marker) for band in loss_bands(table, run)]
+    return {LOSS: View(LOSS, lines), RISE: View(RISE, [line._replace(y=[value - line.y[0] for value in line.y]) for line in lines])}
+
+
+def _definition_views(table: DataFrame, run: str, *colours: str) -> dict[str, View]:
+    views = {}
+    for name, axis, pair in (("perplexity", PERPLEXITY, perplexities(table, run)), ("entropy", ENTROPY, entropies(table, run))):
+        looks = zip(DEFINITIONS.values(), pair, colours, strict=True)
+        views[name] = View(axis, [Line.of(label, points, line_colour, marker, style) for (label, marker, style), points, line_colour in looks])
+    return views
 
 
 def _measured_runs(table: DataFrame, name: str) -> list[str]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,8 @@ RC_PARAMS = {
     "svg.hashsalt": "collapse",  # with no date inside, the same numbers give the same bytes
 }
 TICK_EACH = 10  # the widest range of generations in which each has a tick of its own; beyond it Plotly's own ticks are whole numbers
+PLOTLY_MARKERS = {"o": "circle", "^": "triangle-up", "s": "square", "D": "diamond", "v": "triangle-down", "P": "cross"}
+PLOTLY_DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 LEGEND_BELOW = {"orientation": "h", "y": -0.24, "yanchor": "top"}
@@ -156,11 +159,96 @@ def over_generations(panel: Axes) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
-def line_with_band(panel: Axes, x: Any, y: Any, half_width: Any, alpha: float = 0.2, **look: Any) -> None:
-    """A line and a band of ``half_width`` (missing: 0) to either side; ``look`` goes to matplotlib's ``plot``."""
-    y, half_width = np.asarray(y, float), np.nan_to_num(np.asarray(half_width, float))
-    (line,) = panel.plot(x, y, **look)
-    panel.fill_between(x, y - half_width, y + half_width, color=line.get_color(), alpha=alpha, linewidth=0)
+class Line(NamedTuple):
+    """A line over generations: its points, the standard error of each (NaN or None: unknown), colour, and matplotlib's marker and line style.
+
+    Errors to either side differ where ``below`` is given; ``words`` is what the points say on hovering (default: value and error).
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float | None]
+    colour: str
+    marker: str = "o"
+    style: str = "-"
+    below: Sequence[float] | None = None
+    words: Sequence[str] | None = None
+
+    @classmethod
+    def of(cls, label: str, points: DataFrame, colour: str, marker: str = "o", style: str = "-") -> Line:
+        """The line of what ``results.metric`` returns."""
+        return cls(label, *(points[column].tolist() for column in ("generation", "value", "standard_error")), colour, marker, style)
+
+
+class View(NamedTuple):
+    """Lines on one vertical axis, and what else of Plotly's layout belongs to them."""
+
+    axis: str
+    lines: Sequence[Line]
+    layout: dict[str, Any] = {}  # noqa: RUF012, never changed
+
+
+def draw_lines(panel: Axes, view: View, alpha: float = 0.2, **look: Any) -> None:
+    """Draw a view with bands of one standard error to either side; ``look`` goes to matplotlib's ``plot``."""
+    for line in view.lines:
+        y, error = np.asarray(line.y, float), np.nan_to_num(np.asarray(line.error, float))
+        panel.plot(line.x, y, color=line.colour, marker=line.marker, linestyle=line.style, label=line.label, **look)
+        panel.fill_between(line.x, y - error, y + error, color=line.colour, alpha=alpha, linewidth=0)
+    panel.set_ylabel(view.axis)
+
+
+def interactive(name: str, views: Mapping[str, View], dropdown: bool = False, menu_height: float = 1.04, **layout: Any) -> Interactive:
+    """Lines with values on hovering. Of several views, with as many lines each, a reader chooses one by its label, with buttons or from a list.
+
+    ``name`` is the element's id and must be unique on its page; ``layout`` goes to Plotly's layout.
+    """
+    import plotly.graph_objects as go
+
+    figure, first = go.Figure(), next(iter(views.values()))
+    for line in first.lines:
+        figure.add_scatter(
+            name=line.label,
+            legendgroup=line.label,
+            showlegend=all(line.label != trace.name for trace in figure.data),
+            mode="lines+markers" if line.marker else "lines",
+            line={"color": line.colour, "dash": PLOTLY_DASHES[line.style]},
+            marker={"symbol": PLOTLY_MARKERS.get(line.marker), "size": 7},
+            error_y={"type": "data", "thickness": 1, "width": 2},
+            hovertemplate="%{fullData.name}<br>generation %{x}: %{customdata}<extra></extra>",
+        )
+    for attribute, values in _restyled(first).items():
+        for trace, value in zip(figure.data, values, strict=True):
+            trace[attribute] = value
+    plotly_layout(figure, first.axis, **layout)
+    figure.update_layout(first.layout)
+    if len(views) > 1:
+        changes = {label: [_restyled(view), {"yaxis.title.text": view.axis} | view.layout] for label, view in views.items()}
+        buttons = [{"label": label, "method": "update", "args": arguments} for label, arguments in changes.items()]
+        menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": menu_height, "yanchor": "bottom", "pad": {"b": 4}}
+        figure.update_layout(updatemenus=[menu if dropdown else menu | {"type": "buttons", "direction": "right"}])
+    return Interactive(figure, name)
+
+
+def _restyled(view: View) -> dict[str, list[list[Any]]]:
+    """Attributes of Plotly's traces that change from view to view, a list a line."""
+    attributes = {
+        "x": [list(line.x) for line in view.lines],
+        "y": [_without_nan(line.y) for line in view.lines],
+        "error_y.array": [_without_nan(line.error) for line in view.lines],
+        "customdata": [line.words or [plus_minus(*point) for point in zip(line.y, line.error, strict=True)] for line in view.lines],
+    }
+    if any(line.below for line in view.lines):
+        attributes["error_y.arrayminus"] = [line.below or [] for line in view.lines]
+    return attributes
+
+
+def plus_minus(value: float, error: float | None) -> str:
+    """A value with its standard error, to two digits of the error: "0.213 ± 0.012"; to three digits where there is no error."""
+    if not error or not math.isfinite(error):
+        return f"{value:.3f}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def legend_above(figure: Figure, handles: Iterable[Any], columns: int, **more: Any) -> None:
@@ -192,27 +280,11 @@ def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:
     )
 
 
-def plotly_menu(figure: go.Figure, views: Mapping[str, tuple[dict, dict]], dropdown: bool = False, y: float = 1.04) -> None:
-    """Let a reader choose a view, with buttons or from a list: its label -> what it changes in the traces and what in the layout."""
-    buttons = [{"label": label, "method": "update", "args": [traces, layout]} for label, (traces, layout) in views.items()]
-    kind = {} if dropdown else {"type": "buttons", "direction": "right"}
-    figure.update_layout(updatemenus=[kind | {"buttons": buttons, "x": 0, "xanchor": "left", "y": y, "yanchor": "bottom", "pad": {"b": 4}}])
+def short(values: Iterable[float]) -> list[float | None]:
+    """Numbers for Plotly with five digits, because a page carries those of every setting; None for infinite ones."""
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values]
 
 
-def plotly_line(figure: go.Figure, name: str, colour: str, points: DataFrame | None = None, **more: Any) -> None:
-    """Add a line with markers; ``points`` (default: none yet) has the columns ``generation``, ``value`` and ``standard_error``."""
-    data: dict[str, Any] = {"name": name, "mode": "lines+markers", "line": {"color": colour}}
-    if points is not None:
-        data |= {"x": points["generation"].tolist(), "y": points["value"].tolist()}
-        data |= {"error_y": {"type": "data", "array": without_nan(points["standard_error"]), "thickness": 1, "width": 2}}
-    figure.add_scatter(**data | more)
-
-
-def without_nan(values: Iterable[float]) -> list[float | None]:
+def _without_nan(values: Iterable[float | None]) -> list[float | None]:
     """Numbers for Plotly, whose JSON knows no NaN."""
-    return [None if value != value else value for value in map(float, values)]
-
-
-def short(values: Sequence[float]) -> list[float | None]:
-    """Numbers for Plotly with five digits, because a page carries those of every setting; None for infinite ones too."""
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+    return [None if value is None or value != value else value for value in values]

@@ -8,7 +8,8 @@ from typing import Any
 from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import pipe_table
-from collapse_lib.figures.twins import LINES, plus_minus, trained_generations
+from collapse_lib.figures.style import plus_minus
+from collapse_lib.figures.twins import LINES, trained_generations
 from collapse_lib.text.display import plain
 
 
@@ -36,7 +37,8 @@ def _in_words(record: dict[str, Any]) -> str:
     for part, whose in (("chain", "the chain's"), ("twin", "the twin's")):
         if part not in last["positions"]:
             continue
-        now, then = ({pair: plus_minus(one["positions"][part][pair]["tv"]) for pair in LINES} for one in (last, first))
+        ends = [{pair: one["positions"][part][pair]["tv"] for pair in LINES} for one in (last, first)]
+        now, then = ({pair: plus_minus(metric["value"], metric["standard_error"]) for pair, metric in pairs.items()} for pairs in ends)
         paragraphs.append(
             f"At {last['positions'][part]['contexts']} positions of {whose} held-out stories, two chains that differ in their initial corpora and in "
             f"their seeds are {now['both']} apart in total variation in generation {last['generation']} (generation {first['generation']}: "
