@@ -1,5 +1,7 @@
 """The book's figures: functions of what runs measured, each giving a ``Picture`` (matplotlib) or an ``Interactive`` (Plotly).
 
+# ruff: noqa: F401
+
 from collapse_lib import figures
 from collapse_lib.studies import results
 
@@ -16,35 +18,3 @@ from collapse_lib.figures.schematic import figure_a1
 from collapse_lib.figures.style import Interactive, Picture
 from collapse_lib.figures.theory import Curve, draw, turn
 from collapse_lib.figures.twins import twin_distances, twin_distances_interactive
-
-__all__ = [
-    "Curve",
-    "Interactive",
-    "Picture",
-    "accumulated_errors",
-    "accumulated_errors_interactive",
-    "definitions",
-    "definitions_interactive",
-    "draw",
-    "figure_1",
-    "figure_1_interactive",
-    "figure_2",
-    "figure_2_interactive",
-    "figure_3",
-    "figure_3_interactive",
-    "figure_4",
-    "figure_4_interactive",
-    "figure_a1",
-    "initial_weights",
-    "loss_by_position",
-    "loss_by_position_interactive",
-    "loss_curve",
-    "memory",
-    "perplexity_so_far",
-    "sampling_drift",
-    "story_ends",
-    "training_and_perplexity",
-    "turn",
-    "twin_distances",
-    "twin_distances_interactive",
-]
