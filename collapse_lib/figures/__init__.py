@@ -1,12 +1,12 @@
 """The book's figures: functions of what runs measured, each giving a ``Picture`` (matplotlib) or an ``Interactive`` (Plotly).
 
-# ruff: noqa: F401
-
 from collapse_lib import figures
 from collapse_lib.studies import results
 
 figures.figure_1(results.load("demo")).save("figure_1.svg")
 """
+
+# ruff: noqa: F401
 
 from collapse_lib.figures.alpha import accumulated_errors, accumulated_errors_interactive, initial_weights, memory, sampling_drift
 from collapse_lib.figures.classification import figure_4, figure_4_interactive

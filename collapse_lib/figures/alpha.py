@@ -95,7 +95,7 @@ def accumulated_errors_interactive(run: str) -> Interactive:
     """
     errors, views = ErrorSeries(run), {}
     generations = errors.generations.tolist()
-    names = [plain(f"“{context}”") if context else "a story's beginning" for context in errors.contexts]
+    names = [context_label(context) for context in errors.contexts]
     for suffix in errors.left_out:
         values = errors.since(1, f"accumulated{suffix}").T
         lines = [Line(name, generations, short(line), [None] * len(line), "#b5cfe0", "") for name, line in zip(names, values, strict=True)]
@@ -204,6 +204,11 @@ def memory(run: str) -> Picture:
     right.set_ylabel("entropy of the next token (nats)")
     _legends(left, right)
     return Picture(figure, f"Memory of the initial corpus by generation, run {run}")
+
+
+def context_label(context: str) -> str:
+    """A story's first words as a label in Plotly, which reads HTML."""
+    return plain(f"“{context}”") if context else "a story's beginning"
 
 
 def plain_ticks(axis: Axis) -> None:
