@@ -75,16 +75,16 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     source = project_root() / "book"
     if not (source / "_config.yml").is_file():
         raise UserError(f"The book's sources are not in {source}; build it from a checkout of the project.")
-    shown, left_out = book_runs(runs)
-    place = Path(output).resolve() if output else source
-    site, stage, mark = place / "_build" / "html", place / "_generated", place / "_build" / "inputs.sha256"
+    included, left_out = book_runs(runs)
+    base = Path(output).resolve() if output else source
+    site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in notebook_pages(folder)]
-    inputs = _digest([*_prose(source), *sources, *_library(), *_records(shown)], extra=[run.name for run in shown])
+    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included)], extra=[run.name for run in included])
     rendered = not ((site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs)
     if rendered:
         mark.unlink(missing_ok=True)
-        _stage(stage, source, shown)
-        _render(stage, place)
+        _stage(stage, source, included)
+        _render(stage, base)
         write_text(mark, inputs)
     return BookReport(site / "index.html", time.perf_counter() - began, _count_pages(site), rendered, left_out)
 
@@ -171,12 +171,12 @@ def _contents(source: Path, runs: Sequence[BookRun], executed: Mapping[str, Iter
     return yaml.safe_dump(contents, sort_keys=False)
 
 
-def _render(stage: Path, place: Path) -> None:
-    """Have Jupyter Book render ``stage`` into ``place/_build/html``; any warning is a failure."""
-    log = place / "_build" / "book.log"
+def _render(stage: Path, base: Path) -> None:
+    """Have Jupyter Book render ``stage`` into ``base/_build/html``; any warning is a failure."""
+    log = base / "_build" / "book.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command = [*program, "build", str(stage), "--path-output", str(place), "-W", "-n", "--keep-going"]
+    command = [*program, "build", str(stage), "--path-output", str(base), "-W", "-n", "--keep-going"]
     with log.open("w", encoding="utf-8") as file:
         environment = os.environ | {"PYTHONWARNINGS": "ignore", "PYTHONUTF8": "1"}
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, check=False).returncode

@@ -6,19 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.style import (
-    COLOURS,
-    LEGEND_BELOW,
-    Interactive,
-    Line,
-    Picture,
-    View,
-    interactive,
-    legend_above,
-    lines_only_once,
-    over_generations,
-    styled,
-)
+from collapse_lib.figures import style
+from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
 from collapse_lib.studies.results import Runs, executed, measured, metric, select
 from collapse_lib.text.display import figure_text
 
@@ -51,8 +40,8 @@ def figure_3(table: DataFrame, runs: str | Sequence[str]) -> Picture:
             part.suptitle(run, fontsize=11)
         record = judge_record(run)
         part.supxlabel(figure_text(judge_label(record)), fontsize=10, color="#222222" if passes_controls(record) else "#B00020")
-    handles = lines_only_once(figure.axes[:1])
-    legend_above(figure, handles, columns=len(handles))
+    handles = style.lines_only_once(figure.axes[:1])
+    style.legend_above(figure, handles, columns=len(handles))
     return Picture(figure, f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
 
 
@@ -61,9 +50,9 @@ def _grade_panels(part: FigureBase, table: DataFrame, run: str) -> None:
         points, levels = grades(table, run, name)
         error = points["standard_error"]
         panel.errorbar(points["generation"], points["value"], yerr=error, color=COLOURS[0], marker="o", capsize=3, label="generations")
-        for (label, colour, style), level in levels.items():
-            panel.axhline(level, color=colour, linestyle=style, linewidth=1.4, label=label)
-        over_generations(panel)
+        for (label, colour, dash), level in levels.items():
+            panel.axhline(level, color=colour, linestyle=dash, linewidth=1.4, label=label)
+        style.over_generations(panel)
         panel.set(ylabel=f"{name} (0 to 9)", ylim=LIMITS)
         panel.yaxis.set_tick_params(labelleft=True)
 
@@ -78,9 +67,9 @@ def figure_3_interactive(table: DataFrame, run: str) -> Interactive:
         points, levels = grades(table, run, name)
         first, last = points["generation"].iloc[[0, -1]].tolist()
         ends = [first, last] if last > first else [first - 0.5, first + 0.5]
-        lines = [Line(label, ends, [level] * 2, [None] * 2, colour, "", style) for (label, colour, style), level in levels.items()]
+        lines = [Line(label, ends, [level] * 2, [None] * 2, colour, "", dash) for (label, colour, dash), level in levels.items()]
         views[name] = View(f"{name} (0 to 9)", [Line.of("generations", points, COLOURS[0]), *lines])
-    made = interactive(f"figure-3-{run}", views, legend=LEGEND_BELOW)
+    made = style.interactive(f"figure-3-{run}", views, legend=style.LEGEND_BELOW)
     made.figure.update_yaxes(range=LIMITS)
     return made
 

@@ -6,22 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.style import (
-    COLOURS,
-    LEGEND_ABOVE,
-    Interactive,
-    Line,
-    Picture,
-    View,
-    colour,
-    draw_lines,
-    interactive,
-    legend_above,
-    lines_only_once,
-    panels,
-    plotly_layout,
-    styled,
-)
+from collapse_lib.figures import style
+from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
 from collapse_lib.studies.results import metric
 
 if TYPE_CHECKING:
@@ -47,9 +33,9 @@ def figure_1(table: DataFrame) -> Picture:
     """
     views = _perplexity_views(table)
     several = len(views[ABSOLUTE].lines) > 1
-    figure, axes = panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
+    figure, axes = style.panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
     for panel, view in zip(axes, views.values(), strict=False):
-        draw_lines(panel, view)
+        style.draw_lines(panel, view)
         if view.layout["yaxis.type"] == "log":
             _logarithmic(panel)
         if several:
@@ -63,7 +49,7 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
     Example: ``figures.figure_1_interactive(results.load("demo")).save("figure_1.html")``
     """
     views = _perplexity_views(table)
-    return interactive("figure-1", views, showlegend=len(views[ABSOLUTE].lines) > 1)
+    return style.interactive("figure-1", views, showlegend=len(views[ABSOLUTE].lines) > 1)
 
 
 @styled()
@@ -77,11 +63,11 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """
     names = sized_names(table, [runs] if isinstance(runs, str) else runs)
     measures = [_free_text(table, run) for run in names]
-    figure, axes = panels(len(names), columns=2, size=(7.2, 3.9) if len(names) == 1 else (5.2, 3.9))
+    figure, axes = style.panels(len(names), columns=2, size=(7.2, 3.9) if len(names) == 1 else (5.2, 3.9))
     for panel, title, (entropy, words) in zip(axes, names.values(), measures, strict=True):
         _entropy_and_words(panel, entropy, words)
         panel.set_title(title, fontsize=11)
-    legend_above(figure, lines_only_once(figure.axes), columns=3)
+    style.legend_above(figure, style.lines_only_once(figure.axes), columns=3)
     return Picture(figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names.values())}")
 
 
@@ -128,7 +114,7 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
     )
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     right = {"title": {"text": OOV_AXIS}, "side": "right", "showgrid": False, "rangemode": "tozero"}
-    plotly_layout(figure, ENTROPY, yaxis2=right, barmode="group", legend=LEGEND_ABOVE)
+    style.plotly_layout(figure, ENTROPY, yaxis2=right, barmode="group", legend=style.LEGEND_ABOVE)
     # Its ticks are its own: by default an overlaying axis has them where the other one's are, at values such as 5.7344.
     figure.update_layout(yaxis={"overlaying": "y2", "side": "left", "tickmode": "auto"})
     return Interactive(figure, f"figure-2-{run}")
@@ -144,7 +130,7 @@ def loss_curve(training: dict[str, Any]) -> Picture:
     """
     series = training["series"]
     holdout = series.get("holdout_losses", [])
-    figure, axes = panels(2 if holdout else 1, size=(5.2, 3.9) if holdout else (7.2, 3.9))
+    figure, axes = style.panels(2 if holdout else 1, size=(5.2, 3.9) if holdout else (7.2, 3.9))
     axes[0].plot(*zip(*series["loss_curve"], strict=True), color=COLOURS[0])
     axes[0].set(xlabel="optimizer step", ylabel="training loss (nats a token)")
     if holdout:
@@ -165,7 +151,8 @@ def sized_names(table: DataFrame, runs: Sequence[str]) -> dict[str, str]:
 def _perplexity_views(table: DataFrame) -> dict[str, View]:
     """The lines of the runs that have perplexities, and each over its first value (taken as exact), standard errors too."""
     points = {run: metric(table, run, "perplexity", "perplexity") for run in table["run"].unique()}
-    lines = [Line.of(run, of_run, colour(index)) for index, (run, of_run) in enumerate((run, of) for run, of in points.items() if len(of))]
+    measured = [(run, of_run) for run, of_run in points.items() if len(of_run)]
+    lines = [Line.of(run, of_run, style.colour(index)) for index, (run, of_run) in enumerate(measured)]
     if not lines:
         raise UserError(f"No perplexity has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
     relative = [line._replace(y=[y / line.y[0] for y in line.y], error=[error / line.y[0] for error in line.error]) for line in lines]

@@ -12,20 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.style import (
-    COLOURS,
-    Interactive,
-    Line,
-    Picture,
-    View,
-    colour,
-    draw_lines,
-    interactive,
-    legend_above,
-    lines_only_once,
-    panels,
-    styled,
-)
+from collapse_lib.figures import style
+from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
 from collapse_lib.studies.results import metric
 
 if TYPE_CHECKING:
@@ -71,14 +59,14 @@ def loss_by_position(table: DataFrame) -> Picture:
     Example: ``figures.loss_by_position(results.load("demo"))``
     """
     runs = _measured_runs(table, "loss")
-    figure, axes = panels(2 * len(runs), columns=2, size=(5.2, 3.6 + 0.5 / len(runs)))
+    figure, axes = style.panels(2 * len(runs), columns=2, size=(5.2, 3.6 + 0.5 / len(runs)))
     for left, right, run in zip(axes[::2], axes[1::2], runs, strict=True):
         for panel, view in zip((left, right), _loss_views(table, run).values(), strict=True):
-            draw_lines(panel, view, alpha=0.15)
+            style.draw_lines(panel, view, alpha=0.15)
         if len(runs) > 1:
             left.set_title(run, loc="left", fontsize=11)
-    handles = lines_only_once(axes)
-    legend_above(figure, handles, columns=len(handles), title=BEFORE)
+    handles = style.lines_only_once(axes)
+    style.legend_above(figure, handles, columns=len(handles), title=BEFORE)
     return Picture(figure, "Loss by position and generation")
 
 
@@ -89,7 +77,7 @@ def loss_by_position_interactive(table: DataFrame, run: str) -> Interactive:
     """
     _measured_runs(table[table["run"] == run], "loss")
     views = {axis.partition(" (")[0]: view for axis, view in _loss_views(table, run).items()}
-    return interactive(f"loss-by-position-{run}", views, legend={"title": {"text": BEFORE}}, showlegend=True)
+    return style.interactive(f"loss-by-position-{run}", views, legend={"title": {"text": BEFORE}}, showlegend=True)
 
 
 @styled()
@@ -101,14 +89,14 @@ def story_ends(table: DataFrame) -> Picture:
     Example: ``figures.story_ends(results.load("demo"))``
     """
     runs = _measured_runs(table, "story_length")
-    figure, axes = panels(len(ENDS), size=(3.6, 4.2))
+    figure, axes = style.panels(len(ENDS), size=(3.6, 4.2))
     for panel, (name, initial, axis, scale) in zip(axes, ENDS, strict=True):
         for index, run in enumerate(runs):
             points = metric(table, run, name)
             scaled = points.assign(value=scale * points["value"], standard_error=scale * points["standard_error"])
-            draw_lines(panel, View(axis, [Line.of(run, scaled, colour(index))]))
+            style.draw_lines(panel, View(axis, [Line.of(run, scaled, style.colour(index))]))
             if initial:
-                panel.axhline(scale * metric(table, run, initial)["value"].iloc[0], color=colour(index), linestyle="--", linewidth=1.3)
+                panel.axhline(scale * metric(table, run, initial)["value"].iloc[0], color=style.colour(index), linestyle="--", linewidth=1.3)
         panel.set_ylim(bottom=0)
     _legend(figure, runs, {"marker": "o"}, [{"linestyle": "--", "linewidth": 1.3, "label": "initial corpus"}])
     return Picture(figure, "Story ends and story lengths by generation")
@@ -123,11 +111,11 @@ def definitions(table: DataFrame) -> Picture:
     Example: ``figures.definitions(results.load("demo"))``
     """
     runs = _measured_runs(table, "definitions")
-    figure, axes = panels(2, size=(5.2, 4.3))
+    figure, axes = style.panels(2, size=(5.2, 4.3))
     for index, run in enumerate(runs):
-        for panel, view in zip(axes, _definition_views(table, run, *[colour(index)] * 2).values(), strict=True):
-            draw_lines(panel, view, alpha=0.15, markerfacecolor="white")
-    looks = [{"label": label, "marker": marker, "linestyle": style, "markerfacecolor": "white"} for label, marker, style in DEFINITIONS.values()]
+        for panel, view in zip(axes, _definition_views(table, run, *[style.colour(index)] * 2).values(), strict=True):
+            style.draw_lines(panel, view, alpha=0.15, markerfacecolor="white")
+    looks = [{"label": label, "marker": marker, "linestyle": dash, "markerfacecolor": "white"} for label, marker, dash in DEFINITIONS.values()]
     _legend(figure, runs if len(runs) > 1 else [], {}, looks)
     return Picture(figure, "Perplexity and entropy by two definitions")
 
@@ -139,7 +127,7 @@ def definitions_interactive(table: DataFrame, run: str) -> Interactive:
     """
 
     _measured_runs(table[table["run"] == run], "definitions")
-    return interactive(f"definitions-{run}", _definition_views(table, run, *COLOURS[:2]), showlegend=True)
+    return style.interactive(f"definitions-{run}", _definition_views(table, run, *COLOURS[:2]), showlegend=True)
 
 
 def runs_with(table: DataFrame, name: str) -> list[str]:
@@ -181,7 +169,7 @@ def _definition_views(table: DataFrame, run: str, *colours: str) -> dict[str, Vi
     views = {}
     for name, axis, pair in (("perplexity", PERPLEXITY, perplexities(table, run)), ("entropy", ENTROPY, entropies(table, run))):
         looks = zip(DEFINITIONS.values(), pair, colours, strict=True)
-        views[name] = View(axis, [Line.of(label, points, line_colour, marker, style) for (label, marker, style), points, line_colour in looks])
+        views[name] = View(axis, [Line.of(label, points, line_colour, marker, dash) for (label, marker, dash), points, line_colour in looks])
     return views
 
 
@@ -203,7 +191,7 @@ def _legend(figure: Any, runs: Sequence[str], run_look: dict[str, Any], line_loo
     """What each colour and each kind of line is."""
     from matplotlib.lines import Line2D
 
-    line_colour = colour(0) if len(runs) <= 1 else "#444444"
-    handles = [Line2D([], [], color=colour(index), label=run, **run_look) for index, run in enumerate(runs)]
+    line_colour = style.colour(0) if len(runs) <= 1 else "#444444"
+    handles = [Line2D([], [], color=style.colour(index), label=run, **run_look) for index, run in enumerate(runs)]
     handles += [Line2D([], [], color=line_colour, **look) for look in line_looks]
-    legend_above(figure, handles, columns=min(6, len(handles)))
+    style.legend_above(figure, handles, columns=min(6, len(handles)))

@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from collapse_lib.figures.style import (
-    COLOURS,
-    GREY,
-    LEGEND_BELOW,
-    Interactive,
-    Line,
-    Picture,
-    View,
-    draw_lines,
-    interactive,
-    legend_above,
-    lines_only_once,
-    panels,
-    styled,
-)
+from collapse_lib.figures import style
+from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
 
 # Of each pair of chains: colour, matplotlib's marker, label. The last is a difference of two pairs.
 PAIRS = {
@@ -46,22 +33,22 @@ def twin_distances(record: dict[str, Any]) -> Picture:
     Example: ``figures.twin_distances(twins.comparisons("demo")[0])``
     """
     distances = {POSITIONS[part]: _distances(record, part, "tv") for part in _parts(record)}
-    figure, axes = panels(len(distances) + 2, columns=3 if len(distances) == 1 else 2, size=(4.2 if len(distances) == 1 else 4.8, 4.1))
+    figure, axes = style.panels(len(distances) + 2, columns=3 if len(distances) == 1 else 2, size=(4.2 if len(distances) == 1 else 4.8, 4.1))
     *others, added, texts = axes
-    for panel, part_colour, (title, view) in zip(others, (ADDED[0], GREY), distances.items(), strict=False):
-        draw_lines(panel, view._replace(lines=view.lines[: len(PAIRS)]))
+    for panel, part_colour, (title, view) in zip(others, (ADDED[0], style.GREY), distances.items(), strict=False):
+        style.draw_lines(panel, view._replace(lines=view.lines[: len(PAIRS)]))
         panel.set_title(title, fontsize=11)
-        draw_lines(added, View("difference of total variations", [view.lines[-1]._replace(label=title, colour=part_colour)]))
+        style.draw_lines(added, View("difference of total variations", [view.lines[-1]._replace(label=title, colour=part_colour)]))
     added.axhline(0, color="black", linewidth=0.8)
     added.set_title(ADDED[2], fontsize=11)
     if len(distances) > 1:
         added.legend(frameon=False, fontsize=9)
     view = _texts(record)
-    draw_lines(texts, view._replace(lines=view.lines[: len(PAIRS)]))
+    style.draw_lines(texts, view._replace(lines=view.lines[: len(PAIRS)]))
     texts.set_title("of their texts (0: the initial corpora)", fontsize=11)
     for panel in (*others, texts):
         panel.set_ylim(bottom=0)
-    legend_above(figure, lines_only_once(others), columns=3)
+    style.legend_above(figure, style.lines_only_once(others), columns=3)
     return Picture(figure, f"Twin chains by generation, run {record['runs']['chain']}")
 
 
@@ -72,7 +59,7 @@ def twin_distances_interactive(record: dict[str, Any]) -> Interactive:
     """
     views = {f"{DISTANCES[kind][0]}, {POSITIONS[part]}": _distances(record, part, kind) for part in _parts(record) for kind in DISTANCES}
     views["frequencies of tokens in their texts"] = _texts(record)
-    made = interactive(f"twins-{record['runs']['chain']}", views, dropdown=True, legend=LEGEND_BELOW)
+    made = style.interactive(f"twins-{record['runs']['chain']}", views, dropdown=True, legend=style.LEGEND_BELOW)
     made.figure.update_yaxes(rangemode="tozero")
     return made
 
