@@ -210,7 +210,6 @@ def interactive(name: str, views: Mapping[str, View], dropdown: bool = False, me
         figure.add_scatter(
             name=line.label,
             legendgroup=line.label,
-            showlegend=all(line.label != trace.name for trace in figure.data),
             mode="lines+markers" if line.marker else "lines",
             line={"color": line.colour, "dash": PLOTLY_DASHES[line.style]},
             marker={"symbol": PLOTLY_MARKERS.get(line.marker), "size": 7},
@@ -232,7 +231,9 @@ def interactive(name: str, views: Mapping[str, View], dropdown: bool = False, me
 
 def _restyled(view: View) -> dict[str, list[list[Any]]]:
     """Attributes of Plotly's traces that change from view to view, a list a line."""
+    labels = [line.label if len(line.x) else None for line in view.lines]  # of lines that share a label, the legend names the first that is there
     attributes = {
+        "showlegend": [label is not None and label not in labels[:index] for index, label in enumerate(labels)],
         "x": [list(line.x) for line in view.lines],
         "y": [_without_nan(line.y) for line in view.lines],
         "error_y.array": [_without_nan(line.error) for line in view.lines],

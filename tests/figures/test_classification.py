@@ -149,6 +149,7 @@ def test_the_interactive_figure_shows_one_task_at_a_time():
     assert figure["layout"]["title"]["text"] == titles[0] and len(set(titles)) == 3
     named = [trace["name"] for trace in traces if trace["showlegend"]]
     assert len(named) == len(set(named)) == 5
+    assert tasks["SST-2"]["showlegend"] == [True] * 5 + [False] and tasks["MRPC"]["showlegend"] == [False] * 3 + [True] * 3
     assert "http" not in interactive.html and interactive.name == "classification-accuracy"
 
 
