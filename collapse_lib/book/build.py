@@ -26,7 +26,7 @@ from collapse_lib.book import pages as book_pages
 from collapse_lib.book.pages import Shown
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_text
-from collapse_lib.experiment.paths import project_root, run_names, runs_root
+from collapse_lib.experiment.paths import book_folder, project_root, run_names, runs_root
 from collapse_lib.experiment.run import Run
 from collapse_lib.studies.twins import RECORD as TWINS_RECORD
 from collapse_lib.studies.twins import names as twins_names
@@ -65,7 +65,7 @@ class BookReport:
 def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     """Build the book about ``runs`` (names, the main one first; default: all, ``demo`` first).
 
-    ``output`` takes the place of the ``book`` folder for what is made: ``output/_generated`` and ``output/_build/html``.
+    ``output`` takes the place of ``book_folder()`` for what is made: ``output/_generated`` and ``output/_build/html``.
     Raises ``UserError`` when there is no run to show, or when a page cannot be rendered (naming the log).
     """
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     if not (source / "_config.yml").is_file():
         raise UserError(f"The book's sources are not in {source}; build it from a checkout of the project.")
     shown, left_out = _shown(runs)
-    place = Path(output).resolve() if output else source
+    place = Path(output).resolve() if output else book_folder()
     site, stage, mark = place / "_build" / "html", place / "_generated", place / "_build" / "inputs.sha256"
     made_from = [*_prose(source), *_notebooks("figures"), *_notebooks("theory"), *_library(), *_records(shown)]
     inputs = _digest(made_from, extra=[run.name for run in shown])

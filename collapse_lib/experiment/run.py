@@ -27,7 +27,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, write_json, write_text
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.machine import device_name, versions
-from collapse_lib.experiment.paths import check_run_name, run_folder, run_names, runs_root
+from collapse_lib.experiment.paths import check_run_name, run_folder, runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.shapes import Manifest, Measured, Notebook
 
@@ -44,22 +44,21 @@ class Run:
     @classmethod
     def open(cls, name: str = "newest") -> Run:
         """Open a run by name; ``newest`` is, of those that can be opened, the one that advanced last."""
-        if name == "newest":
-            return cls._newest()
-        file = run_folder(name) / "protocol.yaml"
-        return cls(file.parent, Protocol.from_yaml(read_text(file), f"{file}"))
+        return cls._read(run_folder(name, suits=cls._is_readable))
 
     @classmethod
-    def _newest(cls) -> Run:
-        refusals = []
-        for name in run_names():
-            try:
-                return cls.open(name)
-            except UserError as refusal:  # one broken run hides no other
-                refusals.append(refusal)
-        if refusals:
-            raise refusals[0]
-        raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+    def _read(cls, folder: Path) -> Run:
+        file = folder / "protocol.yaml"
+        return cls(folder, Protocol.from_yaml(read_text(file), f"{file}"))
+
+    @classmethod
+    def _is_readable(cls, folder: Path) -> bool:
+        """One broken run hides no other."""
+        try:
+            cls._read(folder)
+        except UserError:
+            return False
+        return True
 
     @classmethod
     def proposed(cls, name: str, protocol: Protocol, exact: bool = False) -> Run:

@@ -6,7 +6,7 @@ One row a number: ``run``, ``generation``, ``step``, ``metric``, ``value``, ``un
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,11 @@ def load(runs: Runs = "newest") -> DataFrame:
 
     rows = []
     for run in select(runs):
-        measured = list(_finished(run))
-        if not measured:
+        manifests = _manifests(run)
+        if not manifests:
             raise UserError(f"Run '{run}' has no results yet; `collapse run {run}` goes on with it.")
-        for record in measured:
+        for manifest in manifests:
+            record = measured(run, manifest["generation"], manifest["step"])
             for name, metric in record["metrics"].items():
                 rows.append([run, record["generation"], record["step"], name, metric["value"], metric["unit"], metric.get("standard_error")])
     return DataFrame(rows, columns=COLUMNS).astype({"value": float, "standard_error": float})
@@ -45,18 +46,20 @@ def load(runs: Runs = "newest") -> DataFrame:
 def select(runs: Runs = "newest") -> list[str]:
     """Names of the runs that are meant, each once; see ``load``. A run that was begun and has no results yet is not the ``newest``."""
     names = [name.strip() for name in runs.split(",")] if isinstance(runs, str) else list(runs)
-    if "newest" in names and (finished := runs_with_results()):
-        names = [finished[0] if name == "newest" else name for name in names]
     if names == ["all"]:
         names = runs_with_results()
         if not names:
             raise UserError(f"No run in {runs_root()} has results yet; `collapse run demo` makes some.")
-    return list(dict.fromkeys(run_folder(name).name for name in names))
+    return list(dict.fromkeys(run_folder(name, suits=_has_results).name for name in names))
 
 
 def runs_with_results() -> list[str]:
     """Names of the runs that have at least one finished step, the most recently advanced one first."""
-    return [name for name in run_names() if any((runs_root() / name).glob("generation-*/manifests/*.json"))]
+    return [name for name in run_names() if _has_results(runs_root() / name)]
+
+
+def _has_results(folder: Path) -> bool:
+    return any(folder.glob("generation-*/manifests/*.json"))
 
 
 def measured(run: str, generation: int, step: str) -> dict[str, Any]:
@@ -116,17 +119,10 @@ def save(table: DataFrame, path: Path) -> None:
             path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
 
 
-def _manifests(run: str) -> Iterator[dict[str, Any]]:
+def _manifests(run: str) -> list[dict[str, Any]]:
     """Manifests of a run's finished steps in the order of execution."""
     found = [read_json(path, Manifest) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
-    yield from sorted(
-        (manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"])
-    )
-
-
-def _finished(run: str) -> Iterator[dict[str, Any]]:
-    for manifest in _manifests(run):
-        yield measured(run, manifest["generation"], manifest["step"])
+    return sorted((manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"]))
 
 
 def _short(value: float) -> str:
