@@ -66,7 +66,7 @@ def refuse_unknown_parameters() -> None:
     if "run" in known and (unknown := sorted(wanted - known)):  # else somebody executes cells by hand, in another order
         raise UserError(
             f"This notebook has no parameter '{unknown[0]}', only {', '.join(sorted(known))}; what decides a run's numbers is in its protocol "
-            "(`collapse run NAME --set FIELD=VALUE`, or a .yaml file as the preset of corpus.ipynb)."
+            "(`collapse run NAME --set FIELD=VALUE`, or the parameters `preset` and `changes` of corpus.ipynb)."
         )
 
 
@@ -125,7 +125,7 @@ def train(step: Step, device: str) -> None:
             holdout=initial_part(run, "holdout") if first else None,
             epochs=None if first else _epochs(run),
         )
-        _publish(step.folder / "model", model.save_pretrained)
+        _publish(step.folder / "model", lambda folder: _save_model(model, load_tokenizer(run), folder))
         record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
         record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
         record.measure("steps", result.steps, "steps", "optimizer steps taken")
@@ -374,6 +374,16 @@ def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:
     start = 1 if corpus.has_start else 0
     rows = (corpus.row(index)[start : start + EXCERPT_TOKENS] for index in range(min(EXCERPTS, corpus.rows)))
     return [tokenizer.decode(row) for row in rows]
+
+
+def _save_model(model: GPTNeo, tokenizer: Tokenizer, folder: Path) -> None:
+    """A model with all that others need to use it: transformers' pipelines and evaluation harnesses open this folder alone."""
+    model.save_pretrained(folder)
+    tokenizer.save(folder)
+    ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
+    # The model's own distribution: transformers' defaults would cut and sharpen it.
+    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_length": model.config.max_position_embeddings}
+    write_json(folder / "generation_config.json", ends | drawn)
 
 
 def _publish(place, save: Callable) -> None:
