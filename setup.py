@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-DATA = {"collapse_lib.experiment": ["presets/*.yaml"], "collapse_lib.text": ["data/*"]}
+DATA = {"": ["presets/*.yaml", "data/*"]}  # of any package
 PROJECT = {  # folders of the project, which an installation keeps under collapse_lib/project
     "notebooks/steps": ["*.ipynb"],
     "notebooks/theory": ["*.ipynb"],

@@ -127,7 +127,7 @@ ARGUMENTS = [
     (["judge", "serve", "--port", "-1"], "not a port"),
     (["judge", "serve", "--threads", "0"], "at least 1"),
     (["bench", "sampling", "--rounds", "0"], "at least one round"),
-    (["bench", "sampling", "--json", LONG + "/x.json"], "too long"),
+    (["bench", "sampling", "--output", LONG + "/x.json"], "too long"),
     (["plan", "smoke", "--machine", LONG], "too long"),
 ]
 
