@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_BEHIND = (".git", ".venv", "data", "build", "_build", "_generated", "__pycache__", ".ipynb_checkpoints", "*.egg-info", ".*_cache", ".hypothesis")
-RUNS = ("README.md", "bench", "tinystories-small")  # those that are committed
 
 
 def copy_checkout(target: Path) -> Path:
     """Copy what is, or would be, committed into the folder ``target``, which it makes."""
-
-    def left_behind(folder: str, names: list[str]) -> set[str]:
-        others = set(names) - set(RUNS) if Path(folder) == ROOT / "papermill_runs" else set()
-        return others | shutil.ignore_patterns(*LEFT_BEHIND)(folder, names)
-
-    return Path(shutil.copytree(ROOT, target, ignore=left_behind))
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():  # not deleted since
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
