@@ -72,8 +72,8 @@ def check_run_name(name: str) -> None:
 
 
 def run_names() -> list[str]:
-    """Names of all runs, the most recently advanced one first; a folder with other signs in its name is none."""
-    protocols = [path for path in runs_root().glob("*/protocol.yaml") if RUN_NAME.fullmatch(path.parent.name)]
+    """Names of all runs, the most recently advanced one first; a folder that no run can be called is none."""
+    protocols = [path for path in runs_root().glob("*/protocol.yaml") if _is_name(path.parent.name)]
     return [path.parent.name for path in sorted(protocols, key=lambda path: (-last_advance(path.parent), path.parent.name))]
 
 
@@ -88,10 +88,14 @@ def run_folder(name: str = "newest", suits: Callable[[Path], bool] = Path.is_dir
         if not folders:
             raise UserError(f"There is no run in {root} yet; `collapse run demo` makes one.")
         return next(filter(suits, folders), folders[0])
-    if not (RUN_NAME.fullmatch(name) and (root / name / "protocol.yaml").is_file()):  # not a search: whoever reads many runs asks for each
+    if not (_is_name(name) and (root / name / "protocol.yaml").is_file()):  # not a search: whoever reads many runs asks for each
         names = run_names()
         raise UserError(f"There is no run {name!r} in {root}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
     return root / name
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= LONGEST_NAME and RUN_NAME.fullmatch(name) is not None
 
 
 def last_advance(folder: Path) -> float:
