@@ -107,6 +107,7 @@ def initial_corpus(step: Step, device: str) -> None:
 @_step("train")
 def train(step: Step, device: str) -> None:
     """Section 5.1.2: a model with fresh weights learns from its predecessor's text alone."""
+    from collapse_lib.model.folder import save as save_model
     from collapse_lib.train import loop as training
 
     run, generation = step.run, step.generation
@@ -125,7 +126,7 @@ def train(step: Step, device: str) -> None:
             holdout=initial_part(run, "holdout") if first else None,
             epochs=None if first else _epochs(run),
         )
-        _publish(step.folder / "model", lambda folder: _save_model(model, load_tokenizer(run), folder))
+        _publish(step.folder / "model", lambda folder: save_model(model, load_tokenizer(run), folder))
         record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
         record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
         record.measure("steps", result.steps, "steps", "optimizer steps taken")
@@ -374,16 +375,6 @@ def _excerpts(corpus: TokenCorpus, tokenizer: Tokenizer) -> list[str]:
     start = 1 if corpus.has_start else 0
     rows = (corpus.row(index)[start : start + EXCERPT_TOKENS] for index in range(min(EXCERPTS, corpus.rows)))
     return [tokenizer.decode(row) for row in rows]
-
-
-def _save_model(model: GPTNeo, tokenizer: Tokenizer, folder: Path) -> None:
-    """A model with all that others need to use it: transformers' pipelines and evaluation harnesses open this folder alone."""
-    model.save_pretrained(folder)
-    tokenizer.save(folder)
-    ends = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.eos_id}
-    # The model's own distribution: transformers' defaults would cut and sharpen it.
-    drawn = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_length": model.config.max_position_embeddings}
-    write_json(folder / "generation_config.json", ends | drawn)
 
 
 def _publish(place, save: Callable) -> None:
