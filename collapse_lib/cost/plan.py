@@ -62,6 +62,7 @@ STEP_FILES = 4  # notebook, metrics, manifest, lock
 STEP_BYTES = {"train": 65_000, "alpha": 110_000}  # of these four, of which figures and series are most
 OTHER_BYTES = 15_000
 SHARD_BYTES = 600  # an Arrow file's head
+TOKEN_BYTES = 45  # of a tokenizer's files
 ACTIVATIONS = 34  # vectors of the hidden size that backward needs of a token and layer, as ``training.micro_batch_size`` counts
 
 
@@ -420,13 +421,14 @@ class _Work:
         if generation:
             parts = [self.corpus(generation)]
             shards = math.ceil(protocol.sampling.sequences / protocol.sampling.shard_sequences)
-            size, files = size + 4 * self.parameters, files + 2 + shards + 2  # weights and their configuration; shards, what they are, whose
+            size += 4 * self.parameters + TOKEN_BYTES * self.text.vocabulary
+            files += 5 + shards + 2  # weights, two configurations, the tokenizer's two files; shards, what they are, whose
         else:
             whole = [self.text.stories, self.text.validation_stories]
             parts = [(stories, stories * self.text.mean) for stories in whole]
             shards = sum(max(1, math.ceil(tokens * share / 2**22)) for (_, tokens), share in zip([parts[0], *parts], (0.05, 0.95, 1), strict=True))
             size, files = (
-                size + 45 * self.text.vocabulary,
+                size + TOKEN_BYTES * self.text.vocabulary,
                 files + 2 + shards + 4,
             )  # the tokenizer's two files; what the shards are, and the words in them
         if "completions" in names:
