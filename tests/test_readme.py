@@ -31,7 +31,7 @@ SHORTER = {
     "collapse plan paper-33m": ("collapse plan paper-33m --machine machine.json", "measures for half a minute and needs memory for a large model"),
     "collapse run paper-33m": ("collapse plan paper-33m --machine machine.json --json", "needs the hub, and weeks"),
     "collapse twins demo": (f"collapse twins smoke --name pair {BRIEF}", DEMO),
-    "collapse bench sampling --config 1m": ("collapse bench sampling --config demo --rounds 1 --length 8", "takes minutes"),
+    "collapse bench sampling --config 1m": ("collapse bench sampling --config demo --device cpu --rounds 1 --length 4", "takes minutes"),
     "collapse rm warm": ("collapse rm warm --yes", "nobody is there to answer"),
     "collapse run demo --set gpt_eval.judge=MODEL": ("collapse judge estimate demo --set gpt_eval.judge=MODEL", "needs a key"),
     "make judge && collapse judge serve": ("make -n judge && collapse judge serve --help", "fetches a model, and serves until it is stopped"),
