@@ -26,6 +26,7 @@ def train(run: Run, generation: int, device: str = "auto") -> Results:
 
 def train_model(task: Task, previous_text: TokenCorpus, tokenizer: Tokenizer, holdout: TokenCorpus, first_train: Results | None) -> None:
     """The work of step ``train``; ``first_train`` is what generation 1's measured, None in generation 1."""
+    from collapse_lib.model.folder import save
     from collapse_lib.train.loop import train as run_training
 
     settings, record = task.protocol.training, task.record
@@ -41,7 +42,7 @@ def train_model(task: Task, previous_text: TokenCorpus, tokenizer: Tokenizer, ho
         holdout=holdout if finds_epochs else None,
         epochs=None if finds_epochs else epochs_of(task, first_train),
     )
-    task.publish("model", model.save_pretrained)
+    task.publish("model", lambda folder: save(model, tokenizer, folder))
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
     record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
     record.measure("steps", result.steps, "steps", "optimizer steps taken")
