@@ -64,8 +64,8 @@ def add_commands(commands: Any) -> None:
     repair = commands.add_parser(
         "repair",
         help="find what is damaged or missing in a run, so that `collapse run` makes it again",
-        description="Compare everything in a run with the hashes that were recorded. Steps whose files are damaged, were made from something that has "
-        "changed since, or are missing and needed are made undone; `collapse run` then makes them again.",
+        description="Compare everything in a run with the hashes that were recorded. Steps whose files are damaged, or missing and "
+        "needed, or were made from something that has changed since, are made undone; `collapse run` then makes them again.",
     )
     add_run(repair)
     add_json(repair)
