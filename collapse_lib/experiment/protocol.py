@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from collapse_lib.experiment.errors import LONGEST_VALUE, UserError
 from collapse_lib.experiment.files import read_text
+from collapse_lib.experiment.regimes import Regime
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -98,6 +99,9 @@ class TrainingSettings(Section):
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
     max_grad_norm: Positive | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    init: Literal["fresh", "previous"] = Field(
+        "fresh", description="weights that a generation starts from: newly drawn, as in the paper, or its predecessor's"
+    )
     eos_is_target: bool = Field(True, description="false: every '<|endoftext|>' label is ignored, as in the released code")
     data_order: Literal["derived", "repeated"] = Field(
         "derived", description="a fresh shuffle each generation, or the same one every time as in the released code"
@@ -124,6 +128,38 @@ class SamplingSettings(Section):
         description="past max_context: re-encode a sliding window each token, re-encode half a window each half window, or let positions run on",
     )
     shard_sequences: Count = Field(1024, description="sequences a shard file holds; an interrupted run resumes at the last shard")
+
+
+class RegimeSettings(Section):
+    """What generation 2 and later ones learn from (``regimes`` says what each name means); generation 1 learns from the initial corpus."""
+
+    name: Literal["replace", "fresh", "first_only", "accumulate", "accumulate_subsample", "mix", "select"] = Field(
+        "replace", description="how real and synthetic text are arranged; 'replace', the predecessor's text alone, is the paper's"
+    )
+    share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="of real text in 'mix'; of the predecessor's stories that 'select' keeps"
+    )
+    real: Literal["old", "fresh"] = Field("old", description="real text of 'mix': the initial corpus' again, or text that nobody has read yet")
+    verifier: Literal["likelihood", "grammar"] = Field(
+        "likelihood", description="whose opinion 'select' goes by: generation 1's model, or the grammar's exact law"
+    )
+    training: Literal["steps", "epochs"] = Field(
+        "steps", description="how long 'accumulate' trains on its growing corpus: as many steps as on the predecessor's text, or as many epochs"
+    )
+
+    @model_validator(mode="after")
+    def _fields_belong_to_the_regime(self) -> RegimeSettings:
+        try:
+            self.regime  # noqa: B018 - it refuses what does not belong together
+        except UserError as refusal:
+            raise ValueError(str(refusal).rstrip(".")) from None
+        if self.training != "steps" and self.name != "accumulate":
+            raise ValueError(f"regime.training is {self.training}, which 'accumulate' alone has")
+        return self
+
+    @property
+    def regime(self) -> Regime:
+        return Regime(self.name, self.share, self.real, self.verifier)
 
 
 class EvaluationSettings(Section):
@@ -252,7 +288,13 @@ FREE_FIELDS = (
 
 
 # Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
-LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None}
+LATER_FIELDS: dict[str, Any] = {
+    "corpus.skip": 0,
+    "corpus.seed": None,
+    "training.init": "fresh",
+    "gpt_eval.samples": None,
+    **{f"regime.{name}": field.default for name, field in RegimeSettings.model_fields.items()},
+}
 
 
 class Protocol(Section):
@@ -266,6 +308,7 @@ class Protocol(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     sampling: SamplingSettings = SamplingSettings()
+    regime: RegimeSettings = RegimeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     alpha: AlphaSettings = AlphaSettings()
     classification: ClassificationSettings = ClassificationSettings()
@@ -286,6 +329,13 @@ class Protocol(Section):
                 raise ValueError(f"{name} is {tokens}, more than model.max_position_embeddings = {positions}")
         if self.corpus.source == "grammar" and self.corpus.stories is None:
             raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
+        regime, is_grammar = self.regime.regime, self.corpus.source == "grammar"
+        if regime.needs_fresh_text and not is_grammar:
+            raise ValueError(
+                f"regime.name = {regime.name} needs fresh real text, and corpus.source = '{self.corpus.source}' has an end; the grammar has none"
+            )
+        if regime.needs_scores and regime.verifier == "grammar" and not is_grammar:
+            raise ValueError(f"regime.verifier is 'grammar', whose law says nothing about corpus.source = '{self.corpus.source}'; choose likelihood")
         if self.training.micro_batch_size and self.training.batch_size % self.training.micro_batch_size:
             raise ValueError(
                 f"training.batch_size = {self.training.batch_size} is not a multiple of training.micro_batch_size = {self.training.micro_batch_size}"

@@ -3,6 +3,7 @@
 from collapse_lib.steps.alpha import alpha
 from collapse_lib.steps.classification import classification
 from collapse_lib.steps.completions import completions
+from collapse_lib.steps.compose import compose
 from collapse_lib.steps.corpus import corpus
 from collapse_lib.steps.free_text import free_text
 from collapse_lib.steps.gpt_eval import gpt_eval
@@ -10,4 +11,4 @@ from collapse_lib.steps.perplexity import perplexity
 from collapse_lib.steps.sample import sample
 from collapse_lib.steps.train import train
 
-__all__ = ["alpha", "classification", "completions", "corpus", "free_text", "gpt_eval", "perplexity", "sample", "train"]
+__all__ = ["alpha", "classification", "completions", "compose", "corpus", "free_text", "gpt_eval", "perplexity", "sample", "train"]

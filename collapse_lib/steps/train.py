@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.inputs import fresh_model
 
 if TYPE_CHECKING:
+    from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
+    from collapse_lib.text.view import Selection, Union
 
 
 def train(run: Run, generation: int, device: str = "auto") -> Results:
     """Train the model of ``generation`` on the text of the one before, the initial stories for generation 1 (section 5.1.2).
 
-    Reads that text and the tokeniser; generation 1 also the hold-out stories, on which it finds the number of epochs, and later generations that
+    Another regime than the paper's has it learn from the composition that step ``compose`` made. Reads that text and the tokeniser; generation 1 also the hold-out stories, on which it finds the number of epochs, and later generations that
     number. Writes ``model/``. Returns what was measured: ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
 
     Example: ``steps.train(Run.open("demo"), 1)["series"]["loss_curve"]``
@@ -24,22 +27,33 @@ def train(run: Run, generation: int, device: str = "auto") -> Results:
     return perform(train_model, "train", run, generation, device)
 
 
-def train_model(task: Task, previous_text: TokenCorpus, tokenizer: Tokenizer, holdout: TokenCorpus, first_train: Results | None) -> None:
-    """The work of step ``train``; ``first_train`` is what generation 1's measured, None in generation 1."""
+def train_model(
+    task: Task,
+    learned_text: TokenCorpus | Selection | Union,
+    tokenizer: Tokenizer,
+    holdout: TokenCorpus,
+    first_train: Results | None,
+    previous_model: GPTNeo | None = None,
+) -> None:
+    """The work of step ``train``.
+
+    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from.
+    """
     from collapse_lib.train.loop import train as run_training
 
     settings, record = task.protocol.training, task.record
     finds_epochs = settings.epochs == "early_stopping" and task.generation == 1
-    model = fresh_model(task.protocol, task.generation, tokenizer)
+    model = previous_model or fresh_model(task.protocol, task.generation, tokenizer)
     result = run_training(
         model,
-        previous_text,
+        learned_text,
         settings,
         seed=task.seed("train"),
         checkpoint_folder=task.scratch("checkpoint"),
         device=task.device,
         holdout=holdout if finds_epochs else None,
         epochs=None if finds_epochs else epochs_of(task, first_train),
+        epoch_tokens=epoch_tokens(task.protocol, task.generation),
     )
     task.publish("model", model.save_pretrained)
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
@@ -57,3 +71,12 @@ def epochs_of(task: Task, first_train: Results | None) -> int:
     """The protocol's fixed number of epochs, or the one that early stopping found in generation 1."""
     settings = task.protocol.training
     return first_train["metrics"]["epochs"]["value"] if settings.epochs == "early_stopping" else settings.epochs
+
+
+def epoch_tokens(protocol: Protocol, generation: int) -> int | None:
+    """How many tokens count as one epoch; None: all that there are.
+
+    Where texts accumulate, an epoch is as long as the predecessor's text unless the protocol asks for whole passes.
+    """
+    accumulates = protocol.regime.name == "accumulate" and generation > 1
+    return protocol.sampling.sequences * protocol.sampling.length if accumulates and protocol.regime.training == "steps" else None

@@ -31,7 +31,7 @@ from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import Comparison
-from collapse_lib.steps.inputs import open_artefact
+from collapse_lib.steps.inputs import open_artefact, open_text
 from collapse_lib.studies.results import Runs, select
 
 if TYPE_CHECKING:
@@ -208,16 +208,12 @@ def _made_from(runs: dict[str, Run], generation: int) -> str:
 
 def _distances(runs: dict[str, Run], generation: int, places: dict[str, Any], device: str) -> dict[str, Any]:
     """One generation of the three runs, pair by pair."""
-    texts = {role: _unigrams(_text(run, generation)) for role, run in runs.items()}
+    texts = {role: _unigrams(open_text(run, generation)) for role, run in runs.items()}
     found: dict[str, Any] = {"unigram_tv": {pair: float(np.abs(texts[a] - texts[b]).sum() / 2) for pair, (a, b) in PAIRS.items()}}
     if generation:
         models = {role: open_artefact(run.step(generation, "train"), "model", device) for role, run in runs.items()}
         found["positions"] = {part: _at_positions(models, *where) for part, where in places.items()}
     return found
-
-
-def _text(run: Run, generation: int) -> TokenCorpus:
-    return open_artefact(run.step(generation, "sample"), "corpus") if generation else open_artefact(run.step(0, "corpus"), "train")
 
 
 def _at_positions(models: dict[str, Any], contexts: list[np.ndarray], stories: NDArray[np.int64]) -> dict[str, Any]:
