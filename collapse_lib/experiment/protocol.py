@@ -332,7 +332,7 @@ class Protocol(Section):
         regime, is_grammar = self.regime.regime, self.corpus.source == "grammar"
         if regime.needs_fresh_text and not is_grammar:
             raise ValueError(
-                f"regime.name = {regime.name} needs fresh real text, and corpus.source = '{self.corpus.source}' has an end; the grammar has none"
+                f"regime.name is {regime.name}, whose fresh real text corpus.source = '{self.corpus.source}' cannot give; take the grammar"
             )
         if regime.needs_scores and regime.verifier == "grammar" and not is_grammar:
             raise ValueError(f"regime.verifier is 'grammar', whose law says nothing about corpus.source = '{self.corpus.source}'; choose likelihood")

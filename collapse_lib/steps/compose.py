@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
+    from collapse_lib.text.view import Selection
 
 
 def compose(run: Run, generation: int, device: str = "auto") -> Results:
     """Choose, by the protocol's regime, the text that the model of ``generation`` will learn from.
 
-    Reads the texts that the regime draws from, the tokeniser and, where generation 1 writes or judges, its model. Writes ``composition/``: rows of texts,
-    never copies of them. Returns what was measured: ``tokens``, ``real_share`` and, in ``series``, the tokens from each text.
+    Reads the texts that the regime draws from, the tokeniser and, where generation 1 writes or judges, its model. Writes ``composition/``: which rows
+    of texts, never copies of them. Returns what was measured: ``tokens``, ``real_share`` and, in ``series``, the tokens from each text.
 
     Example: ``steps.compose(Run.open("mixed"), 2)["series"]["tokens_by_text"]``
     """
@@ -79,19 +79,12 @@ def _write_fresh(task: Task, tokens: int, tokenizer: Tokenizer, folder: Path) ->
     from collapse_lib.text.corpus import write_stories
     from collapse_lib.text.grammar import StoryGrammar
 
-    seed = task.seed("fresh corpus") >> 1
     remove(folder)
-    write_stories(_endless(StoryGrammar(task.protocol.corpus.grammar), seed), tokenizer, folder, tokens)
+    without_end = StoryGrammar(task.protocol.corpus.grammar).stories(task.seed("fresh corpus"), 2**62)
+    write_stories(without_end, tokenizer, folder, tokens)
 
 
-def _endless(grammar, seed: int, batch: int = 4096) -> Iterator[str]:
-    number = 0
-    while True:
-        yield from grammar.stories((seed + number) % 2**63, batch)
-        number += 1
-
-
-def _likelihood_scores(task: Task, stories, model: GPTNeo) -> np.ndarray:
+def _likelihood_scores(task: Task, stories: Selection, model: GPTNeo) -> np.ndarray:
     """Mean log-likelihood a token, the story's end included, of each story under generation 1's model."""
     from collapse_lib.metrics.token_scores import token_losses
 
@@ -99,7 +92,7 @@ def _likelihood_scores(task: Task, stories, model: GPTNeo) -> np.ndarray:
     return np.array([-losses.mean() for losses in token_losses(model, rows, task.protocol.evaluation.max_context)])
 
 
-def _grammar_scores(task: Task, stories, tokenizer: Tokenizer) -> np.ndarray:
+def _grammar_scores(task: Task, stories: Selection, tokenizer: Tokenizer) -> np.ndarray:
     """Log-probability a token, the story's end included, of each story under the grammar: -inf for what it cannot tell."""
     from collapse_lib.text.grammar import StoryGrammar
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 def train(run: Run, generation: int, device: str = "auto") -> Results:
     """Train the model of ``generation`` on the text of the one before, the initial stories for generation 1 (section 5.1.2).
 
-    Another regime than the paper's has it learn from the composition that step ``compose`` made. Reads that text and the tokeniser; generation 1 also the hold-out stories, on which it finds the number of epochs, and later generations that
-    number. Writes ``model/``. Returns what was measured: ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
+    Under another regime than the paper's it learns from the composition that step ``compose`` made. Reads that text and the tokeniser; generation 1 also
+    the hold-out stories, on which it finds the number of epochs, and later generations that number. Writes ``model/``. Returns what was measured:
+    ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
 
     Example: ``steps.train(Run.open("demo"), 1)["series"]["loss_curve"]``
     """

@@ -1,7 +1,7 @@
 """Texts that are parts of corpora, put together without a copy: what a generation learns from when that is not simply its predecessor's text.
 
-A view offers what training and counting ask of a ``TokenCorpus``. Tokens stay in the shards of the corpora that it looks at; a ``Selection`` keeps two
-integers a segment, a ``Union`` a few a part.
+A view offers what training and counting ask of a ``TokenCorpus``. Tokens stay in the shards of the corpora that it looks at; a ``Selection`` keeps
+three integers a segment, a ``Union`` a few a part.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collapse_lib.text.corpus import TokenCorpus
 class Selection:
     """Some segments of a corpus, one after the other, each a row of this view: whole rows of it, or complete stories in it.
 
-    ``rows_are_complete``, ``has_start``, ``eos_id`` and ``vocabulary`` are as in ``TokenCorpus``; ``starts`` and ``stops``, int64[rows], are places in the
-    corpus' stream.
+    ``rows_are_complete``, ``has_start``, ``eos_id`` and ``vocabulary`` are as in ``TokenCorpus``; ``starts`` and ``stops``, int64[rows], are places
+    in the corpus' stream.
     """
 
     def __init__(self, corpus: TokenCorpus, starts: NDArray[np.int64], stops: NDArray[np.int64], rows_are_complete: bool, has_start: bool) -> None:
@@ -39,7 +39,7 @@ class Selection:
 
     @classmethod
     def of_stories(cls, corpus: TokenCorpus, stories: NDArray[np.int64] | None = None) -> Selection:
-        """Complete stories of a corpus, those numbered ``stories`` or all: an ``<|endoftext|>`` and what stands before the next one in the same row."""
+        """The stories of ``complete_stories`` with the numbers ``stories``, or all of them."""
         starts, stops = complete_stories(corpus)
         if stories is not None:
             starts, stops = starts[stories], stops[stories]

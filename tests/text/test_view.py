@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,7 @@ def test_complete_stories_are_found_in_sampled_rows(stories, sampled):
     expected = []
     for row in sampled.iter_rows():
         ends = np.flatnonzero(row == EOS)
-        expected += [row[begin:end].tolist() for begin, end in zip(ends[:-1], ends[1:], strict=True) if end - begin > 1]
+        expected += [row[begin:end].tolist() for begin, end in pairwise(ends) if end - begin > 1]
     view = Selection.of_stories(sampled)
     assert len(expected) > 5 and [row.tolist() for row in view.iter_rows()] == expected
     check_reads_alike(Selection.of_stories(sampled, np.array([3, 1])), [np.array(expected[3]), np.array(expected[1])], [True, True])
@@ -78,17 +80,12 @@ def test_complete_stories_are_found_in_sampled_rows(stories, sampled):
 
 def test_a_union_of_unlike_parts(stories, sampled):
     selection = Selection.of_rows(sampled, np.array([1, 6]))
-    parts = [
-        (stories, range(stories.rows)),
-        (selection, [1, 6]),
-        (Selection.of_stories(sampled, np.array([0])), None),
-        (sampled, range(sampled.rows)),
-    ]
+    parts = [stories, selection, Selection.of_stories(sampled, np.array([0])), sampled]
     rows, complete = [], []
-    for part, _ in parts:
+    for part in parts:
         rows += list(part.iter_rows())
         complete += [part.rows_are_complete] * part.rows
-    check_reads_alike(Union([part for part, _ in parts]), rows, complete)
+    check_reads_alike(Union(parts), rows, complete)
 
 
 def test_a_views_hash_is_that_of_its_content(stories, sampled):
