@@ -331,9 +331,7 @@ class Protocol(Section):
             raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
         regime, is_grammar = self.regime.regime, self.corpus.source == "grammar"
         if regime.needs_fresh_text and not is_grammar:
-            raise ValueError(
-                f"regime.name is {regime.name}, whose fresh real text corpus.source = '{self.corpus.source}' cannot give; take the grammar"
-            )
+            raise ValueError(f"regime.name is {regime.name}, whose fresh text corpus.source = '{self.corpus.source}' cannot give; take the grammar")
         if regime.needs_scores and regime.verifier == "grammar" and not is_grammar:
             raise ValueError(f"regime.verifier is 'grammar', whose law says nothing about corpus.source = '{self.corpus.source}'; choose likelihood")
         if self.training.micro_batch_size and self.training.batch_size % self.training.micro_batch_size:

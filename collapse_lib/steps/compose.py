@@ -15,6 +15,8 @@ from collapse_lib.steps.sample import sample_into
 from collapse_lib.text.composition import FRESH, Part, save
 
 if TYPE_CHECKING:
+    from IPython.display import Markdown
+
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
@@ -30,6 +32,16 @@ def compose(run: Run, generation: int, device: str = "auto") -> Results:
     Example: ``steps.compose(Run.open("mixed"), 2)["series"]["tokens_by_text"]``
     """
     return perform(write_composition, "compose", run, generation, device)
+
+
+def sources_table(composed: Results) -> Markdown:
+    """Where the text comes from, and how much of it."""
+    from IPython.display import Markdown
+
+    writers = {"0": "the initial corpus", "real": "fresh real text", "first": "new text of generation 1"}
+    counts, total = composed["series"]["tokens_by_text"], composed["metrics"]["tokens"]["value"]
+    rows = [f"| {writers.get(name, f'text of generation {name}')} | {count:,} | {count / total:.3f} |" for name, count in counts]
+    return Markdown("\n".join(["| text | tokens | share |", "|:--|--:|--:|", *rows]))
 
 
 def write_composition(task: Task, tokenizer: Tokenizer, first_model: GPTNeo | None = None, **texts: TokenCorpus) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def train(run: Run, generation: int, device: str = "auto") -> Results:
     """Train the model of ``generation`` on the text of the one before, the initial stories for generation 1 (section 5.1.2).
 
-    Under another regime than the paper's it learns from the composition that step ``compose`` made. Reads that text and the tokeniser; generation 1 also
+    Under another regime than the paper's it learns from what step ``compose`` put together. Reads that text and the tokeniser; generation 1 also
     the hold-out stories, on which it finds the number of epochs, and later generations that number. Writes ``model/``. Returns what was measured:
     ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
 
