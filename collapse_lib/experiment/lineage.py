@@ -92,11 +92,17 @@ def _compose_reads(protocol: Protocol, generation: int) -> tuple[str, ...]:
     texts = {"fresh": (), "first_only": (), "mix": (0, generation - 1) if regime.real == "old" else (generation - 1,), "select": (generation - 1,)}
     numbers = texts.get(regime.name, range(generation))
     needs_model = regime.name == "first_only" or (regime.needs_scores and regime.verifier == "likelihood")
-    return (*(f"{number} text as text_{number}" for number in numbers), *(("first model",) if needs_model else ()), "initial tokenizer")
+    return (
+        *(f"{number} text as text_{number}" for number in numbers),
+        *(("first model",) if needs_model else ()),
+        "initial tokenizer",
+        "initial corpus results",
+    )
 
 
 def _train_reads(protocol: Protocol, generation: int) -> tuple[str, ...]:
     reads = (_learned_text(protocol, generation), "initial tokenizer", "initial holdout", "first train results")
+    reads += ("initial corpus results",) if protocol.regime.name == "accumulate" else ()
     return (*reads, "previous model") if protocol.training.init == "previous" else reads
 
 

@@ -44,8 +44,8 @@ def sources_table(composed: Results) -> Markdown:
     return Markdown("\n".join(["| text | tokens | share |", "|:--|--:|--:|", *rows]))
 
 
-def write_composition(task: Task, tokenizer: Tokenizer, first_model: GPTNeo | None = None, **texts: TokenCorpus) -> None:
-    """The work of step ``compose``; ``texts`` are ``text_0``, ``text_3``, ..., each the text of a generation."""
+def write_composition(task: Task, tokenizer: Tokenizer, corpus: Results, first_model: GPTNeo | None = None, **texts: TokenCorpus) -> None:
+    """The work of step ``compose``; ``corpus`` is what generation 0 measured, ``texts`` are ``text_0``, ``text_3``, ..., the texts of generations."""
     from collapse_lib.text.composition import load
 
     regime, folder = task.protocol.regime.regime, task.path("composition")
@@ -55,25 +55,31 @@ def write_composition(task: Task, tokenizer: Tokenizer, first_model: GPTNeo | No
         sample_into(folder / FRESH, task, first_model, tokenizer, "sample again", task.protocol.sampling.sequences)
         parts = [Part(None)]
     else:
-        parts = [_part(task, part, opened, tokenizer, folder) for part in _composed(task, opened, tokenizer, first_model)]
+        parts = [_part(task, part, opened, tokenizer, folder) for part in _composed(task, opened, corpus, tokenizer, first_model)]
     save(folder, parts)
     task.record_output("composition")
     view = load(folder, opened.__getitem__, "")
     _record(task, parts, getattr(view, "parts", [view]))
 
 
-def _composed(task: Task, texts: dict[int, TokenCorpus], tokenizer: Tokenizer, judge: GPTNeo | None) -> list[regimes.Part]:
-    """The parts that ``regimes.compose`` draws; ``select`` draws complete stories, all others rows."""
+def _composed(task: Task, texts: dict[int, TokenCorpus], corpus: Results, tokenizer: Tokenizer, judge: GPTNeo | None) -> list[regimes.Part]:
+    """The parts that ``regimes.compose`` draws; ``select`` draws complete stories, all others rows.
+
+    N is the size of the initial corpus, or less where a predecessor wrote too little for its share of it.
+    """
     from collapse_lib.text.view import Selection
 
     regime, generation = task.protocol.regime.regime, task.generation
-    tokens = task.protocol.sampling.sequences * task.protocol.sampling.length
+    tokens = corpus["metrics"]["train_tokens"]["value"]
     seed, scores = task.seed("compose", 0), None
     lengths = [texts[number].row_lengths() if number in texts else np.empty(0, np.int64) for number in range(generation)]
     if regime.needs_scores:
         stories = Selection.of_stories(texts[generation - 1])
         lengths[-1] = stories.row_lengths()
         scores = _grammar_scores(task, stories, tokenizer) if regime.verifier == "grammar" else _likelihood_scores(task, stories, judge)
+    written_share = {"select": 1.0, "mix": 1 - (regime.share or 0)}.get(regime.name, 0.0)
+    if written_share:
+        tokens = min(tokens, int(lengths[-1].sum() / written_share))
     return regimes.compose(regime, generation, lengths, tokens, seed, scores)
 
 

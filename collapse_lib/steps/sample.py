@@ -31,9 +31,8 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     from collapse_lib.text.corpus import TokenCorpus
 
     record, folder = task.record, task.path("corpus")
-    settings = task.protocol.sampling
-    tokens = task.protocol.regime.regime.tokens_to_sample(settings.sequences * settings.length)
-    statistics = sample_into(folder, task, model, tokenizer, "sample", sequences=-(-tokens // settings.length))
+    sequences = task.protocol.regime.regime.tokens_to_sample(task.protocol.sampling.sequences)  # as many times more rows as tokens are wanted
+    statistics = sample_into(folder, task, model, tokenizer, "sample", sequences)
     task.record_output("corpus")
     record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
     record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")

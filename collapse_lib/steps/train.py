@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.inputs import fresh_model
@@ -35,10 +34,12 @@ def train_model(
     holdout: TokenCorpus,
     first_train: Results | None,
     previous_model: GPTNeo | None = None,
+    corpus: Results | None = None,
 ) -> None:
     """The work of step ``train``.
 
-    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from.
+    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from, ``corpus``, what
+    generation 0 measured, where texts accumulate.
     """
     from collapse_lib.train.loop import train as run_training
 
@@ -54,7 +55,7 @@ def train_model(
         device=task.device,
         holdout=holdout if finds_epochs else None,
         epochs=None if finds_epochs else epochs_of(task, first_train),
-        epoch_tokens=epoch_tokens(task.protocol, task.generation),
+        epoch_share=epoch_share(task, learned_text, corpus),
     )
     task.publish("model", model.save_pretrained)
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
@@ -74,10 +75,12 @@ def epochs_of(task: Task, first_train: Results | None) -> int:
     return first_train["metrics"]["epochs"]["value"] if settings.epochs == "early_stopping" else settings.epochs
 
 
-def epoch_tokens(protocol: Protocol, generation: int) -> int | None:
-    """How many tokens count as one epoch; None: all that there are.
+def epoch_share(task: Task, learned_text: TokenCorpus | Selection | Union, corpus: Results | None) -> float:
+    """The share of the text that counts as one epoch, drawn anew for each.
 
-    Where texts accumulate, an epoch is as long as the predecessor's text unless the protocol asks for whole passes.
+    1, but where texts accumulate: there as much as the initial corpus has, so that all generations take as many steps, unless the protocol asks for
+    whole passes.
     """
-    accumulates = protocol.regime.name == "accumulate" and generation > 1
-    return protocol.sampling.sequences * protocol.sampling.length if accumulates and protocol.regime.training == "steps" else None
+    if corpus is None or task.protocol.regime.training == "epochs":
+        return 1.0
+    return min(1.0, corpus["metrics"]["train_tokens"]["value"] / learned_text.tokens)

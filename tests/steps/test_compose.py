@@ -23,7 +23,6 @@ CHANGES = {
     "completions.every": "null",
     "classification.tasks": "[]",
 }
-N = 48 * 32
 WORK = {name: getattr(steps, name) for name in steps.__all__}
 
 
@@ -68,7 +67,8 @@ def test_accumulated_texts_may_be_read_whole(tmp_path, monkeypatch):
 
 def test_a_subsample_is_drawn_anew_from_the_union(tmp_path, monkeypatch):
     run = finished(tmp_path, monkeypatch, regime__name="accumulate_subsample")
-    assert shares(run, 3).keys() == {"0", "1", "2"} and N <= learned(run, 3).tokens < N + 64
+    assert shares(run, 3).keys() == {"0", "1", "2"}
+    assert 0 <= learned(run, 3).tokens - open_text(run, 0).tokens < 600
     second, third = (learned(run, generation).parts[0] for generation in (2, 3))
     assert second.starts.tolist() != third.starts.tolist()
     assert len(set(third.starts.tolist())) == third.rows
@@ -87,15 +87,15 @@ def test_fresh_text_is_nobodys_and_another_each_time(tmp_path, monkeypatch):
     initial = {tuple(row) for row in open_text(run, 0).iter_rows()}
     second, third = ({tuple(row) for row in learned(run, generation).iter_rows()} for generation in (2, 3))
     assert not second & third and len(initial & second) < len(second) / 2  # short stories may come again
-    assert N <= learned(run, 3).tokens < N + 600
+    assert 0 <= learned(run, 3).tokens - open_text(run, 0).tokens < 600
 
 
 def test_the_first_model_writes_every_text_and_never_the_same(tmp_path, monkeypatch):
     run = finished(tmp_path, monkeypatch, regime__name="first_only")
     assert run.step(2, "train").parents()["previous corpus"] == run.step(1, "sample")
     view = learned(run, 3)
-    assert view.rows == 48 and view.hash not in {open_text(run, generation).hash for generation in (1, 2, 3)}
-    assert set(run.step(3, "compose").parents()) == {"first train", "initial corpus"}
+    assert view.rows == open_text(run, 1).rows == 48 and view.hash not in {open_text(run, generation).hash for generation in (1, 2, 3)}
+    assert set(run.step(3, "compose").parents()) == {"first train", "initial corpus"}  # and no text
 
 
 @pytest.mark.parametrize("verifier", ["likelihood", "grammar"])
