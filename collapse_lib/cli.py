@@ -310,7 +310,7 @@ def _judge_forget(options: argparse.Namespace) -> None:
 def _judge_serve(options: argparse.Namespace) -> None:
     import threading
 
-    from collapse_lib.judge.client import LOCAL_MODEL, local_judge
+    from collapse_lib.judge.local_server import LOCAL_MODEL, local_judge
 
     with local_judge(options.port, threads=options.threads) as url:
         print(f"A WEAK judge, good for trying things out and not for conclusions, answers at {url} until Ctrl-C. Elsewhere:\n")

@@ -174,7 +174,8 @@ def calibrate(
 
 def _text(folder: Path, vocabulary: int) -> dict[str, Any]:
     """Writing stories, learning from them, tokenising, counting words, following them. The grammar's stories stand for any."""
-    from collapse_lib.metrics import alpha, free_text
+    from collapse_lib.metrics import alpha, words
+    from collapse_lib.metrics.free_text import free_text
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.grammar import StoryGrammar
 
@@ -185,11 +186,11 @@ def _text(folder: Path, vocabulary: int) -> dict[str, Any]:
     tokens = sum(map(len, encoded))
     corpus, repeated = (_corpus(folder / f"text-{times}", encoded * times, tokenizer.vocabulary, tokenizer) for times in (1, 1 + REPEATED_TEXT))
     # The first time loads what later times have.
-    _, first = _timed(lambda: free_text.corpus_word_types(corpus, tokenizer))
-    _, lexicon = _timed(free_text.lexicon)
+    _, first = _timed(lambda: words.corpus_word_types(corpus, tokenizer))
+    _, lexicon = _timed(words.lexicon)
     base = _resident()
-    _, once = _timed(lambda: free_text.free_text(corpus, tokenizer, set()))
-    _, often = _timed(lambda: free_text.free_text(repeated, tokenizer, set()))
+    _, once = _timed(lambda: free_text(corpus, tokenizer, set()))
+    _, often = _timed(lambda: free_text(repeated, tokenizer, set()))
     prefixes, scan = _timed(lambda: alpha.frequent_prefixes(repeated, 64, 24, 50))
     _, follow = _timed(lambda: alpha.next_token_counts(alpha.story_heads(repeated, 25), prefixes, corpus.vocabulary, corpus.eos_id))
     a_token = max(0.0, often - once) / (REPEATED_TEXT * tokens)
@@ -259,7 +260,9 @@ def _sampling(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
     import torch
 
     from collapse_lib.experiment.parallel import side_by_side
-    from collapse_lib.sample.cpu import DTYPES, GRANULE, TiledHead, _Cache, sample_rows
+    from collapse_lib.sample.cpu import GRANULE, Cache
+    from collapse_lib.sample.draw import DTYPES, TiledHead
+    from collapse_lib.sample.generate import sample_rows
 
     settings, device = protocol.sampling, model.head.device
     longest = settings.length if settings.overflow == "extend" else min(settings.max_context, settings.length)
@@ -280,12 +283,12 @@ def _sampling(model: GPTNeo, protocol: Protocol) -> dict[str, Any]:
         each = math.ceil(min(settings.batch_size / workers, fitting) / GRANULE) * GRANULE
         count, points, head = each * workers, (), TiledHead(model.head)
         tokens, uniforms = torch.zeros(1, each, dtype=torch.int64), torch.full((each,), 0.5, dtype=torch.float64)
-        caches = [_Cache(model, settings, each, longest) for _ in range(workers)]
+        caches = [Cache(model, settings, each, longest) for _ in range(workers)]
         for values in (values for cache in caches for values in (*cache.keys, *cache.values)):
             values.zero_()
 
         @torch.inference_mode()
-        def decode(cache: _Cache, context: int, times: int) -> None:
+        def decode(cache: Cache, context: int, times: int) -> None:
             for _ in range(times):
                 cache.filled = context - 1
                 head.sample(cache.advance(tokens, 0), uniforms)

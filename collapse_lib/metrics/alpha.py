@@ -24,6 +24,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.metrics.padding import longest_first, padded
 from collapse_lib.theory.proof import entropy, total_variation
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ ATTAINING = 3  # tokens of largest p_{n-1} / p_n that are kept of each context
 
 
 def story_heads(corpus: TokenCorpus, length: int) -> Iterator[Heads]:
-    """The first ``length`` tokens of every story of a corpus, some thousand rows at a time; behind a story's end stands '<|endoftext|>'.
+    """The first ``length`` tokens of every story of a corpus, some thousand rows at a time; after a story's end stands '<|endoftext|>'.
 
-    Stories begin behind each '<|endoftext|>' and where a row begins without one. In incomplete rows the last story's end is unknown: how
+    Stories begin after each '<|endoftext|>' and where a row begins without one. In incomplete rows the last story's end is unknown: how
     many tokens *are* known, the '<|endoftext|>' that ends the story included, is the second array.
     """
     for first in range(0, corpus.rows, ROWS_AT_ONCE):
@@ -57,8 +58,8 @@ def story_heads(corpus: TokenCorpus, length: int) -> Iterator[Heads]:
         stops = np.concatenate([ends[np.searchsorted(ends, marks, side="right")], ends[bare]])
         known = stops - starts + (1 if corpus.rows_are_complete else 0)
         starts, stops, known = starts[known > 0], stops[known > 0], known[known > 0]
-        places = starts[:, None] + np.arange(length)
-        heads = np.where(places < stops[:, None], values[np.minimum(places, len(values) - 1)], values.dtype.type(corpus.eos_id))
+        indices = starts[:, None] + np.arange(length)
+        heads = np.where(indices < stops[:, None], values[np.minimum(indices, len(values) - 1)], values.dtype.type(corpus.eos_id))
         yield heads, np.minimum(known, length)
 
 
@@ -71,7 +72,7 @@ def frequent_prefixes(corpus: TokenCorpus, most: int, longest: int, minimum_coun
     parts = list(story_heads(corpus, longest + 1))
     heads, known = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     alive, groups = np.arange(len(heads)), np.zeros(len(heads), np.int64)
-    found: list[tuple[int, tuple[int, ...]]] = []
+    candidates: list[tuple[int, tuple[int, ...]]] = []
     leaders: list[tuple[int, tuple[int, ...]]] = [(len(heads), ())]
     for length in range(1, longest + 1):
         tokens = heads[alive, length - 1].astype(np.int64)
@@ -84,10 +85,10 @@ def frequent_prefixes(corpus: TokenCorpus, most: int, longest: int, minimum_coun
         level = [(int(counts[group]), tuple(heads[alive[sample[group]], :length].tolist())) for group in frequent]
         level.sort(key=_order)
         leaders.append(level[0])
-        found += level[1 : most + 1]
-        kept = counts[groups] >= minimum_count
-        alive, groups = alive[kept], np.searchsorted(frequent, groups[kept])
-    chosen = (leaders + sorted(found, key=_order))[:most]
+        candidates += level[1 : most + 1]
+        is_frequent = counts[groups] >= minimum_count
+        alive, groups = alive[is_frequent], np.searchsorted(frequent, groups[is_frequent])
+    chosen = (leaders + sorted(candidates, key=_order))[:most]
     return [prefix for _, prefix in sorted(chosen, key=_order)]
 
 
@@ -131,10 +132,10 @@ def sampled_positions(corpus: TokenCorpus, count: int, max_context: int, seed: i
     """
     lengths = np.array([len(row) for row in corpus.iter_rows()])
     ends = np.cumsum(lengths)
-    chosen = np.sort(np.random.default_rng(seed).choice(ends[-1], min(count, ends[-1]), replace=False))
-    stories = np.searchsorted(ends, chosen, side="right")
-    within = chosen - (ends - lengths)[stories]
-    return [corpus.row(story)[max(0, place + 1 - max_context) : place + 1] for story, place in zip(stories, within, strict=True)], stories
+    positions = np.sort(np.random.default_rng(seed).choice(ends[-1], min(count, ends[-1]), replace=False))
+    stories = np.searchsorted(ends, positions, side="right")
+    within = positions - (ends - lengths)[stories]
+    return [corpus.row(story)[max(0, position + 1 - max_context) : position + 1] for story, position in zip(stories, within, strict=True)], stories
 
 
 # What the models say there.
@@ -142,28 +143,22 @@ def sampled_positions(corpus: TokenCorpus, count: int, max_context: int, seed: i
 
 @torch.no_grad()
 def last_hidden(model: GPTNeo, contexts: Sequence[np.ndarray]) -> torch.Tensor:
-    """[contexts, H]: the model's hidden state behind each context, on the model's device."""
+    """[contexts, H]: the model's hidden state at the end of each context, on the model's device."""
     longest = max(map(len, contexts))
     if longest > model.config.max_position_embeddings:
         raise UserError(f"A context has {longest} tokens, but the model has only {model.config.max_position_embeddings} positions.")
     device, lengths = model.head.device, np.array([len(context) for context in contexts])
     hidden = torch.empty(len(contexts), model.config.hidden_size, device=device)
-    order, start = np.argsort(-lengths, kind="stable"), 0
-    while start < len(order):
-        chosen = order[start : start + max(1, BATCH_TOKENS // int(lengths[order[start]]))]
-        shown = np.zeros((len(chosen), int(lengths[chosen].max())), np.int64)  # zeros on the right, which no causal model sees
-        for row, index in zip(shown, chosen, strict=True):
-            row[: lengths[index]] = contexts[index]
-        states = model(torch.from_numpy(shown).to(device))
-        last = torch.from_numpy(lengths[chosen] - 1).to(device)
-        hidden[torch.from_numpy(chosen).to(device)] = states[torch.arange(len(chosen), device=device), last].float()
-        start += len(chosen)
+    for batch in longest_first(lengths, BATCH_TOKENS):
+        states = model(torch.from_numpy(padded([contexts[index] for index in batch])).to(device))
+        last = torch.from_numpy(lengths[batch] - 1).to(device)
+        hidden[torch.from_numpy(batch).to(device)] = states[torch.arange(len(batch), device=device), last].float()
     return hidden
 
 
 @torch.no_grad()
 def log_distributions(model: GPTNeo, hidden: torch.Tensor) -> Array:
-    """ln p [rows, vocabulary] of the next token behind hidden states [rows, H]: the softmax of the model's fp32 logits, taken in float64."""
+    """ln p [rows, vocabulary] of the token that follows hidden states [rows, H]: the softmax of the model's fp32 logits, taken in float64."""
     return torch.log_softmax(model.logits(hidden).double(), -1).cpu().numpy()
 
 
@@ -258,8 +253,8 @@ def _size_biased(mean: Array) -> Array:
     inner = np.clip(mean, grid[0], grid[-1])
     with np.errstate(divide="ignore", invalid="ignore"):
         sums = np.interp(np.log(inner), np.log(grid), values) - np.log(mean)
-        found = np.where(mean > grid[-1], 1 / (2 * mean) + 1 / (12 * mean**2), sums)
-    return np.where(mean == 0, 0.0, found)
+        expectations = np.where(mean > grid[-1], 1 / (2 * mean) + 1 / (12 * mean**2), sums)
+    return np.where(mean == 0, 0.0, expectations)
 
 
 @functools.cache
@@ -276,11 +271,11 @@ def _size_biased_table() -> tuple[Array, Array]:
 
 
 def distances(log_p: Array, log_q: Array, smoothing: Sequence[float], prefix: str = "") -> dict[str, Array]:
-    """How q differs from the p it replaced, [contexts] each: ``divergence``, ``divergence_<epsilon>``, ``kl``, ``tv`` (behind ``prefix``)."""
-    found = {"divergence": log_divergence(log_p, log_q)}
-    found |= {f"divergence_{epsilon:g}": value for epsilon, value in zip(smoothing, smoothed_divergence(log_p, log_q, smoothing), strict=True)}
-    found |= {"kl": log_relative_entropy(log_p, log_q), "tv": total_variation(np.exp(log_p), np.exp(log_q))}
-    return {prefix + name: value for name, value in found.items()}
+    """How q differs from the p it replaced, [contexts] each: ``divergence``, ``divergence_<epsilon>``, ``kl``, ``tv`` (after ``prefix``)."""
+    measures = {"divergence": log_divergence(log_p, log_q)}
+    measures |= {f"divergence_{epsilon:g}": value for epsilon, value in zip(smoothing, smoothed_divergence(log_p, log_q, smoothing), strict=True)}
+    measures |= {"kl": log_relative_entropy(log_p, log_q), "tv": total_variation(np.exp(log_p), np.exp(log_q))}
+    return {prefix + name: value for name, value in measures.items()}
 
 
 def measure_counted(
@@ -315,19 +310,19 @@ def measure_counted(
     for rows in _pieces(len(contexts), vocabulary):
         log_now, log_initial = log_distributions(model, hidden[0][rows]), log_frequencies(counts[rows])
         log_before = log_initial if previous is None else log_distributions(previous, hidden[1][rows])
-        found = distances(log_before, log_now, smoothing) | distances(log_initial, log_now, smoothing, "initial_")
-        found |= {"entropy": entropy(np.exp(log_now)), "counts": counts[rows].sum(axis=1), "learned_counts": learned[rows].sum(axis=1)}
-        found |= _attaining(log_before, log_now, counts[rows])
+        measures = distances(log_before, log_now, smoothing) | distances(log_initial, log_now, smoothing, "initial_")
+        measures |= {"entropy": entropy(np.exp(log_now)), "counts": counts[rows].sum(axis=1), "learned_counts": learned[rows].sum(axis=1)}
+        measures |= _attaining(log_before, log_now, counts[rows])
         if previous is not None:
-            before, drawn = np.exp(log_before), found["learned_counts"]
-            text = learned[rows] / _draws(drawn)
-            found |= {"drift_tv": expected_drift(before, drawn), "drift_kl": expected_surprise(before, drawn)}
-            found |= {"text_tv": total_variation(before, text), "fit_tv": total_variation(text, np.exp(log_now))}
+            before, draws = np.exp(log_before), measures["learned_counts"]
+            text = learned[rows] / _draws(draws)
+            measures |= {"drift_tv": expected_drift(before, draws), "drift_kl": expected_surprise(before, draws)}
+            measures |= {"text_tv": total_variation(before, text), "fit_tv": total_variation(text, np.exp(log_now))}
         if truth is not None:
             law, sample = log_frequencies(truth[rows]), truth[rows].sum(axis=1)
-            found |= distances(law, log_now, (), "truth_") | {"truth_initial_tv": total_variation(np.exp(law), np.exp(log_initial))}
-            found["truth_noise_tv"] = expected_drift(np.exp(law), sample)
-        parts.append(found)
+            measures |= distances(law, log_now, (), "truth_") | {"truth_initial_tv": total_variation(np.exp(law), np.exp(log_initial))}
+            measures["truth_noise_tv"] = expected_drift(np.exp(law), sample)
+        parts.append(measures)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -341,25 +336,11 @@ def measure_positions(
     models = [each for each in (model, previous, first) if each is not None]
     parts = []
     for log_now, *others in distributions_by_piece(models, contexts):
-        found = {"entropy": entropy(np.exp(log_now))}
+        measures = {"entropy": entropy(np.exp(log_now))}
         for prefix, other in zip(("", "first_"), others, strict=False):
-            found |= distances(other, log_now, smoothing, prefix)
-        parts.append(found)
+            measures |= distances(other, log_now, smoothing, prefix)
+        parts.append(measures)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def mean_and_error(values: ArrayLike, groups: ArrayLike) -> tuple[float, float | None]:
-    """The mean and its standard error; values of one group (positions of one story) are not independent, and count as one draw.
-
-    Not for counted contexts: they lie inside each other, so that none of them is a draw of its own, and no error of their mean is known.
-
-    The error is None where there is one group only: nothing is known of the spread.
-    """
-    values = np.asarray(values, float)
-    mean = float(values.mean())
-    sums = np.bincount(np.unique(groups, return_inverse=True)[1], values - mean)
-    draws = len(sums)
-    return mean, float(np.sqrt(np.square(sums).sum() * draws / (draws - 1)) / len(values)) if draws > 1 else None
 
 
 def _attaining(log_before: Array, log_now: Array, counts: NDArray[np.int64]) -> dict[str, np.ndarray]:

@@ -29,7 +29,8 @@ from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.experiment.shapes import FineTuning
 from collapse_lib.metrics import crossed
-from collapse_lib.train.loop import deterministic
+from collapse_lib.metrics.padding import longest_first, padded
+from collapse_lib.train.devices import deterministic
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import ClassificationSettings
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 MAX_GRAD_NORM = 1.0
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}  # of a forward pass in scoring; it changes rounding only
 FINAL_STEPS = 50  # over which the reported training loss is a mean
-PADDING = 0  # stands on the right, where no causal model looks
 
 
 class Classifier(nn.Module):
@@ -69,17 +69,15 @@ class Encoded:
     tokens: list[np.ndarray]
     labels: np.ndarray
 
-    def batch(self, chosen: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, T], padded to the longest of the chosen rows, their lengths [B] and their labels [B]."""
-        lengths = np.array([len(self.tokens[row]) for row in chosen])
-        padded = np.full((len(chosen), lengths.max()), PADDING, dtype=np.int64)
-        for place, row in zip(padded, chosen, strict=True):
-            place[: len(self.tokens[row])] = self.tokens[row]
-        return tuple(torch.from_numpy(part).to(device) for part in (padded, lengths, self.labels[chosen]))
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, T], padded to the longest of these rows, their lengths [B] and their labels [B]."""
+        lengths = np.array([len(self.tokens[row]) for row in rows])
+        tokens = padded([self.tokens[row] for row in rows])
+        return tuple(torch.from_numpy(part).to(device) for part in (tokens, lengths, self.labels[rows]))
 
 
 def encode(rows: Rows, tokenizer: Tokenizer, max_length: int, separator: str = "") -> Encoded:
-    """Token ids of rows, at most ``max_length`` each: the texts of a pair one behind the other, ``separator`` between them.
+    """Token ids of rows, at most ``max_length`` each: the texts of a pair one after the other, ``separator`` between them.
 
     A row that is too long loses tokens at the end of the longer of its texts, as with the truncation of transformers' tokenizers.
     """
@@ -134,8 +132,8 @@ def finetune(
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     losses: deque[Tensor] = deque(maxlen=FINAL_STEPS)
-    for _, chosen in zip(range(steps), _shuffled(len(train.labels), settings.batch_size, generator), strict=False):
-        tokens, lengths, labels = train.batch(chosen, device)
+    for _, batch in zip(range(steps), _shuffled(len(train.labels), settings.batch_size, generator), strict=False):
+        tokens, lengths, labels = train.batch(batch, device)
         loss = F.cross_entropy(classifier(tokens, lengths), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(classifier.parameters(), MAX_GRAD_NORM)
@@ -143,7 +141,7 @@ def finetune(
         optimizer.zero_grad()
         schedule.step()
         losses.append(loss.detach())
-        advance(len(chosen))
+        advance(len(batch))
     final = torch.stack(list(losses)).mean().item()
     if not math.isfinite(final):
         raise UserError(f"Fine-tuning ended in a loss of {final}; choose a smaller classification.learning_rate.")
@@ -161,16 +159,12 @@ def answers(classifier: Classifier, rows: Encoded, advance: Callable[[int], Any]
     """The class that a classifier gives to each row, [rows] int64; rows of like length are scored together."""
     device = classifier.score.weight.device
     lengths = np.array([len(tokens) for tokens in rows.tokens])
-    order = np.argsort(-lengths, kind="stable")
-    found = np.zeros(len(order), dtype=np.int64)
-    start = 0
-    while start < len(order):
-        chosen = order[start : start + max(1, BATCH_TOKENS[device.type] // int(lengths[order[start]]))]
-        tokens, sizes, _ = rows.batch(chosen, device)
-        found[chosen] = classifier(tokens, sizes).argmax(-1).cpu().numpy()
-        advance(len(chosen))
-        start += len(chosen)
-    return found
+    classes = np.zeros(len(lengths), dtype=np.int64)
+    for batch in longest_first(lengths, BATCH_TOKENS[device.type]):
+        tokens, sizes, _ = rows.batch(batch, device)
+        classes[batch] = classifier(tokens, sizes).argmax(-1).cpu().numpy()
+        advance(len(batch))
+    return classes
 
 
 def classify(
@@ -198,15 +192,15 @@ def classify(
     jobs = [(data, number) for number in range(settings.seeds) for data in tasks]
     rows = [math.ceil(settings.epochs_of(data.task.name) * data.train_rows) + len(data.test) for data, _ in jobs]
 
-    found: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
+    fine_tunings: dict[str, list[dict[str, Any]]] = {data.task.name: [] for data in tasks}
     device = model.head.device
     # On a CPU with one thread: batches of eight rows are too small to share among threads, and fine-tunings side by side were no faster.
     with progress(sum(rows), "row", "fine-tuning") as bar, deterministic(device), side_by_side(device):
         for (data, number), done in zip(jobs, accumulate(rows), strict=True):
             name, classes = data.task.name, len(data.task.labels)
-            place = folder / f"{name}-{number}.json"
+            file = folder / f"{name}-{number}.json"
             made_from = identity | {"rows": hashes[name], "number": number}
-            record = read_json(place, FineTuning)
+            record = read_json(file, FineTuning)
             if record is None or record["made_from"] != made_from:
                 answered, loss = finetune(
                     model,
@@ -219,46 +213,50 @@ def classify(
                     advance=bar.update,
                 )
                 record = {"made_from": made_from, "answers": crossed.packed(answered, classes), "loss": loss}
-                write_json(place, record)
+                write_json(file, record)
             bar.update(done - bar.n)  # for what was kept, and for a fraction of an epoch that ended at a full batch
-            found[name].append(record)
-    return found
+            fine_tunings[name].append(record)
+    return fine_tunings
 
 
-def report(record: Record, tasks: Sequence[TaskData], found: dict[str, list[dict[str, Any]]]) -> None:
-    """Add the metrics of what ``classify`` found to a step's record; their names begin with the task's."""
+def report(record: Record, tasks: Sequence[TaskData], records: dict[str, list[dict[str, Any]]]) -> None:
+    """Add the metrics of ``classify``'s records to a step's; their names begin with the task's."""
     means = []
     for data in tasks:
         name, classes, true = data.task.name, len(data.task.labels), data.test.labels
-        packed = [one["answers"] for one in found[name]]
+        packed = [one["answers"] for one in records[name]]
         answered = crossed.unpacked(packed, len(true), classes)
         balance = {part: np.bincount(rows.labels, minlength=classes) for part, rows in (("train", data.draw(0)), ("test", data.test))}
         common = int(balance["train"].argmax())
         answer = data.task.labels[common]
         counts = {"train_rows": data.train_rows, "test_rows": len(true), "fine_tunings": len(answered)}
-        chance = "other test rows and other fine-tunings" if len(answered) > 1 else "other test rows, not over other fine-tunings"
+        chance = "for other test rows and other fine-tunings" if len(answered) > 1 else "for other test rows, not for other fine-tunings"
         for measure, what in (
-            ("accuracy", "share of the test rows put in their class"),
-            ("f1", "F1 of each class weighted by its share of the test rows"),
+            ("accuracy", "share of the test rows classified correctly"),
+            ("f1", "F1 of each class, weighted by its share of the test rows"),
         ):
             scores = crossed.row_scores(true, answered, classes, measure)
             always = crossed.row_scores(true, np.full((1, len(true)), common), classes, measure).mean()
-            shown, by_seed = crossed.mean(scores), scores.mean(1)
-            low, high = crossed.interval(shown, len(true))
+            estimate, by_seed = crossed.mean(scores), scores.mean(1)
+            low, high = crossed.interval(estimate, len(true))
             definition = f"{data.task.title}: {what}, mean over fine-tunings"
-            record.measure(f"{name}_{measure}", shown.value, "1", definition, counts=counts, standard_error=shown.standard_error)
-            record.measure(f"{name}_{measure}_low", low, "1", f"lower end of its 95% interval over {chance}")
-            record.measure(f"{name}_{measure}_high", high, "1", f"upper end of its 95% interval over {chance}")
+            record.measure(f"{name}_{measure}", estimate.value, "1", definition, counts=counts, standard_error=estimate.standard_error)
+            record.measure(f"{name}_{measure}_low", low, "1", f"lower end of its 95% interval {chance}")
+            record.measure(f"{name}_{measure}_high", high, "1", f"upper end of its 95% interval {chance}")
             if len(by_seed) > 1:
                 spread = float(by_seed.std(ddof=1))
-                record.measure(f"{name}_{measure}_seed_sd", spread, "1", "its standard deviation from one fine-tuning to another")
-            record.measure(f"{name}_{measure}_majority", float(always), "1", f"the same of always answering '{answer}', the commonest training label")
+                record.measure(f"{name}_{measure}_seed_sd", spread, "1", "its standard deviation across fine-tunings")
+            record.measure(
+                f"{name}_{measure}_majority", float(always), "1", f"the same when always answering '{answer}', the most frequent training label"
+            )
             record.series[f"{name}_{measure}_by_seed"] = by_seed.tolist()
             if measure == "accuracy":
-                means.append(shown.value)
-        said = float((answered == common).mean())
-        record.measure(f"{name}_answered_majority", said, "1", f"share of the test rows for which the answer was '{answer}'")
-        record.series[f"{name}_loss_by_seed"] = [one["loss"] for one in found[name]]
+                means.append(estimate.value)
+        answered_share = float((answered == common).mean())
+        record.measure(
+            f"{name}_answered_majority", answered_share, "1", f"share of the test rows answered with '{answer}', the most frequent training label"
+        )
+        record.series[f"{name}_loss_by_seed"] = [one["loss"] for one in records[name]]
         record.examples[name] = {
             "labels": list(data.task.labels),
             **{f"{part}_balance": shares.tolist() for part, shares in balance.items()},

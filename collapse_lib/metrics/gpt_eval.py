@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.errors import UserError, first_line
 from collapse_lib.experiment.files import read_text
+from collapse_lib.metrics.metric import metric
+from collapse_lib.metrics.uncertainty import clustered_mean
 
 if TYPE_CHECKING:
-    from collapse_lib.judge.client import Answer
+    from collapse_lib.judge.ledger import Answer
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 
@@ -70,7 +72,7 @@ Point = Annotated[int, Field(strict=True, ge=0, le=9), WithJsonSchema({"type": "
 
 
 class Exercise(NamedTuple):
-    """A story's beginning and what was written behind it."""
+    """A story's beginning and what was written after it."""
 
     beginning: str
     completion: str
@@ -112,9 +114,8 @@ def _fetched(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, HUB_FILE, repo_type="dataset"))
     except Exception as error:  # network, name and permission failures share no base class
-        first = str(error).strip().partition("\n")[0].rstrip(".")
         raise UserError(
-            f"The prompts of '{name}' are no local file and could not be fetched from the dataset hub ({first}); "
+            f"The prompts of '{name}' are no local file and could not be fetched from the dataset hub ({first_line(error)}); "
             "take the 44 shipped ones with --set completions.prompts=own, or give a .yaml file."
         ) from None
 
@@ -123,22 +124,22 @@ def _beginnings(text: str, source: str) -> list[str]:
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        beginnings = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not found or not all(isinstance(prompt, str) and prompt.strip() for prompt in found):
+        beginnings = None
+    if not isinstance(beginnings, list) or not beginnings or not all(isinstance(text, str) and text.strip() for text in beginnings):
         raise UserError(f"The prompts of '{source}' are not a YAML list of texts.")
-    return found
+    return beginnings
 
 
 def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens: int, seed: int) -> dict[str, list[Exercise]]:
     """Exercises whose order of merit is known: for each kind of ``CONTROLS`` one of each of the first ``count`` stories that are long enough.
 
-    A story is cut behind at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens, at
+    A story is cut after at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens, at
     most ``max_tokens``. Depends on the arguments alone.
     """
     random = np.random.default_rng(seed)
-    found: dict[str, list[Exercise]] = {kind: [] for kind in CONTROLS}
+    exercises: dict[str, list[Exercise]] = {kind: [] for kind in CONTROLS}
     for row in stories.iter_rows():
         words = re.findall(r"\s*\S+", tokenizer.decode(row[row != tokenizer.eos_id]))
         if len(words) < SHORTEST_STORY:
@@ -151,15 +152,15 @@ def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens:
         real = tokenizer.decode(tokens)
         shuffled = re.findall(r"\S+", real)
         random.shuffle(shuffled)
-        drawn = random.integers(0, tokenizer.vocabulary - 1, len(tokens))
-        drawn[drawn >= tokenizer.eos_id] += 1  # every token but the one that ends a story
-        for kind, text in (("real", real), ("shuffled", " " + " ".join(shuffled)), ("random", tokenizer.decode(drawn.tolist()))):
-            found[kind].append(Exercise(beginning, text))
-        if len(found["real"]) == count:
-            return found
-    if len(found["real"]) < 2:
+        random_tokens = random.integers(0, tokenizer.vocabulary - 1, len(tokens))
+        random_tokens[random_tokens >= tokenizer.eos_id] += 1  # every token but the one that ends a story
+        for kind, text in (("real", real), ("shuffled", " " + " ".join(shuffled)), ("random", tokenizer.decode(random_tokens.tolist()))):
+            exercises[kind].append(Exercise(beginning, text))
+        if len(exercises["real"]) == count:
+            return exercises
+    if len(exercises["real"]) < 2:
         raise UserError(f"The judge's control rows need at least two validation stories of {SHORTEST_STORY} words; this run has fewer.")
-    return found
+    return exercises
 
 
 def messages(exercise: Exercise) -> list[dict[str, str]]:
@@ -170,12 +171,12 @@ def messages(exercise: Exercise) -> list[dict[str, str]]:
 
 
 def read_grade(answer: str) -> Grade | None:
-    """The grade in a judge's answer, whatever stands around it; None unless there is exactly one JSON object and it is valid."""
-    found = re.findall(r"\{[^{}]*\}", answer)
-    if len(found) != 1:
+    """The grade in a judge's answer, whatever else it says; None unless there is exactly one JSON object and it is valid."""
+    objects = re.findall(r"\{[^{}]*\}", answer)
+    if len(objects) != 1:
         return None
     try:
-        return Grade.model_validate_json(found[0])
+        return Grade.model_validate_json(objects[0])
     except ValidationError:
         return None
 
@@ -191,7 +192,7 @@ def grade(
         ask: gets the judge's answers to all exercises at once.
 
     Returns:
-        (metrics, examples) as a step's metrics file holds them. A mean of no valid grade is left out; ``malformed`` counts what was not one.
+        (metrics, examples) as a step's metrics file holds them. A mean of no valid grade is left out; ``malformed`` counts the answers without one.
     """
     own = [Exercise(beginning, text) for beginning, texts in completions for text in texts]
     exercises = own + [exercise for kind in CONTROLS for exercise in control_rows[kind]]
@@ -199,30 +200,32 @@ def grade(
     grades = iter([read_grade(answer.text) for answer in answers])
     own_grades = [[next(grades) for _ in texts] for _, texts in completions]
     control_grades = {kind: [next(grades) for _ in control_rows[kind]] for kind in CONTROLS}
-    flat = [given for given_of_one in own_grades for given in given_of_one]
+    flat = [grade for grades_of_one in own_grades for grade in grades_of_one]
     malformed = flat.count(None)
     metrics: dict[str, Any] = {}
     for name, meaning in MEASURES.items():
         metrics |= _mean_metric(name, f"mean grade: {meaning}", [[getattr(g, name) for g in part if g] for part in own_grades])
     metrics |= {
-        "completions": _metric(len(flat), "completions", "completions that the judge was asked to grade"),
-        "graded": _metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
-        "malformed": _metric(malformed, "answers", "answers that are not one valid grade; they are left out of the means"),
-        "empty": _metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
+        "completions": metric(len(flat), "completions", "completions that the judge was asked to grade"),
+        "graded": metric(len(flat) - malformed, "completions", "completions with a valid grade; the means are over these"),
+        "malformed": metric(malformed, "answers", "answers without exactly one valid grade; left out of the means"),
+        "empty": metric(sum(not text.strip() for _, text in own), "completions", "completions without text; they are graded like the others"),
     }
     for kind, what in CONTROLS.items():
         for name in MEASURES:
             metrics |= _mean_metric(
                 f"control_{kind}_{name}", f"mean grade of {what}: {name}", [[getattr(g, name)] for g in control_grades[kind] if g]
             )
-    metrics["control_malformed"] = _metric(
-        sum(given.count(None) for given in control_grades.values()), "answers", "answers to control rows that are not one valid grade"
+    metrics["control_malformed"] = metric(
+        sum(grades_of_kind.count(None) for grades_of_kind in control_grades.values()),
+        "answers",
+        "answers to control rows without exactly one valid grade",
     )
     metrics |= _ranking(control_grades)
-    metrics["prompt_tokens"] = _metric(
+    metrics["prompt_tokens"] = metric(
         sum(a.prompt_tokens for a in answers), "tokens", "tokens that the judge read, at least bytes / 4; equal requests counted each time"
     )
-    metrics["answer_tokens"] = _metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote, at least bytes / 4")
+    metrics["answer_tokens"] = metric(sum(a.answer_tokens for a in answers), "tokens", "tokens that the judge wrote, at least bytes / 4")
     texts = iter(answers)
     examples = {
         "judge": sorted({answer.model for answer in answers}),
@@ -236,41 +239,27 @@ def grade(
     return metrics, examples
 
 
-def mean_and_error(clusters: Iterable[Sequence[float]]) -> tuple[float, float | None]:
-    """Mean over all values, and its standard error when the values of a cluster may depend on each other; None for a single cluster.
-
-    The completions of one beginning are such a cluster: some beginnings are easier than others.
-    """
-    clusters = [cluster for cluster in clusters if cluster]
-    size = sum(map(len, clusters))
-    mean = sum(map(sum, clusters)) / size
-    if len(clusters) < 2:
-        return mean, None
-    scatter = sum((sum(cluster) - len(cluster) * mean) ** 2 for cluster in clusters)
-    return mean, math.sqrt(len(clusters) / (len(clusters) - 1) * scatter) / size
-
-
-def _ranking(given: dict[str, list[Grade | None]]) -> dict[str, Any]:
+def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
     """Whether the judge can tell stories from their ruins, the paper's judge being fooled by random tokens now and then (Table A2)."""
     leads, clear = [], []
     for name in RANKED:
         for other in ("shuffled", "random"):
-            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(given["real"], given[other], strict=True) if a and b]
+            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(control_grades["real"], control_grades[other], strict=True) if a and b]
             lead = [better - worse for better, worse in pairs]
             leads.append(fmean(lead) if lead else 0.0)
             clear.append(len(lead) > 1 and leads[-1] > CLEAR * stdev(lead) / math.sqrt(len(lead)))
     rule = f"by more than {CLEAR:g} standard errors, in grammar and in consistency"
     return {
-        "judge_ranks_controls": _metric(
+        "judge_ranks_controls": metric(
             int(all(clear)), "1", f"1 if the judge grades real continuations above shuffled words and above random tokens {rule}; else 0"
         ),
-        "judge_margin": _metric(min(leads), "grade points", "smallest of those four leads of the real continuation"),
+        "judge_margin": metric(min(leads), "grade points", "smallest lead of the real continuations over a control, in mean grade"),
     }
 
 
 def _case(exercise: Exercise, answer: Answer) -> dict[str, Any]:
-    given = read_grade(answer.text)
-    return exercise._asdict() | (given.model_dump() if given else {"malformed": answer.text[:200]})
+    received = read_grade(answer.text)
+    return exercise._asdict() | (received.model_dump() if received else {"malformed": answer.text[:200]})
 
 
 def _clipped(case: dict[str, Any]) -> dict[str, Any]:
@@ -283,10 +272,6 @@ def _mean_metric(name: str, definition: str, clusters: list[list[int]]) -> dict[
     clusters = [cluster for cluster in clusters if cluster]
     if not clusters:
         return {}
-    mean, error = mean_and_error(clusters)
+    mean, error = clustered_mean(clusters)
     counts = {"grades": sum(map(len, clusters)), "clusters": len(clusters)}
-    return {name: _metric(mean, "grade, 0 to 9", definition, counts=counts) | ({} if error is None else {"standard_error": error})}
-
-
-def _metric(value: float | int, unit: str, definition: str, **more: Any) -> dict[str, Any]:
-    return {"value": value, "unit": unit, "definition": definition} | more
+    return {name: metric(mean, "grade, 0 to 9", definition, counts, error)}

@@ -17,7 +17,9 @@ import torch
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
-from collapse_lib.model.gpt_neo import next_token_losses
+from collapse_lib.metrics.padding import longest_first, padded
+from collapse_lib.metrics.uncertainty import independent_mean, ratio_error
+from collapse_lib.model.loss import next_token_losses
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
@@ -59,7 +61,7 @@ def perplexity(
     """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32.
 
     "paper": a story is ``[start token, x1, x2, ...]``; each ``x`` counts, given the ``max_context`` tokens before it at most, the start
-    token among them. Behind the first ``max_context`` tokens that takes a forward pass of a whole window for each token.
+    token among them. After the first ``max_context`` tokens that takes a forward pass of a whole window for each token.
     "released": what the released script computes. No start token; windows of ``max_context`` tokens every 512, each scoring the tokens
     that no window before it held; the mean over the scored tokens is multiplied by the number of new ones, so that a story's unscored
     first token takes the mean of the others. A story of one token has no such mean and is left out.
@@ -68,7 +70,7 @@ def perplexity(
     and in its mode.
 
     Returns a dict of ``perplexity``, ``loss_nats`` (per token), ``bits_per_token``, ``tokens`` and ``stories`` that count,
-    ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the units drawn
+    ``stories_skipped``, and ``loss_standard_error`` and ``perplexity_standard_error``, which take whole stories as the sampling units
     (None for a single story: nothing is known of the spread). ``bands`` is a list of dicts with ``first`` and ``last`` position, ``loss_nats``,
     ``loss_standard_error`` and ``tokens``, for those of ``BANDS`` in which a token was scored. A token's position is the number of story
     tokens that the model was shown before it, so that ``max_context - 1`` is the highest there is.
@@ -79,15 +81,15 @@ def perplexity(
     windows = {"paper": paper_windows, "released": released_windows}[definition]([len(story) for story in stories], max_context)
     loss_sums = np.zeros(len(stories))
     band_sums, band_tokens = np.zeros((2, len(BANDS), len(stories)))
-    for chosen, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
-        counts = windows.end[chosen] - windows.first[chosen]
-        weights = np.repeat(windows.tokens[chosen] / counts, counts)
-        story, positions = np.repeat(windows.story[chosen], counts), _positions(windows, chosen, has_start=definition == "paper")
+    for batch, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
+        counts = windows.end[batch] - windows.first[batch]
+        weights = np.repeat(windows.tokens[batch] / counts, counts)
+        story, positions = np.repeat(windows.story[batch], counts), _positions(windows, batch, has_start=definition == "paper")
         loss_sums += np.bincount(story, losses * weights, minlength=len(stories))
         for band, (first, last) in enumerate(BANDS):
-            here = (positions >= first) & (positions <= last)
-            band_sums[band] += np.bincount(story[here], losses[here], minlength=len(stories))
-            band_tokens[band] += np.bincount(story[here], minlength=len(stories))
+            in_band = (positions >= first) & (positions <= last)
+            band_sums[band] += np.bincount(story[in_band], losses[in_band], minlength=len(stories))
+            band_tokens[band] += np.bincount(story[in_band], minlength=len(stories))
     summary = _summary(loss_sums, np.bincount(windows.story, windows.tokens, minlength=len(stories)))
     bands = zip(BANDS, band_sums, band_tokens, strict=True)
     return summary | {"bands": [_band(*ends, sums, tokens) for ends, sums, tokens in bands if tokens.any()]}
@@ -108,16 +110,16 @@ def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition:
     stories = [np.append(row if definition == "paper" else row[1:], corpus.eos_id) for row in corpus.iter_rows() if len(row) > 1]
     last = [len(story) - 1 for story in stories]
     windows = Windows.from_rows((story, max(0, end - max_context), end + 1, end, 1) for story, end in enumerate(last))
-    found = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
-    probabilities = np.concatenate([np.empty(0), *found])
+    batch_probabilities = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
+    probabilities = np.concatenate([np.empty(0), *batch_probabilities])
     if not len(probabilities):
         raise UserError("The validation corpus has no story with a token in it, so there is no end of one to predict.")
-    error = float(probabilities.std(ddof=1)) / math.sqrt(len(stories)) if len(stories) > 1 else None
-    return {"probability": float(probabilities.mean()), "standard_error": error, "stories": len(stories)}
+    mean, error = independent_mean(probabilities)
+    return {"probability": mean, "standard_error": error, "stories": len(stories)}
 
 
 def paper_windows(lengths: Sequence[int], max_context: int) -> Windows:
-    """The first ``max_context`` tokens behind the start token in one window, and a window for each token after those."""
+    """The first ``max_context`` tokens after the start token in one window, and a window for each token after those."""
     return Windows.from_rows(
         window
         for story, length in enumerate(lengths)
@@ -145,26 +147,14 @@ def released_windows(lengths: Sequence[int], max_context: int) -> Windows:
     return Windows.from_rows(rows)
 
 
-def _batches(windows: Windows, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Numbers of the windows of each forward pass: longest first, so that equals meet and a batch too large for the memory fails at once."""
-    lengths = windows.end - windows.begin
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows
-
-
-def _tokens(stories: list[np.ndarray], windows: Windows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The chosen windows' tokens, [B, T] int64 with zeros on the right (which no causal model sees), and which of them are scored, [B, T] bool."""
-    lengths = windows.end[chosen] - windows.begin[chosen]
-    shown = np.zeros((len(chosen), int(lengths.max())), dtype=np.int64)
-    for row, story, begin, end in zip(shown, windows.story[chosen], windows.begin[chosen], windows.end[chosen], strict=True):
-        row[: end - begin] = stories[story][begin:end]
-    column = np.arange(shown.shape[1])
-    scored = (column >= (windows.first - windows.begin)[chosen, None]) & (column < lengths[:, None])
-    return shown, scored
+def _tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens of a batch of windows, [B, T] int64 with zeros on the right (which no causal model sees), and which are scored, [B, T] bool."""
+    lengths = windows.end[batch] - windows.begin[batch]
+    bounds = zip(windows.story[batch], windows.begin[batch], windows.end[batch], strict=True)
+    tokens = padded([stories[story][begin:end] for story, begin, end in bounds])
+    column = np.arange(tokens.shape[1])
+    scored = (column >= (windows.first - windows.begin)[batch, None]) & (column < lengths[:, None])
+    return tokens, scored
 
 
 def _scored(
@@ -172,26 +162,26 @@ def _scored(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of the windows of a forward pass, and the losses of their scored tokens, window by window; a progress bar called ``name``."""
     device = model.head.device
-    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
+    batches = list(longest_first(windows.end - windows.begin, batch_tokens or BATCH_TOKENS[device.type]))
     with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
-        found = run(lambda chosen: _token_losses(model, *_tokens(stories, windows, chosen)), batches)
-        for chosen, losses in zip(batches, found, strict=True):
-            yield chosen, losses
-            bar.update(int(windows.tokens[chosen].sum()))
+        batch_losses = run(lambda batch: _token_losses(model, *_tokens(stories, windows, batch)), batches)
+        for batch, losses in zip(batches, batch_losses, strict=True):
+            yield batch, losses
+            bar.update(int(windows.tokens[batch].sum()))
 
 
-def _positions(windows: Windows, chosen: np.ndarray, has_start: bool) -> np.ndarray:
-    """Positions of the chosen windows' scored tokens, window by window; the start token has none."""
-    counts = windows.end[chosen] - windows.first[chosen]
+def _positions(windows: Windows, batch: np.ndarray, has_start: bool) -> np.ndarray:
+    """Positions of the scored tokens of a batch of windows, window by window; the start token has none."""
+    counts = windows.end[batch] - windows.first[batch]
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat((windows.first - windows.begin)[chosen], counts) + within - has_start
+    return np.repeat((windows.first - windows.begin)[batch], counts) + within - has_start
 
 
 @torch.no_grad()
-def _token_losses(model: GPTNeo, shown: np.ndarray, scored: np.ndarray) -> np.ndarray:
+def _token_losses(model: GPTNeo, windows: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """Losses in nats of the scored tokens, row by row, float64."""
     device = model.head.device
-    tokens = torch.from_numpy(shown).to(device)
+    tokens = torch.from_numpy(windows).to(device)
     mask = torch.from_numpy(scored[:, 1:]).to(device)  # the hidden state at t predicts the token at t + 1
     hidden, targets = model(tokens[:, :-1])[mask], tokens[:, 1:][mask]  # [n, H], [n]
     return next_token_losses(hidden, model.head, targets).double().cpu().numpy()
@@ -204,7 +194,7 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     if not total:
         raise UserError("The validation corpus has no token that could be scored; give stories of at least two tokens.")
     loss = float(loss_sums.sum() / total)
-    error = _error(loss_sums, tokens, loss)
+    error = _mean_error(loss_sums, tokens, loss)
     return {
         "perplexity": math.exp(loss),
         "perplexity_standard_error": math.exp(loss) * error if error is not None else None,
@@ -220,12 +210,9 @@ def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
 def _band(first: int, last: int, loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
     """The mean loss at some positions, from each story's summed loss and number of tokens there."""
     loss = float(loss_sums.sum() / tokens.sum())
-    return {"first": first, "last": last, "loss_nats": loss, "loss_standard_error": _error(loss_sums, tokens, loss), "tokens": int(tokens.sum())}
+    return {"first": first, "last": last, "loss_nats": loss, "loss_standard_error": _mean_error(loss_sums, tokens, loss), "tokens": int(tokens.sum())}
 
 
-def _error(loss_sums: np.ndarray, tokens: np.ndarray, loss: float) -> float | None:
-    """The usual error of a ratio of two sums: tokens of one story are not independent, so the stories that have any are the sample."""
-    counted = tokens > 0
-    stories = int(counted.sum())
-    spread = float(np.square(loss_sums - loss * tokens)[counted].sum())
-    return math.sqrt(spread * stories / (stories - 1)) / float(tokens.sum()) if stories > 1 else None
+def _mean_error(loss_sums: np.ndarray, tokens: np.ndarray, loss: float) -> float | None:
+    """The error of a mean loss, by the stories that have any of its tokens: tokens of one story are not independent."""
+    return ratio_error((loss_sums - loss * tokens)[tokens > 0], float(tokens.sum()))

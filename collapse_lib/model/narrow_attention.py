@@ -34,25 +34,25 @@ class _NarrowAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         y = torch.empty_like(q)
-        kept = []
+        probabilities = []
         for heads, queries, keys in _pieces(*q.shape[::2], window):
             scores = q[heads, :, queries].transpose(1, 2) @ k[heads, :, keys]  # [heads, queries, keys]
             p = torch.softmax(scores.add_(_bias(queries.start, queries.stop, keys.start, window, q.device)), -1)
             y[heads, :, queries] = v[heads, :, keys] @ p.transpose(1, 2)
             if any(ctx.needs_input_grad):
-                kept.append(p)
-        ctx.save_for_backward(q, k, v, y, *kept)
+                probabilities.append(p)
+        ctx.save_for_backward(q, k, v, y, *probabilities)
         ctx.window = window
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, y, *kept = ctx.saved_tensors
+        q, k, v, y, *probabilities = ctx.saved_tensors
         dy = dy.contiguous()
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         mean = (dy * y).sum(1)[:, :, None]  # [B * N, T, 1]: the mean over keys, by their probabilities, of what d(scores) starts from
-        for (heads, queries, keys), p in zip(_pieces(*q.shape[::2], ctx.window), kept, strict=True):
+        for (heads, queries, keys), p in zip(_pieces(*q.shape[::2], ctx.window), probabilities, strict=True):
             dv[heads, :, keys] += dy[heads, :, queries] @ p
             ds = dy[heads, :, queries].transpose(1, 2) @ v[heads, :, keys]  # [heads, queries, keys]
             ds.sub_(mean[heads, queries]).mul_(p)

@@ -1,6 +1,6 @@
 """Decoding on a GPU, where a step is so short that starting its operations from Python would take longer than running them.
 
-Every buffer therefore keeps its shape and place, and what changes from token to token (the position, the slot to write, the uniforms, which rows
+Every buffer therefore keeps its shape and address, and what changes from token to token (the position, the slot to write, the uniforms, which rows
 have ended) is read and advanced in device memory. So one CUDA graph serves every position of every batch of one size: the host does no
 more than replay it, and never waits for a token. Only a full context, once in hundreds of tokens, is encoded afresh outside the graph.
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from collapse_lib.sample import cpu as sampling
+from collapse_lib.sample.context import capacity, masked_zero_state, tokens_in_view
+from collapse_lib.sample.draw import CHECK_EVERY, TILE, TiledHead, end_of_text, inverse_cdf, invert_tiles, is_restricted, restrict
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import SamplingSettings
@@ -52,20 +53,20 @@ class Plain:
     def log_masses(hidden: Tensor, head: Tensor, vocabulary: int) -> Tensor:
         logits = F.linear(hidden.float(), head.float())
         logits[:, vocabulary:] = -torch.inf
-        return logits.view(len(logits), -1, sampling.TILE).logsumexp(-1)
+        return logits.view(len(logits), -1, TILE).logsumexp(-1)
 
     @staticmethod
     def choose(log_mass: Tensor, hidden: Tensor, head: Tensor, vocabulary: int, uniforms: Tensor, position: Tensor) -> Tensor:
         def inside(tile: Tensor) -> Tensor:  # [B, TILE] from [B, 1]
-            ids = tile * sampling.TILE + torch.arange(sampling.TILE, device=tile.device)
+            ids = tile * TILE + torch.arange(TILE, device=tile.device)
             logits = (head[ids].float() @ hidden.float()[:, :, None])[:, :, 0]
             return torch.softmax(logits.masked_fill(ids >= vocabulary, -torch.inf), -1)
 
-        return sampling._invert(torch.softmax(log_mass, -1), inside, uniforms.index_select(0, position)[0])
+        return invert_tiles(torch.softmax(log_mass, -1), inside, uniforms.index_select(0, position)[0])
 
 
 class StaticDecoder:
-    """Decodes batch after batch of one model; what it is to compute is ``sampling._decode``'s to say.
+    """Decodes batch after batch of one model; what it is to compute is ``cpu.decode``'s to say.
 
     It holds copies of the weights in ``dtype``, made now: a model that changes needs a new decoder.
     """
@@ -82,17 +83,17 @@ class StaticDecoder:
             self.kernels = kernels
         elif on_gpu:
             warnings.warn("Sampling runs at a fraction of the GPU's speed: Triton or the C compiler that it needs is missing.", stacklevel=2)
-        self.restricted = sampling.is_restricted(settings)
+        self.restricted = is_restricted(settings)
         self.uses_graph = on_gpu and not self.restricted  # sorting may make the host wait, which a graph cannot
         # Logits that are sorted are needed all at once, and are then made in fp32.
         self.hidden_dtype = torch.float32 if self.restricted else self.dtype
-        self.head = sampling.TiledHead(model.head.detach().to(self.hidden_dtype))
+        self.head = TiledHead(model.head.detach().to(self.hidden_dtype))
         self.layers = [_Layer(block, self.dtype) for block in model.transformer.h]
         self.shape: tuple[int, int, bool, bool] | None = None
 
     @torch.inference_mode()
     def decode(self, given: Tensor, lengths: Tensor, uniforms: Tensor, stop_at_eos: bool, progress: Any, rows: int) -> Tensor:
-        """``sampling._decode``; what it returns is overwritten by the next call."""
+        """``cpu.decode``; what it returns is overwritten by the next call."""
         shortest = int(lengths.min())
         total = shortest + len(uniforms)
         self._allocate(given.shape[1], total, shortest < len(given), stop_at_eos)
@@ -108,13 +109,13 @@ class StaticDecoder:
                 self.graph.replay() if self.uses_graph else self._step()
                 filled += 1
             else:
-                filled = self._in_view(position)
+                filled = tokens_in_view(position, self.capacity, self.settings.overflow)
                 self._emit(self._encode(position, filled))
                 self.position += 1
             steps = position - shortest + 1
-            if steps % sampling.LOOK_EVERY == 0 or position == total - 1:
+            if steps % CHECK_EVERY == 0 or position == total - 1:
                 if progress is not None:
-                    progress.update(((steps - 1) % sampling.LOOK_EVERY + 1) * rows)
+                    progress.update(((steps - 1) % CHECK_EVERY + 1) * rows)
                 if stop_at_eos and self.ended.all():
                     break
         return self.tokens
@@ -127,7 +128,7 @@ class StaticDecoder:
         self.ragged, self.stop_at_eos = ragged, stop_at_eos
         self.graph = self.cache = None  # freed first: two caches might not fit
         config = self.model.config
-        self.capacity = sampling.capacity(self.model, self.settings, max(1, total - 1))  # the last token is never read
+        self.capacity = capacity(self.model, self.settings, max(1, total - 1))  # the last token is never read
 
         def zeros(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -159,7 +160,7 @@ class StaticDecoder:
             self._step()
         return graph
 
-    # --- one step: everything below up to _in_view is recorded, and must neither wait for the device nor make a shape depend on data ---
+    # --- one step: everything below up to _encode is recorded, and must neither wait for the device nor make a shape depend on data ---
 
     def _step(self) -> None:
         """Take in the latest tokens, sample the next."""
@@ -167,7 +168,7 @@ class StaticDecoder:
         self.counters += 1
 
     def _advance(self) -> Tensor:
-        """Final hidden states [B, H] behind the latest tokens."""
+        """Final hidden states [B, H] at the latest tokens."""
         transformer, kernels = self.model.transformer, self.kernels
         x = transformer.wte(self.latest)  # [B, H] fp32, the residual stream; every part adds to it when the next begins
         delta = transformer.wpe(self.filled).expand_as(x)
@@ -182,8 +183,8 @@ class StaticDecoder:
         """Sample the tokens at ``position`` from hidden states [B, H]."""
         if self.restricted:
             settings = self.settings
-            logits = sampling.restrict(self.head.logits(hidden), settings.temperature, settings.top_k, settings.top_p)
-            new = sampling.inverse_cdf(logits, self.uniforms.index_select(0, self.position)[0])
+            logits = restrict(self.head.logits(hidden), settings.temperature, settings.top_k, settings.top_p)
+            new = inverse_cdf(logits, self.uniforms.index_select(0, self.position)[0])
         else:
             head, vocabulary = self.head.rows, self.head.vocabulary
             log_mass = self.kernels.log_masses(hidden, head, vocabulary)
@@ -191,41 +192,31 @@ class StaticDecoder:
         if self.ragged:
             new = torch.where(self.position < self.lengths, self.tokens.index_select(0, self.position)[0], new)
         if self.stop_at_eos:
-            eos = self.model.config.eos_token_id
-            new = new.masked_fill(self.ended, eos)
-            self.ended |= (new == eos) & (self.position >= self.lengths)
+            new = end_of_text(new, self.ended, self.position >= self.lengths, self.model.config.eos_token_id)
         self.tokens.index_copy_(0, self.position, new[None])
         self.latest.copy_(new)
 
     # --- a context encoded at once ----------------------------------------------------------------------------------------------------
 
-    def _in_view(self, position: int) -> int:
-        """Tokens in view when the one at ``position`` is sampled."""
-        most = self.capacity
-        if position <= most or self.settings.overflow == "slide":
-            return min(position, most)
-        kept = max(1, most // 2)
-        return kept + (position - most - 1) % (most - kept + 1)
-
     def _encode(self, position: int, length: int) -> Tensor:
-        """Fill the cache from the ``length`` tokens before ``position``, and return the final hidden states [B, H] behind them."""
+        """Fill the cache from the ``length`` tokens before ``position``, and return the final hidden states [B, H] at the last of them."""
         self.filled.fill_(length)
         width = self.tokens.shape[1]
         hidden = torch.empty(width, self.model.config.hidden_size, dtype=self.hidden_dtype, device=self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             if length == 0:
-                return sampling._masked_zero(self.model, width).to(self.hidden_dtype)
+                return masked_zero_state(self.model, width).to(self.hidden_dtype)
             size = min(width, max(1, ENCODED_AT_ONCE // length))
             for first in range(0, width, size):
-                first = min(first, width - size)  # parts of one size, or rounding would depend on a row's place in the batch
-                some = slice(first, first + size)
+                first = min(first, width - size)  # parts of one size, or rounding would depend on where in the batch a row is
+                part = slice(first, first + size)
                 fresh: list[tuple[Tensor, Tensor]] = []
-                hidden[some] = self.model(self.tokens[position - length : position, some].T, keys_values=fresh)[:, -1]
+                hidden[part] = self.model(self.tokens[position - length : position, part].T, keys_values=fresh)[:, -1]
                 for encoded, caches in zip(fresh, self.cache, strict=True):
                     slots = caches[0].shape[2]
-                    kept = torch.arange(max(0, length - slots), length, device=self.device)
+                    latest = torch.arange(max(0, length - slots), length, device=self.device)
                     for heads, cache in zip(encoded, caches, strict=True):  # heads: [rows, N, T, D]
-                        cache[some, :, kept % slots] = heads[:, :, kept].to(self.dtype)
+                        cache[part, :, latest % slots] = heads[:, :, latest].to(self.dtype)
         return hidden
 
 

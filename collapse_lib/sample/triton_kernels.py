@@ -1,4 +1,4 @@
-"""Triton kernels of a decoding step on a GPU; ``gpu_decoding.Plain`` says in torch what each computes, and tests hold them together.
+"""Triton kernels of a decoding step on a GPU; ``gpu.Plain`` says in torch what each computes, and tests hold them together.
 
 A decoding step reads every cached key and value once and does little with them, so what counts is that they are read once, in long runs,
 with nothing written in between: torch's own operations would write scores, probabilities and logits out and read them again. Whatever changes
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-TILE = tl.constexpr(64)  # ids of a tile; sampling.TILE
+TILE = tl.constexpr(64)  # ids of a tile; draw.TILE
 
 
 def add_norm(x: Tensor, delta: Tensor, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
@@ -57,7 +57,7 @@ def log_masses(hidden: Tensor, head: Tensor, vocabulary: int) -> Tensor:
 
 
 def choose(log_mass: Tensor, hidden: Tensor, head: Tensor, vocabulary: int, uniforms: Tensor, position: Tensor) -> Tensor:
-    """The ids at which the cumulative distributions pass ``uniforms[position]``, [B] int64; see ``sampling.inverse_cdf``.
+    """The ids at which the cumulative distributions pass ``uniforms[position]``, [B] int64; see ``draw.inverse_cdf``.
 
     Args:
         log_mass: [B, tiles] of ``log_masses``.
@@ -111,10 +111,10 @@ def _attend(qkv, keys, values, filled, out, slots, N: tl.constexpr, D: tl.conste
     for start in range(0, tl.minimum(before, slots), BLOCK):
         where = start + lane
         seen = (where < before) & (where < slots) & (where != slot)
-        place = where[:, None] * D + at[None, :]
+        offset = where[:, None] * D + at[None, :]
         wanted = seen[:, None] & real[None, :]
-        key = tl.load(keys + place, mask=wanted, other=0.0).to(tl.float32)
-        value = tl.load(values + place, mask=wanted, other=0.0).to(tl.float32)
+        key = tl.load(keys + offset, mask=wanted, other=0.0).to(tl.float32)
+        value = tl.load(values + offset, mask=wanted, other=0.0).to(tl.float32)
         rise = tl.where(seen, tl.sum(key * q[None, :], 1) - largest, 0.0)
         small = tl.exp(-tl.abs(rise))  # one of the two factors below is always 1
         old = tl.where(rise > 0, small, 1.0)
@@ -153,9 +153,9 @@ def _choose(log_mass, hidden, head, uniforms, position, out, tiles, vocabulary, 
     share = tl.load(uniforms + tl.load(position) * tl.num_programs(0) + row)
     tile = tl.arange(0, TILES)
     logs = tl.load(log_mass + row * tiles + tile, mask=tile < tiles, other=-float("inf"))
-    found, share = _invert(tl.exp(logs - tl.max(logs, 0)), share, tile, TILES)
+    hit, share = _invert(tl.exp(logs - tl.max(logs, 0)), share, tile, TILES)
 
-    id = found * TILE + tl.arange(0, TILE)
+    id = hit * TILE + tl.arange(0, TILE)
     products = tl.zeros([TILE, INNER], tl.float32)
     for start in range(0, H, INNER):
         at = start + tl.arange(0, INNER)
@@ -164,12 +164,12 @@ def _choose(log_mass, hidden, head, uniforms, position, out, tiles, vocabulary, 
         products += w.to(tl.float32) * h[None, :]
     logits = tl.where(id < vocabulary, tl.sum(products, 1), -float("inf"))
     inside, share = _invert(tl.exp(logits - tl.max(logits, 0)), share, tl.arange(0, TILE), TILE)
-    tl.store(out + row, (found * TILE + inside).to(tl.int64))
+    tl.store(out + row, (hit * TILE + inside).to(tl.int64))
 
 
 @triton.jit
 def _invert(mass, share, index, COUNT: tl.constexpr):
-    """Which of COUNT masses the ``share`` of their sum falls in, and at what share of that one. fp64, for sampling.inverse_cdf's reason.
+    """Which of COUNT masses the ``share`` of their sum falls in, and at what share of that one. fp64, for draw.inverse_cdf's reason.
 
     It never names a mass of zero, although a parallel running sum need not be monotonous to the last bit and ``share`` may be rounded to 1.
     """
@@ -177,8 +177,8 @@ def _invert(mass, share, index, COUNT: tl.constexpr):
     edges = tl.cumsum(mass, 0)
     target = share * tl.sum(mass, 0)
     possible = mass > 0
-    found = tl.min(tl.where(possible & (edges > target), index, COUNT), 0)
-    found = tl.minimum(found, tl.max(tl.where(possible, index, 0), 0))
-    own = tl.sum(tl.where(index == found, mass, 0.0), 0)
-    below = tl.sum(tl.where(index == found, edges, 0.0), 0) - own
-    return found, (target - below) / own
+    hit = tl.min(tl.where(possible & (edges > target), index, COUNT), 0)
+    hit = tl.minimum(hit, tl.max(tl.where(possible, index, 0), 0))
+    own = tl.sum(tl.where(index == hit, mass, 0.0), 0)
+    below = tl.sum(tl.where(index == hit, edges, 0.0), 0) - own
+    return hit, (target - below) / own

@@ -175,7 +175,7 @@ def _accumulate(found: dict[str, np.ndarray], begun: dict[str, list] | None, whe
 def _record_means(
     record: Record, generation: int, found: dict[str, np.ndarray], smoothing: Sequence[float], where: str = "", groups: np.ndarray | None = None
 ) -> None:
-    from collapse_lib.metrics.alpha import mean_and_error
+    from collapse_lib.metrics.uncertainty import grouped_mean
 
     numbers = {"n": str(generation), "before": str(generation - 1)}
     kind = "positions of validation stories" if where else "counted contexts"
@@ -194,7 +194,7 @@ def _record_means(
         there = np.isfinite(values)
         if not there.any():
             continue
-        mean, error = (float(values[there].mean()), None) if groups is None else mean_and_error(values[there], groups[there])
+        mean, error = (float(values[there].mean()), None) if groups is None else grouped_mean(values[there], groups[there])
         more = {"standard_error": error} if error is not None else {}
         over = f"those {kind} that came up in corpus {generation - 1}" if name in OF_DRAWS else kind
         record.measure(where + name, mean, unit, f"mean over {over}: {text}", counts=dict.fromkeys(counts, int(there.sum())), **more)

@@ -35,7 +35,7 @@ def completions(run: Run, generation: int, device: str = "auto") -> Results:
 def complete_beginnings(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     """The work of step ``completions``."""
     from collapse_lib.metrics.gpt_eval import read_prompts
-    from collapse_lib.sample.cpu import complete
+    from collapse_lib.sample.generate import complete
 
     settings, record = task.protocol.completions, task.record
     beginnings = read_prompts(settings.prompts)[: settings.beginnings]

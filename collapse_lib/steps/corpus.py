@@ -28,7 +28,7 @@ def corpus(run: Run) -> Results:
 
 def write_initial_corpus(task: Task) -> None:
     """The work of step ``corpus``."""
-    from collapse_lib.metrics.free_text import corpus_word_types
+    from collapse_lib.metrics.words import corpus_word_types
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.corpus import build_initial_corpus
     from collapse_lib.text.sources import read_stories

@@ -25,8 +25,8 @@ def free_text(run: Run, generation: int) -> Results:
 
 def measure_text(task: Task, text: TokenCorpus, initial_text: TokenCorpus, words: set[str], tokenizer: Tokenizer) -> None:
     """The work of step ``free_text``."""
+    from collapse_lib.metrics.entropy import padded_metrics
     from collapse_lib.metrics.free_text import free_text as measure
-    from collapse_lib.metrics.free_text import padded_metrics
     from collapse_lib.metrics.story_lengths import story_lengths
 
     settings, record = task.protocol.sampling, task.record

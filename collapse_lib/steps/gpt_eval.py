@@ -15,7 +15,8 @@ from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.inputs import Completions, open_artefact
 
 if TYPE_CHECKING:
-    from collapse_lib.judge.client import Answer, Body, Estimate
+    from collapse_lib.judge.client import Estimate
+    from collapse_lib.judge.ledger import Answer, Body
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 
@@ -67,6 +68,7 @@ def estimate(run: Run) -> dict[int, Estimate]:
     Completions that have not been sampled yet count as if they were as long as they may get. Raises ``UserError`` when the run has no judge.
     """
     from collapse_lib.judge import client as judge
+    from collapse_lib.judge.ledger import BYTES_PER_TOKEN
 
     protocol = run.protocol
     _require_judge(run)
@@ -74,7 +76,7 @@ def estimate(run: Run) -> dict[int, Estimate]:
     generations = [generation for generation in generations if run.step(generation, "gpt_eval").results() is None]
     if not generations:
         return {}
-    longest = "x" * judge.BYTES_PER_TOKEN * protocol.completions.max_new_tokens
+    longest = "x" * BYTES_PER_TOKEN * protocol.completions.max_new_tokens
     beginnings = measure.read_prompts(protocol.completions.prompts)[: protocol.completions.beginnings]
     if run.step(0, "corpus").manifest():
         exercises = [exercise for rows in _stored_controls(run).values() for exercise in rows]

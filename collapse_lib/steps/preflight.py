@@ -66,7 +66,7 @@ def check(run: Run, device: str = "auto") -> None:
 
         check_files(protocol.classification)
     if "gpt_eval" in wanted:
-        from collapse_lib.judge.client import connect
+        from collapse_lib.judge.connection import connect
 
         connect(protocol.gpt_eval)
 

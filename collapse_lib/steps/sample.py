@@ -44,7 +44,8 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
 
 def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, purpose: str, sequences: int) -> dict[str, float]:
     """Sample a corpus into a folder, going on from the shards that an interruption left if they come from these inputs and settings."""
-    from collapse_lib.sample.cpu import DTYPES, sample_corpus
+    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.sample.generate import sample_corpus
     from collapse_lib.text.corpus import CorpusWriter
 
     settings = task.protocol.sampling.model_copy(update={"sequences": sequences})

@@ -218,7 +218,8 @@ def _distances(runs: dict[str, Run], generation: int, places: dict[str, Any], de
 
 def _at_positions(models: dict[str, Any], contexts: list[np.ndarray], stories: NDArray[np.int64]) -> dict[str, Any]:
     """Distances of the next-token distributions, averaged over positions, with standard errors that take a story as one draw."""
-    from collapse_lib.metrics.alpha import distributions_by_piece, jensen_shannon, mean_and_error
+    from collapse_lib.metrics.alpha import distributions_by_piece, jensen_shannon
+    from collapse_lib.metrics.uncertainty import grouped_mean
     from collapse_lib.theory.proof import total_variation
 
     values: dict[str, dict[str, list]] = {pair: {"tv": [], "js": []} for pair in PAIRS}
@@ -233,7 +234,7 @@ def _at_positions(models: dict[str, Any], contexts: list[np.ndarray], stories: N
     joined["excess_both"] = {kind: joined["both"][kind] - joined["reseeded"][kind] for kind in ("tv", "js")}
     summary: dict[str, Any] = {"contexts": len(contexts), "stories": len(np.unique(stories))}
     for pair, kinds in joined.items():
-        summary[pair] = {kind: dict(zip(("value", "standard_error"), mean_and_error(found, stories), strict=True)) for kind, found in kinds.items()}
+        summary[pair] = {kind: dict(zip(("value", "standard_error"), grouped_mean(found, stories), strict=True)) for kind, found in kinds.items()}
     return summary
 
 

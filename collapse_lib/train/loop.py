@@ -11,12 +11,10 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
-import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import naming
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
-from collapse_lib.model.gpt_neo import IGNORED
+from collapse_lib.model.loss import IGNORED
+from collapse_lib.train.blocks import EMPTY, Blocks, epoch_batches
+from collapse_lib.train.checkpoint import Checkpoint, Position
+from collapse_lib.train.devices import deterministic, make_accelerator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,10 +37,8 @@ if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
 
-EMPTY = -1  # a block number that stands for no block: fills up the processes' shares of the last batch of an epoch
-REPEATED_SEED = 42  # the released code's data seed, the same for each generation
 CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer fit its caches
-LOSSES_KEPT_BACK = 16  # steps between reading losses back: a GPU would stand still at every reading
+STEPS_BETWEEN_READINGS = 16  # steps between reading losses back: a GPU would stand still at every reading
 CURVE_POINTS = 400
 FINAL_STEPS = 50
 SKIPPED = "their gradients are beyond fp16; set training.precision=fp32 or bf16, or lower training.learning_rate."
@@ -71,70 +69,6 @@ class TrainingResult:
     tokens_per_second: float
 
 
-class Blocks:
-    """A token corpus as numbered training sequences of at most ``block_size`` inputs, each with its targets.
-
-    "contiguous": block ``b`` is the stream's window of ``block_size + 1`` tokens from ``b * block_size`` on, so neighbours share
-    one token and every token but the stream's first is a target once; a tail shorter than a block is left out. "story_per_row":
-    a row cut to ``block_size + 1`` tokens; a complete row gets the end token that closes its story, and what pads a shorter row
-    is no target. Given start tokens are never targets. Raises ``UserError`` when the corpus has not one block.
-    """
-
-    def __init__(self, corpus: TokenCorpus, settings: TrainingSettings, name: str = "training") -> None:
-        self.corpus = corpus
-        self.block_size = settings.block_size
-        self.contiguous = settings.layout == "contiguous"
-        self.ignored_token = None if settings.eos_is_target else corpus.eos_id
-        self.has_given = self.contiguous and corpus.has_start and not corpus.rows_are_complete
-        self.count = max(0, corpus.tokens - 1) // self.block_size if self.contiguous else corpus.rows
-        if not self.count:
-            raise UserError(
-                f"The {name} corpus has {corpus.tokens} tokens, less than one block of training.block_size + 1 = {self.block_size + 1};"
-                " give more text or a smaller training.block_size."
-            )
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets of some blocks, both int64 ``[blocks, tokens]``; no target is ``-100``, ``EMPTY`` gives none at all."""
-        inputs, targets = self._windows(numbers) if self.contiguous else self._stories(numbers)
-        if self.ignored_token is not None:
-            targets[targets == self.ignored_token] = IGNORED
-        return inputs, targets
-
-    def _windows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        windows = np.full((len(numbers), self.block_size + 1), self.corpus.eos_id, dtype=np.int64)
-        targets = np.full((len(numbers), self.block_size), IGNORED, dtype=np.int64)
-        for window, target, number in zip(windows, targets, numbers.tolist(), strict=True):
-            if number == EMPTY:
-                continue
-            start = number * self.block_size
-            window[:] = self.corpus.stream(start, start + self.block_size + 1)
-            target[:] = window[1:]
-            if self.has_given:
-                target[self.corpus.given_starts(start + 1, start + self.block_size + 1)] = IGNORED
-        return windows[:, :-1], targets
-
-    def _stories(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        longest = self.block_size + 1
-        rows = [self._story(number)[:longest] for number in numbers.tolist()]
-        # As wide as the longest of these rows: padding up to block_size would cost time and change nothing.
-        width = max(2, max(map(len, rows)))
-        tokens = np.full((len(rows), width), self.corpus.eos_id, dtype=np.int64)
-        targets = np.full((len(rows), width - 1), IGNORED, dtype=np.int64)
-        for row, padded, target in zip(rows, tokens, targets, strict=True):
-            padded[: len(row)] = row
-            target[: max(0, len(row) - 1)] = row[1:]
-        return tokens[:, :-1], targets
-
-    def _story(self, number: int) -> np.ndarray:
-        if number == EMPTY:
-            return np.empty(0, dtype=np.uint16)
-        row = self.corpus.row(number)
-        return np.append(row, np.uint16(self.corpus.eos_id)) if self.corpus.rows_are_complete else row
-
-
 def train(
     model: GPTNeo,
     corpus: TokenCorpus,
@@ -150,18 +84,19 @@ def train(
 
     ``epochs`` overrides ``settings.epochs`` (the count found in generation 1 is reused in the later ones, section 5.1.2). With
     early stopping the loss on ``holdout`` is taken after each epoch; the first epoch that does not lower it ends the training, and
-    the weights of the epoch before are kept. ``seed`` decides the order of the blocks, nothing else. The checkpoint stays: delete
-    the folder once the model is saved.
+    the weights of the epoch before are kept. ``epoch_share`` is how much of the corpus an epoch reads, drawn anew for each.
+    ``seed`` decides the order of the blocks, nothing else. A damaged checkpoint is named in a
+    warning, and the training starts anew. The checkpoint stays: delete the folder once the model is saved.
 
     Raises ``UserError`` for a device, precision or batch that cannot be had, a corpus without a block, a checkpoint of another
     training, a loss that is no longer finite, and too many steps skipped in fp16.
     """
-    wanted = settings.epochs if epochs is None else epochs
-    stopping = wanted == "early_stopping"
+    epochs = settings.epochs if epochs is None else epochs
+    stopping = epochs == "early_stopping"
     if stopping and holdout is None:
         raise UserError("training.epochs is early_stopping, which needs a hold-out corpus; give one, or a number of epochs.")
-    limit = settings.max_epochs if stopping else int(wanted)
-    accelerator = _accelerator(device, settings.precision)
+    limit = settings.max_epochs if stopping else int(epochs)
+    accelerator = make_accelerator(device, settings.precision)
     micro = micro_batch_size(settings, model, accelerator.device, accelerator.num_processes)
     blocks = Blocks(corpus, settings)
     held_out = Blocks(holdout, settings, "hold-out") if stopping else None
@@ -170,13 +105,13 @@ def train(
     optimizer = adamw(model, settings)
     identity = {
         "seed": seed,
-        "epochs": wanted,
+        "epochs": epochs,
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
         "settings": json.loads(json.dumps({name: value for name, value in vars(settings).items() if name != "checkpoint_every"})),
     }
-    checkpoint = _Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
+    checkpoint = Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
     position = checkpoint.load()
 
     with deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
@@ -189,20 +124,20 @@ def train(
                     position.best = {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
             checkpoint.save(position)
 
-    kept = int(np.argmin(position.holdout_losses)) + 1 if stopping else position.epoch
+    epochs_kept = int(np.argmin(position.holdout_losses)) + 1 if stopping else position.epoch
     if stopping:
         model.load_state_dict(position.best)
     model.eval()
-    steps = len(position.losses) // position.epoch * kept
-    skipped = sum(position.skipped[:kept])
+    steps = len(position.losses) // position.epoch * epochs_kept
+    skipped = sum(position.skipped[:epochs_kept])
     if skipped == steps:
         raise UserError(f"Not one of the {steps} training steps was taken: {SKIPPED}")
     return TrainingResult(
-        epochs=kept,
+        epochs=epochs_kept,
         epochs_tried=position.epoch,
         steps=steps - skipped,
         skipped_steps=skipped,
-        tokens_seen=position.targets // position.epoch * kept,  # each epoch has the same targets
+        tokens_seen=position.targets // position.epoch * epochs_kept,  # each epoch has the same targets
         final_loss=float(np.mean(position.losses[max(0, steps - FINAL_STEPS) : steps])),
         loss_curve=thinned(position.losses),
         holdout_losses=position.holdout_losses,
@@ -267,75 +202,6 @@ class _Loss(nn.Module):
         return self.model.loss(inputs, targets)[0]
 
 
-@dataclass
-class _Position:
-    """Where a training is, and what it has to show so far; all that a checkpoint holds besides model and optimizer."""
-
-    epoch: int = 0  # epochs finished
-    step: int = 0  # steps done in the epoch under way
-    targets: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # mean loss per target of every step
-    skipped: list[int] = field(default_factory=list)  # steps of each finished epoch that fp16 skipped
-    holdout_losses: list[float] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None  # weights of the epoch with the lowest hold-out loss
-
-    def has_stopped(self) -> bool:
-        """Whether the last epoch failed to improve on those before it."""
-        return len(self.holdout_losses) > 1 and not self.holdout_losses[-1] < min(self.holdout_losses[:-1])
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    """One file with everything a training needs to go on, replaced as a whole."""
-
-    path: Path
-    accelerator: Accelerator
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    identity: dict[str, Any]  # what decides the training's outcome, to refuse another training's checkpoint
-
-    def save(self, position: _Position) -> None:
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            content = {
-                "identity": json.dumps(self.identity, sort_keys=True),
-                "position": vars(position),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            }
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self.path.with_suffix(".tmp")
-            with naming(self.path):
-                with beside.open("wb") as file:
-                    torch.save(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                beside.replace(self.path)
-        self.accelerator.wait_for_everyone()
-
-    def load(self) -> _Position:
-        if not self.path.exists():
-            return _Position()
-        damages = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError)  # torch's answers to a broken file
-        with self.path.open("rb") as file:  # which can be opened, at least
-            try:
-                content = torch.load(file, map_location="cpu", weights_only=True)
-                theirs = json.loads(content["identity"])
-            except damages:
-                raise UserError(f"The checkpoint {self.path} is damaged or was cut off; delete it to start this training anew.") from None
-        mine = json.loads(json.dumps(self.identity))
-        other = [name for name in mine if mine[name] != theirs[name]]
-        if other:
-            raise UserError(f"The checkpoint {self.path} belongs to a training with another {' and '.join(other)}; delete it to start anew.")
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(content["scaler"])
-        return _Position(**content["position"])
-
-
 @dataclass(frozen=True)
 class _Trainer:
     """What every step of a training needs."""
@@ -350,7 +216,7 @@ class _Trainer:
     accelerator: Accelerator
     run: Callable[..., Iterator[Any]]  # ``map``, or on a CPU one that works side by side
 
-    def run_epoch(self, position: _Position, checkpoint: _Checkpoint) -> None:
+    def run_epoch(self, position: Position, checkpoint: Checkpoint) -> None:
         """Train from the position to the end of its epoch, which then counts as finished."""
         batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch)
         pending: list[Tensor] = []  # losses of the last steps, still on the device
@@ -364,7 +230,7 @@ class _Trainer:
                 bar.update(len(batch) * self.blocks.block_size)
                 finished = position.step == len(batches)
                 due = position.step % self.settings.checkpoint_every == 0 and not finished
-                if due or finished or len(pending) == LOSSES_KEPT_BACK:
+                if due or finished or len(pending) == STEPS_BETWEEN_READINGS:
                     # Read before anything is saved, so that no checkpoint holds a training that has gone astray.
                     position.losses.extend(self._read(pending, len(position.losses)))
                     pending.clear()
@@ -420,8 +286,8 @@ class _Trainer:
             return loss.detach(), torch.autograd.grad(loss, parameters)
 
         losses, gradients = zip(*self.run(gradient, parts), strict=True)
-        for parameter, *found in zip(parameters, *gradients, strict=True):
-            parameter.grad = functools.reduce(Tensor.add_, found)
+        for parameter, *parts in zip(parameters, *gradients, strict=True):
+            parameter.grad = functools.reduce(Tensor.add_, parts)
         return sum(losses)
 
     @torch.no_grad()
@@ -456,7 +322,7 @@ class _Trainer:
             raise UserError(f"{skipped} of the first {steps} training steps were skipped: {SKIPPED}")
         return skipped
 
-    def _bar(self, position: _Position) -> Any:
+    def _bar(self, position: Position) -> Any:
         if not self.accelerator.is_main_process:
             from tqdm import tqdm
 
@@ -468,46 +334,3 @@ class _Trainer:
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(self.accelerator.device, non_blocking=True) if self.accelerator.device.type == "cuda" else tensor
-
-
-def epoch_batches(blocks: int, settings: TrainingSettings, seed: int, epoch: int) -> list[np.ndarray]:
-    """The block numbers of every effective batch of an epoch; the last may be smaller, so that a small corpus is learned whole."""
-    entropy = (REPEATED_SEED if settings.data_order == "repeated" else seed, epoch)
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).permutation(blocks)
-    return [order[start : start + settings.batch_size] for start in range(0, blocks, settings.batch_size)]
-
-
-def _accelerator(device: str, precision: str) -> Accelerator:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise UserError("The device is cuda, but torch finds no GPU here; choose cpu or auto.")
-    on_cpu = device == "cpu" or not has_cuda
-    if on_cpu and precision == "fp16":
-        raise UserError("training.precision is fp16, which needs a GPU; on a CPU choose --set training.precision=fp32 or bf16.")
-    # accelerate remembers device and precision for the whole process; a notebook may train a second time with others.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision="no" if precision == "fp32" else precision)
-
-
-@contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Kernels that add in a fixed order, without which a GPU does not repeat itself bit for bit; a CPU does anyway.
-
-    Not torch's ``warn_only``: with it, attention keeps the backward pass whose order of summation is left to chance, and says so.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filling

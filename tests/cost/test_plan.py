@@ -17,8 +17,9 @@ from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
-from collapse_lib.sample import cpu as sampling
-from collapse_lib.train.loop import Blocks, epoch_batches
+from collapse_lib.sample.cpu import Cache
+from collapse_lib.sample.generate import sample_rows
+from collapse_lib.train.blocks import Blocks, epoch_batches
 
 TEXT = Text(1000, 100, 2048, ((0.5, 99.0), (0.5, 199.0)))
 
@@ -62,10 +63,10 @@ def test_contexts_are_those_that_sampling_has(overflow, length, monkeypatch):
     model = GPTNeo(config, seed=1)
     settings = load_preset("demo").sampling.model_copy(update={"length": length, "max_context": 8, "overflow": overflow, "sequences": 1})
     seen, encoded = [], []
-    step, forward = sampling._Cache._step, GPTNeo.forward
-    monkeypatch.setattr(sampling._Cache, "_step", lambda self, tokens: (seen.append(self.filled + 1), step(self, tokens))[1])
+    step, forward = Cache._step, GPTNeo.forward
+    monkeypatch.setattr(Cache, "_step", lambda self, tokens: (seen.append(self.filled + 1), step(self, tokens))[1])
     monkeypatch.setattr(GPTNeo, "forward", lambda self, tokens, *more, **named: (encoded.append(tokens), forward(self, tokens, *more, **named))[1])
-    sampling.sample_rows(model, settings, range(1), seed=1)
+    sample_rows(model, settings, range(1), seed=1)
     expected, anew = plan.contexts(length, 8, overflow)
     # The first forward pass is of the released code's masked start, whether it is used or not.
     assert (seen, sum(tokens.shape[1] for tokens in encoded[1:])) == (expected.tolist(), anew)

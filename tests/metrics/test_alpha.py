@@ -189,13 +189,6 @@ def test_without_draws_nothing_is_expected_of_them():
             assert np.isfinite(found).tolist() == [True, False, True] and found[0] > found[2] > 0
 
 
-def test_values_of_one_story_count_as_one_draw():
-    values, stories = np.array([1.0, 3.0, 2.0, 4.0]), np.array([5, 5, 9, 9])
-    assert alpha.mean_and_error(values, [1, 2, 3, 4])[1] == pytest.approx(values.std(ddof=1) / 2)
-    assert alpha.mean_and_error(values, stories)[1] == pytest.approx(np.std([2.0, 3.0], ddof=1) / np.sqrt(2))
-    assert alpha.mean_and_error([1.0, 2.0], [7, 7]) == (1.5, None)
-
-
 def test_generations_at_counted_contexts():
     models = [GPTNeo(CONFIG, seed=seed) for seed in (1, 2)]
     counts = np.random.default_rng(0).integers(0, 20, (3, VOCABULARY))

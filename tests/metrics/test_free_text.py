@@ -18,18 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collapse_lib.metrics import free_text as module
-from collapse_lib.metrics.free_text import (
-    Repeats,
-    as_word,
-    corpus_word_types,
-    count_words,
-    distinct_ngrams,
-    entropy,
-    free_text,
-    lexicon,
-    padded_metrics,
-)
+from collapse_lib.metrics import entropy as entropy_module
+from collapse_lib.metrics import free_text as free_text_module
+from collapse_lib.metrics import repetition
+from collapse_lib.metrics import words as words_module
+from collapse_lib.metrics.entropy import entropy, padded_metrics
+from collapse_lib.metrics.free_text import free_text
+from collapse_lib.metrics.repetition import Repeats, distinct_ngrams
+from collapse_lib.metrics.row_blocks import row_blocks
+from collapse_lib.metrics.words import as_word, corpus_word_types, count_words, lexicon
 from collapse_lib.text import tokenizer as tokenization
 from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
@@ -83,8 +80,8 @@ def test_entropy_of_known_distributions():
 
 def test_miller_madow_removes_most_of_the_bias():
     random_counts = np.random.default_rng(0).multinomial(2000, np.full(300, 1 / 300), size=50)
-    plain = np.mean([module._entropy_metrics(counts)["entropy"]["value"] for counts in random_counts])
-    corrected = np.mean([module._entropy_metrics(counts)["entropy_miller_madow"]["value"] for counts in random_counts])
+    plain = np.mean([entropy_module.entropy_metrics(counts)["entropy"]["value"] for counts in random_counts])
+    corrected = np.mean([entropy_module.entropy_metrics(counts)["entropy_miller_madow"]["value"] for counts in random_counts])
     assert math.log(300) - plain > 0.05
     assert abs(math.log(300) - corrected) < 0.01
 
@@ -138,9 +135,9 @@ def test_segments_of_tokens_are_the_text(tokenizer, texts, data):
     if not rows:
         return
     texts = tokenizer.decode_batch([[token] for token in range(tokenizer.vocabulary)])
-    segments = module._segments(block(rows), module._starts_word(texts), tokenizer.eos_id, cut_off=False)
+    segments = words_module._segments(block(rows), words_module._starts_word(texts), tokenizer.eos_id, cut_off=False)
     expected = Counter(chunk for row in rows for story in split_at(row, tokenizer.eos_id) for chunk in tokenizer.decode(story).split())
-    assert module._chunks(segments, tokenizer) == expected
+    assert words_module._chunks(segments, tokenizer) == expected
     ascii_texts = pa.array([text if text.isascii() else None for text in texts], pa.string())
     for segment, text in zip(segments["segment"].to_pylist(), joined_texts(segments, ascii_texts), strict=True):
         decoded = tokenizer.decode(np.frombuffer(segment, np.uint16))
@@ -148,7 +145,7 @@ def test_segments_of_tokens_are_the_text(tokenizer, texts, data):
 
 
 def joined_texts(segments: pa.Table, ascii_texts: pa.Array) -> list[str | None]:
-    return [text for batch in segments.to_batches() for text in module._joined_texts(batch["segment"], ascii_texts).to_pylist()]
+    return [text for batch in segments.to_batches() for text in words_module._joined_texts(batch["segment"], ascii_texts).to_pylist()]
 
 
 def split_at(row: list[int], eos_id: int) -> list[list[int]]:
@@ -252,9 +249,8 @@ def test_padding_as_the_released_code_has_it(tmp_path, tokenizer, monkeypatch, a
     expected = padded_by_hand(sampled, eos, length)
     stored = [row[: row.index(eos) + 1] if after_eos == "pad" and eos in row else row for row in sampled]
     corpus = write(tmp_path, tokenizer, [[eos] * has_start + row for row in stored], has_start=has_start)
-    blocks = module.blocks
     for size in (1 << 20, 30):  # all in one block, and a row or two in each
-        monkeypatch.setattr(module, "blocks", lambda corpus, size=size: blocks(corpus, size))
+        monkeypatch.setattr(entropy_module, "row_blocks", lambda corpus, size=size: row_blocks(corpus, size))
         found = padded_metrics(corpus, length)
         assert (found["entropy_padded"]["value"], found["padding_share"]["value"]) == pytest.approx(expected, abs=1e-12)
     assert found["entropy_padded"]["counts"]["positions"] == found["padding_share"]["counts"]["positions"] == 50 * length
@@ -278,7 +274,7 @@ def test_blocks_are_whole_rows_over_all_shards(tmp_path, tokenizer, complete, ha
     """Rows of every length down to a start token alone; a block ends with the row that fills it, whatever shards the rows lie in."""
     rng = np.random.default_rng(size)
     rows = [[tokenizer.eos_id] * has_start + rng.integers(0, 300, rng.integers(1 - has_start, 20)).tolist() for _ in range(60)]
-    found = list(module.blocks(write(tmp_path, tokenizer, rows, complete, has_start), size))
+    found = list(row_blocks(write(tmp_path, tokenizer, rows, complete, has_start), size))
     kept = [row[1:] if has_start and not complete else row for row in rows]
     expected, held = [], []
     for row in kept:
@@ -298,13 +294,12 @@ def test_many_blocks_add_up(tmp_path, tokenizer, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, tokenizer.vocabulary, 50).tolist() for _ in range(200)]
     corpus = write(tmp_path, tokenizer, rows, has_start=False)
-    whole = module.corpus_words(corpus, tokenizer)
-    blocks = module.blocks
-    monkeypatch.setattr(module, "blocks", lambda corpus: blocks(corpus, 60))
-    monkeypatch.setattr(module, "BLOCKS_A_CORE", 1)
-    monkeypatch.setattr(module, "SEGMENTS_HELD", 10)
-    monkeypatch.setattr(module, "DECODED_TOGETHER", 5)
-    assert module.corpus_words(corpus, tokenizer) == whole and whole[0].total() > 500
+    whole = words_module.corpus_words(corpus, tokenizer)
+    monkeypatch.setattr(words_module, "row_blocks", lambda corpus: row_blocks(corpus, 60))
+    monkeypatch.setattr(words_module, "BLOCKS_A_CORE", 1)
+    monkeypatch.setattr(words_module, "SEGMENTS_HELD", 10)
+    monkeypatch.setattr(words_module, "DECODED_TOGETHER", 5)
+    assert words_module.corpus_words(corpus, tokenizer) == whole and whole[0].total() > 500
 
 
 def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):
@@ -312,8 +307,8 @@ def test_the_size_of_a_block_changes_nothing(tmp_path, tokenizer, monkeypatch):
     rows = [[tokenizer.eos_id, *(rng.randrange(tokenizer.vocabulary) for _ in range(30))] for _ in range(40)]
     corpus = write(tmp_path, tokenizer, rows)
     whole = free_text(corpus, tokenizer, {"dog"})
-    blocks = module.blocks
-    monkeypatch.setattr(module, "blocks", lambda corpus, size=64: blocks(corpus, size))
+    for module in (free_text_module, words_module, repetition):
+        monkeypatch.setattr(module, "row_blocks", lambda corpus, size=64: row_blocks(corpus, size))
     assert free_text(corpus, tokenizer, {"dog"}) == whole
 
 
@@ -342,14 +337,16 @@ def test_plain_chunks_are_cut_as_spacy_cuts_them(made_up, special):
 
 
 def test_every_exception_of_spacys_is_left_to_spacy():
-    special = {form for rule in module._pieces_of_english().rules for form in (rule, f"{rule}.", f'"{rule}', f"{rule}!", f"{rule.rstrip('.')},")}
+    special = {
+        form for rule in words_module._pieces_of_english().rules for form in (rule, f"{rule}.", f'"{rule}', f"{rule}!", f"{rule.rstrip('.')},")
+    }
     check_plain_words(sorted(special))
 
 
 def check_plain_words(texts: list[str | None]) -> None:
     """Those that are taken for plain have the words that spaCy finds, and no mixed pieces; the third text counts three times, and so on."""
     counts = list(range(1, len(texts) + 1))
-    words, others = module._plain_words(pa.array(texts, pa.string()), pa.array(counts))
+    words, others = words_module._plain_words(pa.array(texts, pa.string()), pa.array(counts))
     expected: Counter[str] = Counter()
     for text, count, other in zip(texts, counts, others.to_pylist(), strict=True):
         if other:
@@ -361,5 +358,5 @@ def check_plain_words(texts: list[str | None]) -> None:
 
 
 def test_ordinary_texts_are_plain():
-    words, others = module._plain_words(pa.array([" dog", "Dog.", ' "Yes!"', "\nOnce", " don't", " Mr", " 5"]), pa.array([1, 2, 3, 4, 5, 6, 7]))
+    words, others = words_module._plain_words(pa.array([" dog", "Dog.", ' "Yes!"', "\nOnce", " don't", " Mr", " 5"]), pa.array([1, 2, 3, 4, 5, 6, 7]))
     assert words == {"dog": 3, "yes": 3, "once": 4} and others.to_pylist() == [False] * 4 + [True] * 3

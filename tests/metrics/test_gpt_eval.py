@@ -20,9 +20,9 @@ from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
 from collapse_lib.figures import judged as judged_figures
-from collapse_lib.judge.client import Answer
+from collapse_lib.judge.ledger import Answer
 from collapse_lib.metrics import gpt_eval as module
-from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, mean_and_error, messages, read_grade, read_prompts
+from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, messages, read_grade, read_prompts
 from collapse_lib.steps.completions import how_to_grade
 from collapse_lib.steps.gpt_eval import check, estimate, forget
 from collapse_lib.steps.inputs import open_artefact
@@ -148,15 +148,6 @@ def test_too_few_stories_for_control_rows_are_said(tmp_path, tokenizer):
 
 
 # --- adding up -----------------------------------------------------------------------------------------------------------------------
-
-
-def test_standard_errors_are_clustered():
-    independent = [[value] for value in (1.0, 3.0, 4.0, 8.0)]
-    mean, error = mean_and_error(independent)
-    assert mean == 4.0 and error == pytest.approx(np.std([1, 3, 4, 8], ddof=1) / 2)
-    same_tenfold = [cluster * 10 for cluster in independent]  # ten copies of a value are no new evidence
-    assert mean_and_error(same_tenfold) == pytest.approx((4.0, error))
-    assert mean_and_error([[1.0, 2.0], []]) == (1.5, None)
 
 
 def answering(rule):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapse_lib.metrics import free_text
 from collapse_lib.metrics import story_lengths as module
+from collapse_lib.metrics.row_blocks import row_blocks
 from collapse_lib.metrics.story_lengths import expected_share, restricted_mean, row_counts, spells, story_lengths, survival
 from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
 
@@ -44,7 +44,7 @@ def test_rows_without_their_padding(tmp_path):
 def test_blocks_do_not_matter(tmp_path, monkeypatch):
     corpus = write(tmp_path, ROWS * 5)
     whole = [array.tolist() for array in (*spells(corpus, 6), *row_counts(corpus))]
-    monkeypatch.setattr(module, "blocks", lambda corpus: free_text.blocks(corpus, 7))
+    monkeypatch.setattr(module, "row_blocks", lambda corpus: row_blocks(corpus, 7))
     assert [array.tolist() for array in (*spells(corpus, 6), *row_counts(corpus))] == whole
 
 

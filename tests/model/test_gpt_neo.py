@@ -1,19 +1,17 @@
-"""The model against transformers' eager GPT-Neo, and its loss against plain cross entropy."""
+"""The model against transformers' eager GPT-Neo."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.protocol import ModelSettings
-from collapse_lib.model.gpt_neo import IGNORED, LOSS_CHUNK_LOGITS, GPTNeo, GPTNeoConfig, _ChunkedCrossEntropy, band_mask, next_token_losses
+from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig, band_mask
+from collapse_lib.model.loss import IGNORED
 
 # The paper's shapes; a small vocabulary keeps them fast, and a large init makes attention matter (see test_attention_matters).
 SHAPES = {
@@ -83,127 +81,6 @@ def test_loss_and_gradients_are_transformers(model: GPTNeo, oracle) -> None:
     for name, parameter in oracle.named_parameters():
         scale = parameter.grad.abs().max()
         assert (found[name].grad - parameter.grad).abs().max() < 1e-4 * scale, name
-
-
-@pytest.mark.parametrize("chunk_rows", [1, 7, 64, 1000, None])
-@pytest.mark.parametrize("ignored", ["none", "some", "all"])
-@pytest.mark.parametrize("cached", [2**18, 1000])  # all ids at once; chunks of ids, of which fewer rows could have longer ones
-@pytest.mark.filterwarnings("error")
-def test_chunked_loss_is_cross_entropy(chunk_rows: int | None, ignored: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collapse_lib.model.gpt_neo.CACHED_LOGITS", cached)
-    model = GPTNeo(GPTNeoConfig(200, 1, 16, 2, max_position_embeddings=32, initializer_range=0.5), seed=1)
-    tokens, targets = some_tokens(model, 3, 31), some_tokens(model, 3, 31).roll(1, 0)
-    if ignored != "none":
-        targets[:, 5 if ignored == "some" else 0 :: 3 if ignored == "some" else 1] = IGNORED
-    total, count = model.loss(tokens, targets, chunk_rows)
-    (3 * total).backward()
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    expected = F.cross_entropy(model.logits(model(tokens)).flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
-    (3 * expected).backward()
-    assert count == (targets != IGNORED).sum()
-    torch.testing.assert_close(total, expected)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
-    with torch.no_grad():
-        torch.testing.assert_close(model.loss(tokens, targets, chunk_rows)[0], expected)
-
-
-def test_loss_of_an_all_but_impossible_target_is_finite() -> None:
-    """Its probability underflows; the loss must not become infinite."""
-    model = GPTNeo(GPTNeoConfig(8, 1, 8, 1, max_position_embeddings=8), seed=1)
-    with torch.no_grad():
-        model.head.copy_(torch.eye(8) * 300)
-        model.transformer.ln_f.weight.fill_(1)
-    tokens = torch.arange(8)[None]
-    for target in range(8):
-        targets = torch.full_like(tokens, target)
-        total, _ = model.loss(tokens, targets)
-        expected = F.cross_entropy(model.logits(model(tokens))[0], targets[0], reduction="sum")
-        assert expected > 1000
-        torch.testing.assert_close(total, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_loss_under_autocast_is_fp32(dtype: torch.dtype) -> None:
-    model = GPTNeo(GPTNeoConfig(500, 2, 32, 4, max_position_embeddings=64, initializer_range=0.2), seed=1)
-    tokens = some_tokens(model, 4, 64)
-    total, count = model.loss(tokens[:, :-1], tokens[:, 1:])
-    total.backward()
-    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    with torch.autocast("cpu", dtype=dtype):
-        low, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
-    low.backward()
-    assert low.dtype == torch.float32
-    assert low != total  # the products did run in half precision
-    torch.testing.assert_close(low / count, total / count, rtol=5e-3, atol=0)
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.dtype == torch.float32
-        assert F.cosine_similarity(parameter.grad.flatten(), expected[name].flatten(), dim=0) > 0.99, name
-
-
-def head_case(rows: int, gain: float, spread: float, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Hidden states, a head and targets, exact in ``dtype``, of ids with very unequal probabilities."""
-    random = torch.Generator().manual_seed(3)
-    hidden, head = torch.randn(rows, 16, generator=random) * gain, torch.randn(600, 16, generator=random) * 0.02
-    hidden[:, 0], head[:, 0] = 1, torch.linspace(-spread, spread, 600)
-    return [hidden.to(dtype).float(), head.to(dtype).float(), torch.full((rows,), 7)]
-
-
-def head_gradients(case: list[torch.Tensor], dtype: torch.dtype, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of the mean loss for hidden states and head, with products in ``dtype`` and the loss scaled as a GradScaler does."""
-    hidden, head = (value.clone().requires_grad_() for value in case[:2])
-    loss = _ChunkedCrossEntropy.apply(hidden, head, case[2], None, dtype, True) / len(hidden)
-    (loss * scale).backward()
-    assert hidden.grad.dtype == head.grad.dtype == torch.float32
-    return hidden.grad / scale, head.grad / scale
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 5e-3), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("gain", [1.0, 1e-3])
-def test_the_heads_gradient_in_half_precision_reaches_rare_ids(dtype: torch.dtype, tolerance: float, gain: float) -> None:
-    """Down to probabilities of 3e-9, far below what fp16 holds, and whatever the loss scale, row by row."""
-    case = head_case(200, gain, 8, dtype)
-    assert (case[0] @ case[1].T).softmax(-1).amin() < 1e-8
-    for scale in (1.0, 2.0**16):
-        for found, expected in zip(head_gradients(case, dtype, scale), head_gradients(case, torch.float32), strict=True):
-            assert ((found - expected).norm(dim=1) <= tolerance * expected.norm(dim=1)).all()
-
-
-def test_the_heads_gradient_in_fp16_does_not_overflow() -> None:
-    """A common id, many rows: the sum over them is beyond fp16, and no loss scale could mend that."""
-    case = head_case(9000, 1, 10, torch.float16)
-    case[0][:, 1], case[1][-1, 0] = 10, 30
-    found, expected = head_gradients(case, torch.float16), head_gradients(case, torch.float32)
-    assert expected[1].abs().max() * 9000 > 65504  # summed, as it is before the mean is taken
-    for half, full in zip(found, expected, strict=True):
-        assert (half - full).norm() < 2e-3 * full.norm()
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_reserves_no_space_for_fp32_logits(dtype: torch.dtype) -> None:
-    class Reservations(TorchDispatchMode):
-        largest = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function is torch.ops.aten.empty.memory_format:
-                self.largest = max(self.largest, math.prod(args[0]))
-            return function(*args, **(kwargs or {}))
-
-    for used, logits in ((dtype, False), (torch.float32, True)):
-        with Reservations() as seen:
-            head_gradients(head_case(200, 1, 1, dtype), used)
-        assert (seen.largest >= 200 * 600) == logits
-
-
-def test_no_row_has_no_loss() -> None:
-    model = GPTNeo(GPTNeoConfig(20, 1, 8, 2, max_position_embeddings=8), seed=1)
-    none = torch.empty(0, 5, dtype=torch.int64)
-    total, count = model.loss(none, none)
-    total.backward()
-    assert total == count == 0 and not model.head.grad.any()
-    assert next_token_losses(torch.empty(0, 8), model.head, none.flatten()).shape == (0,)
 
 
 def test_the_window_includes_the_token_itself() -> None:
@@ -301,17 +178,3 @@ def test_a_mistaken_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(whole)
     with pytest.raises(UserError, match="vocab_size"):
         GPTNeo.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("vocabulary", [7, 64, 1000])
-@pytest.mark.parametrize("rows", [1, 5, 300])
-def test_losses_without_all_logits(vocabulary: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the chunks of ids and rows, the losses are those of the plain cross entropy."""
-    random = torch.Generator().manual_seed(rows)
-    hidden, head = torch.randn(rows, 12, generator=random) * 4, torch.randn(vocabulary, 12, generator=random)
-    targets = torch.randint(vocabulary, (rows,), generator=random)
-    expected = F.cross_entropy(hidden @ head.T, targets, reduction="none")
-    for cached, held in ((1, 64), (2000, 700), (2**18, 2**23)):
-        monkeypatch.setattr("collapse_lib.model.gpt_neo.CACHED_LOGITS", cached)
-        monkeypatch.setitem(LOSS_CHUNK_LOGITS, "cpu", held)
-        torch.testing.assert_close(next_token_losses(hidden, head, targets), expected, rtol=1e-5, atol=1e-5)

@@ -23,7 +23,10 @@ if not ON_GPU:
 
 from collapse_lib.experiment.errors import UserError  # noqa: E402
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig  # noqa: E402
-from collapse_lib.sample import cpu as sampling  # noqa: E402
+from collapse_lib.sample import cpu  # noqa: E402
+from collapse_lib.sample.context import tokens_in_view  # noqa: E402
+from collapse_lib.sample.draw import CHECK_EVERY, TILE, TiledHead  # noqa: E402
+from collapse_lib.sample.generate import sample_rows  # noqa: E402
 from collapse_lib.sample.gpu import Plain, StaticDecoder  # noqa: E402
 
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -87,7 +90,7 @@ def test_same_uniforms_same_tokens(overflow: str, most: int, device: str) -> Non
     decoder = StaticDecoder(small_model(device=device), some)
     for number, (lengths, steps, stop) in enumerate([([0] * 20, 30, False), ([1] * 20, 30, False), ([1] * 20, 30, False), ([20] * 20, 14, True)]):
         given, lengths, uniforms = batch(steps, lengths, seed=number)
-        expected = sampling._decode(model, some, given, lengths, uniforms, stop, None, 20)
+        expected = cpu.decode(model, some, given, lengths, uniforms, stop, None, 20)
         found = decoder.decode(given.to(device), lengths.to(device), uniforms.to(device), stop, None, 20)
         assert mostly_the_same(found, expected), number
 
@@ -99,7 +102,7 @@ def test_prompts_of_different_lengths(fields: dict, stop: bool, device: str) -> 
     model, some = small_model(), settings(max_context=9, **fields)
     given, lengths, uniforms = batch(40, [1, 3, 9, 20, 3, 7, 8, 2] * 4)
     given[2, 3] = EOS  # an end inside a prompt is no end
-    expected = sampling._decode(model, some, given, lengths, uniforms, stop, None, 32)
+    expected = cpu.decode(model, some, given, lengths, uniforms, stop, None, 32)
     found = StaticDecoder(small_model(device=device), some).decode(given.to(device), lengths.to(device), uniforms.to(device), stop, None, 32)
     assert mostly_the_same(found, expected)
     for row, length in enumerate(lengths):
@@ -117,7 +120,7 @@ def test_a_recorded_step_serves_every_position(lengths: list[int], stop: bool) -
     with torch.no_grad():
         decoder._step = make_fx(lambda: StaticDecoder._step(decoder))()
     found = decoder.decode(given, lengths, uniforms, stop, None, 16)
-    assert mostly_the_same(found, sampling._decode(model, some, given, lengths, uniforms, stop, None, 16))
+    assert mostly_the_same(found, cpu.decode(model, some, given, lengths, uniforms, stop, None, 16))
 
 
 def test_it_stops_when_every_row_has_ended_and_reports_each_token_once() -> None:
@@ -140,7 +143,7 @@ def test_it_stops_when_every_row_has_ended_and_reports_each_token_once() -> None
         seen = Progress()
         uniforms[:, rows:] = 0
         found = StaticDecoder(model, some).decode(given, lengths, uniforms, True, seen, rows)
-        assert seen.tokens == sampling.LOOK_EVERY * rows and (found[1:] == EOS).all()
+        assert seen.tokens == CHECK_EVERY * rows and (found[1:] == EOS).all()
 
 
 def test_padding_does_not_keep_a_batch_from_ending() -> None:
@@ -161,13 +164,13 @@ def test_padding_does_not_keep_a_batch_from_ending() -> None:
 
     decoder._emit = count
     found = decoder.decode(given, lengths, uniforms, True, None, 10)
-    assert passes == sampling.LOOK_EVERY and (found[1:] == EOS).all()
+    assert passes == CHECK_EVERY and (found[1:] == EOS).all()
 
 
 def test_positions_suffice_for_rows_as_long_as_there_are_positions() -> None:
     model, some = small_model(), settings(overflow="extend")
     given, lengths, uniforms = batch(40, [1] * 16)
-    expected = sampling._decode(model, some, given, lengths, uniforms, False, None, 16)
+    expected = cpu.decode(model, some, given, lengths, uniforms, False, None, 16)
     assert mostly_the_same(StaticDecoder(model, some).decode(given, lengths, uniforms, False, None, 16), expected)
 
 
@@ -191,7 +194,7 @@ def test_hidden_states_are_the_models(dtype: torch.dtype, device: str) -> None:
     errors = []
     with torch.no_grad():
         for position, hidden in enumerate(seen, 1):
-            view = tokens[position - decoder._in_view(position) : position].T
+            view = tokens[position - tokens_in_view(position, decoder.capacity, some.overflow) : position].T
             expected = model(view)[:, -1]
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
                 usual = model(view)[:, -1].to(dtype).float()
@@ -251,9 +254,9 @@ def test_attend(kernels: ModuleType, heads: int, width: int, slots: int, filled:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(("vocabulary", "hidden", "rows"), [(50257, 64, 3), (2048, 64, 70), (130, 768, 5), (1, 16, 2)])
 def test_the_head_chooses_as_the_plain_one(kernels: ModuleType, vocabulary: int, hidden: int, rows: int, dtype: torch.dtype) -> None:
-    assert kernels.TILE.value == sampling.TILE
+    assert kernels.TILE.value == TILE
     torch.manual_seed(1)
-    head = sampling.TiledHead(torch.randn(vocabulary, hidden, device=DEVICE).to(dtype)).rows
+    head = TiledHead(torch.randn(vocabulary, hidden, device=DEVICE).to(dtype)).rows
     head[vocabulary:] = 100  # ids that are no tokens must not be seen, whatever they hold
     states = (torch.randn(rows, hidden, device=DEVICE) * 2 / hidden**0.5).to(dtype)
     found = kernels.log_masses(states, head, vocabulary)
@@ -293,7 +296,7 @@ def test_an_impossible_id_is_never_chosen(kernels: ModuleType) -> None:
 def test_the_decoder_on_kernels(kernels: ModuleType, heads: int) -> None:
     model, some = small_model(heads), settings(max_context=7)
     given, lengths, uniforms = batch(8, [1, 2, 2, 4])
-    expected = sampling._decode(model, some, given, lengths, uniforms, True, None, 4)
+    expected = cpu.decode(model, some, given, lengths, uniforms, True, None, 4)
     decoder = StaticDecoder(small_model(heads, DEVICE), some)
     decoder.kernels = kernels
     found = decoder.decode(given.to(DEVICE), lengths.to(DEVICE), uniforms.to(DEVICE), True, None, 4)
@@ -313,7 +316,7 @@ def wide_model(vocabulary: int, layers: int, hidden: int, heads: int, device: st
 @pytest.mark.parametrize(("vocabulary", "hidden"), [(2048, 64), (50257, 64), (50257, 768)])
 def test_first_tokens_follow_the_models_fp32_probabilities(vocabulary: int, hidden: int, dtype: torch.dtype, device: str) -> None:
     model = wide_model(vocabulary, 2, hidden, 16, device)
-    found = sampling.sample_rows(model, settings(length=1, max_context=512), range(200_000), seed=7, batch_size=20_000, dtype=dtype)
+    found = sample_rows(model, settings(length=1, max_context=512), range(200_000), seed=7, batch_size=20_000, dtype=dtype)
     with torch.no_grad():
         p = model.logits(model(torch.tensor([[vocabulary - 1]], device=device)))[0, 0].double().softmax(-1)
     counts = torch.bincount(torch.from_numpy(found.astype(np.int64).ravel()), minlength=vocabulary)
@@ -332,13 +335,13 @@ def test_later_tokens_fall_where_transformers_says(hidden: int, dtype: torch.dty
     model.save_pretrained(tmp_path)
     oracle = GPTNeoForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").to(device).eval()
     some, rows = settings(length=600, max_context=512), 200
-    found = torch.from_numpy(sampling.sample_rows(model, some, range(rows), seed=3, batch_size=rows, dtype=dtype).astype(np.int64)).to(device)
+    found = torch.from_numpy(sample_rows(model, some, range(rows), seed=3, batch_size=rows, dtype=dtype).astype(np.int64)).to(device)
     tokens = F.pad(found, (1, 0), value=50256)
     decoder = StaticDecoder(model, some)
     decoder.capacity = 512
     generator = torch.Generator(device).manual_seed(0)
     for position in (1, 200, 257, 300, 512, 513, 514, 600):
-        view = decoder._in_view(position)
+        view = tokens_in_view(position, decoder.capacity, some.overflow)
         where = []
         with torch.no_grad():
             for part in tokens.split(50):
@@ -352,17 +355,17 @@ def test_later_tokens_fall_where_transformers_says(hidden: int, dtype: torch.dty
 @on_gpu
 def test_a_row_on_a_gpu_depends_on_its_number_and_the_batch_size_alone(device: str) -> None:
     model, some = wide_model(2048, 2, 64, 4, device), settings(length=100, max_context=48)
-    whole = sampling.sample_rows(model, some, range(1000), seed=5, batch_size=256, dtype=torch.float16)
-    again = sampling.sample_rows(model, some, range(300, 700), seed=5, batch_size=256, dtype=torch.float16)
+    whole = sample_rows(model, some, range(1000), seed=5, batch_size=256, dtype=torch.float16)
+    again = sample_rows(model, some, range(300, 700), seed=5, batch_size=256, dtype=torch.float16)
     assert np.array_equal(again, whole[300:700])
 
 
 @on_gpu
 def test_fp32_on_a_gpu_agrees_with_the_cpu(device: str) -> None:
     some = settings(length=100, max_context=48)
-    ours = sampling.sample_rows(wide_model(2048, 2, 64, 4, device), some, range(128), seed=5, batch_size=128)
-    cpu = sampling.sample_rows(wide_model(2048, 2, 64, 4, "cpu"), some, range(128), seed=5, batch_size=128)
-    assert (ours == cpu).all(1).mean() > 0.95  # rounding may send a row another way
+    ours = sample_rows(wide_model(2048, 2, 64, 4, device), some, range(128), seed=5, batch_size=128)
+    on_cpu = sample_rows(wide_model(2048, 2, 64, 4, "cpu"), some, range(128), seed=5, batch_size=128)
+    assert (ours == on_cpu).all(1).mean() > 0.95  # rounding may send a row another way
 
 
 @on_gpu

@@ -13,7 +13,7 @@ import pytest
 from collapse_lib import steps
 from collapse_lib.experiment.lineage import STEPS, reads_of
 from collapse_lib.experiment.protocol import Protocol
-from collapse_lib.metrics.free_text import corpus_word_types
+from collapse_lib.metrics.words import corpus_word_types
 from collapse_lib.steps.frame import Task
 from collapse_lib.steps.free_text import measure_text
 from collapse_lib.text.corpus import TokenCorpus

@@ -1,128 +1,37 @@
-"""Training: what a block is, what a step does, and that an interrupted training ends as an unbroken one."""
+"""Training: what a step does, early stopping, fp16, processes and devices."""
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import sys
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from small_training import (
+    CONFIG,
+    EOS,
+    VOCABULARY,
+    Interrupted,
+    assert_same,
+    interrupted_after,
+    new_model,
+    plain,
+    random_rows,
+    settings,
+    start,
+    weights,
+    write,
+)
 
-import collapse_lib
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.protocol import TrainingSettings
-from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
-from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
-from collapse_lib.train.loop import EMPTY, IGNORED, Blocks, _accelerator, adamw, deterministic, epoch_batches, micro_batch_size, thinned, train
+from collapse_lib.model.gpt_neo import GPTNeo
+from collapse_lib.train.blocks import Blocks
+from collapse_lib.train.devices import deterministic, make_accelerator
+from collapse_lib.train.loop import adamw, micro_batch_size, thinned, train
 
-VOCABULARY, EOS = 32, 31
-CONFIG = GPTNeoConfig(VOCABULARY, num_layers=2, hidden_size=16, num_heads=4, window_size=4, max_position_embeddings=16, eos_token_id=EOS)
 CPU = torch.device("cpu")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(collapse_lib.__file__).parents[1])}  # for this file run as a program of its own
-
-
-def settings(**changes) -> TrainingSettings:
-    return TrainingSettings(**{"block_size": 8, "batch_size": 16, "epochs": 2, "learning_rate": 2e-3, **changes})
-
-
-def write(folder: Path, *shards, complete: bool = True, has_start: bool = True) -> TokenCorpus:
-    with CorpusWriter(folder, EOS, VOCABULARY, complete, has_start) as writer:
-        for index, rows in enumerate(shards):
-            writer.write_shard(index, [np.array([EOS, *row] if has_start else row) for row in rows])
-        return writer.finish(len(shards))
-
-
-def random_rows(count: int, length: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, EOS, (count, length))
-
-
-def new_model(seed: int = 1) -> GPTNeo:
-    return GPTNeo(replace(CONFIG, initializer_range=0.2), seed)
-
-
-def weights(model: GPTNeo) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> TokenCorpus:
-    rows = random_rows(60, 13)
-    return write(tmp_path / "corpus", rows[:25], rows[25:], complete=False)
-
-
-# Blocks
-
-
-def test_contiguous_blocks_share_one_token_and_end_stories(tmp_path):
-    blocks = Blocks(write(tmp_path, [[1, 2, 3], [4, 5]], [[6, 7, 8, 9]]), settings(block_size=4))
-    inputs, targets = blocks.read(np.arange(len(blocks)))  # 12 tokens stored: the second shard's boundary lies inside a block
-    assert inputs.tolist() == [[EOS, 1, 2, 3], [EOS, 4, 5, EOS]]
-    assert targets.tolist() == [[1, 2, 3, EOS], [4, 5, EOS, 6]]
-
-
-def test_given_start_tokens_are_context_but_never_targets(tmp_path):
-    blocks = Blocks(write(tmp_path, [[1, 2, EOS], [4, 5, 6], [7, 8, 9]], complete=False), settings(block_size=5))
-    inputs, targets = blocks.read(np.array([1, 0]))
-    assert inputs.tolist() == [[4, 5, 6, EOS, 7], [EOS, 1, 2, EOS, EOS]]
-    assert targets.tolist() == [[5, 6, IGNORED, 7, 8], [1, 2, EOS, IGNORED, 4]]  # the sampled end of a story stays a target
-
-
-def test_every_real_token_of_a_sampled_corpus_is_a_target_once(corpus):
-    blocks = Blocks(corpus, settings(block_size=7))
-    assert corpus.tokens == 60 * 14 == 7 * len(blocks) + 7  # the last 7 tokens are less than a block
-    targets = blocks.read(np.arange(len(blocks)))[1].ravel()
-    stream = corpus.stream(1, 7 * len(blocks) + 1)
-    assert targets[targets != IGNORED].tolist() == stream[~corpus.given_starts(1, 7 * len(blocks) + 1)].tolist()
-
-
-def test_end_tokens_can_be_left_out_of_the_targets(tmp_path):
-    stories = write(tmp_path, [[1, 2, 3], [4, 5, 6]])
-    assert Blocks(stories, settings(block_size=7, eos_is_target=False)).read(np.array([0]))[1].tolist() == [[1, 2, 3, IGNORED, 4, 5, 6]]
-    rows = Blocks(stories, settings(block_size=7, eos_is_target=False, layout="story_per_row"))
-    assert rows.read(np.array([0]))[1].tolist() == [[1, 2, 3, IGNORED]]
-
-
-def test_one_story_a_row_learns_its_end_but_no_padding(tmp_path):
-    blocks = Blocks(write(tmp_path, [[1, 2, 3, 4, 5, 6], [7], [8, 9]]), settings(block_size=4, layout="story_per_row"))
-    inputs, targets = blocks.read(np.array([0, 1, EMPTY, 2]))
-    assert inputs.tolist() == [[EOS, 1, 2, 3], [EOS, 7, EOS, EOS], [EOS] * 4, [EOS, 8, 9, EOS]]
-    assert targets.tolist() == [[1, 2, 3, 4], [7, EOS, IGNORED, IGNORED], [IGNORED] * 4, [8, 9, EOS, IGNORED]]
-
-
-def test_a_row_without_start_token_never_has_its_first_token_as_target(tmp_path):
-    ragged = write(tmp_path, [[1, 2, 3, 4], [5, EOS]], complete=False, has_start=False)
-    inputs, targets = Blocks(ragged, settings(layout="story_per_row")).read(np.array([0, 1]))
-    assert inputs.tolist() == [[1, 2, 3], [5, EOS, EOS]]
-    assert targets.tolist() == [[2, 3, 4], [EOS, IGNORED, IGNORED]]
-
-
-def test_a_corpus_without_one_block_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"has 5 tokens, less than one block of training.block_size \+ 1 = 9"):
-        Blocks(write(tmp_path, [[1, 2, 3, 4]]), settings())
-
-
-def test_an_epoch_shows_every_block_once_in_an_order_of_its_own():
-    def order(seed: int, epoch: int, **changes) -> list[int]:
-        return np.concatenate(epoch_batches(100, settings(**changes), seed, epoch)).tolist()
-
-    assert sorted(order(1, 0)) == list(range(100))
-    assert [len(batch) for batch in epoch_batches(100, settings(), 1, 0)] == [16] * 6 + [4]  # the rest is learned too
-    assert order(1, 0) == order(1, 0)
-    assert len({tuple(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
-    assert order(1, 0, data_order="repeated") == order(2, 0, data_order="repeated") != order(2, 1, data_order="repeated")
 
 
 # Steps
@@ -265,92 +174,6 @@ def test_early_stopping_ends_at_max_epochs(tmp_path, corpus):
     assert result.epochs == result.epochs_tried == 2
 
 
-# Interruptions
-
-
-class Interrupted(Exception):
-    pass
-
-
-@contextmanager
-def interrupted_after(steps: int):
-    """Fail inside the optimizer step number ``steps`` from here on, whichever optimizer takes it."""
-    taken = 0
-
-    def count(*_):
-        nonlocal taken
-        taken += 1
-        if taken == steps:
-            raise Interrupted
-
-    handle = register_optimizer_step_post_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def plain(result) -> dict:
-    """A result without what a clock decides."""
-    return {name: value for name, value in asdict(result).items() if name not in ("seconds", "tokens_per_second")}
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_resuming_ends_bit_for_bit_as_if_unbroken(tmp_path, corpus, precision):
-    holdout = write(tmp_path / "holdout", random_rows(20, 13, seed=9), complete=False)
-    chosen = settings(epochs="early_stopping", max_epochs=3, checkpoint_every=3, precision=precision)  # 7 steps an epoch, two checkpoints in it
-
-    def run(folder: str):
-        model = new_model()
-        result = train(model, corpus, chosen, seed=5, checkpoint_folder=tmp_path / folder, device="cpu", holdout=holdout)
-        return weights(model), plain(result)
-
-    unbroken, expected = run("unbroken")
-    assert expected["epochs_tried"] > 1 and expected["steps"] % 7 == 0
-    # before the first checkpoint, on one, behind one, at an epoch's last step, behind its end; the last one breaks twice
-    for breaks in ([2], [3], [5], [7], [8], [14], [4, 3]):
-        folder = f"after-{breaks}"
-        for steps in breaks:
-            with interrupted_after(steps), pytest.raises(Interrupted):
-                run(folder)
-        resumed, result = run(folder)
-        assert_same(resumed, unbroken)
-        assert result == expected
-    finished, result = run("unbroken")  # a finished training has nothing left to do
-    assert_same(finished, unbroken)
-    assert result == expected
-
-
-def test_resuming_after_sigkill(tmp_path, corpus):
-    def run(folder: Path) -> dict[str, torch.Tensor]:
-        model = new_model()
-        train(model, corpus, settings(checkpoint_every=2), seed=5, checkpoint_folder=folder, device="cpu")
-        return weights(model)
-
-    ended = subprocess.run([sys.executable, __file__, "kill", str(corpus.folder), str(tmp_path / "killed")], env=ENVIRONMENT)
-    assert ended.returncode == -signal.SIGKILL
-    assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["position"]["step"] == 4
-    assert_same(run(tmp_path / "killed"), run(tmp_path / "unbroken"))
-
-
-def test_the_checkpoint_of_another_training_is_refused(tmp_path, corpus):
-    def run(seed: int, **changes):
-        return train(new_model(), corpus, settings(**changes), seed=seed, checkpoint_folder=tmp_path / "k", device="cpu")
-
-    run(1)
-    with pytest.raises(UserError, match=r"checkpoint\.pt belongs to a training with another seed and settings; delete it"):
-        run(2, learning_rate=1e-3)
-    run(1, checkpoint_every=7)  # how often one is written decides nothing
-    file = next(tmp_path.rglob("checkpoint.pt"))
-    whole = file.read_bytes()
-    for kept in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        file.write_bytes(whole[:kept])
-        with pytest.raises(UserError, match=r"checkpoint\.pt is damaged or was cut off; delete it"):
-            run(1)
-    file.unlink()
-    run(1)
-
-
 # fp16
 
 
@@ -362,12 +185,12 @@ def fp16_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
         scalers = []
 
         def accelerator(device: str, precision: str):
-            made = _accelerator(device, "fp32")
+            made = make_accelerator(device, "fp32")
             scalers.append(torch.amp.GradScaler("cpu", init_scale=scale))
             made.native_amp, made.scaler, made.state._mixed_precision = True, scalers[-1], precision
             return made
 
-        monkeypatch.setattr("collapse_lib.train.loop._accelerator", accelerator)
+        monkeypatch.setattr("collapse_lib.train.loop.make_accelerator", accelerator)
         return scalers
 
     return scaled_from
@@ -440,9 +263,8 @@ def test_two_processes_train_as_one(tmp_path, corpus):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**ENVIRONMENT, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "distributed", str(corpus.folder), str(tmp_path / "two")]
-    both = [subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    both = [start("distributed", corpus, tmp_path / "two", **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     two = torch.load(tmp_path / "two" / "result.pt", weights_only=True)
     model = new_model()
@@ -493,22 +315,3 @@ def test_training_on_a_gpu_repeats_itself_at_full_length(tmp_path, precision, he
         run("broken")
     assert_same(run("broken"), unbroken)
     assert_same(run("again"), unbroken)
-
-
-def _child(role: str, corpus_folder: str, folder: str) -> None:
-    corpus = TokenCorpus.open(corpus_folder)
-    if role == "kill":
-        steps = iter(range(1, 6))
-        register_optimizer_step_post_hook(lambda *_: next(steps) == 5 and os.kill(os.getpid(), signal.SIGKILL))
-        train(new_model(), corpus, settings(checkpoint_every=2), seed=5, checkpoint_folder=Path(folder), device="cpu")
-        return
-    model = new_model(seed=1 + int(os.environ["RANK"]))  # the first process's weights must win
-    chosen = settings(batch_size=22, epochs="early_stopping", max_epochs=2)
-    result = train(model, corpus, chosen, seed=5, checkpoint_folder=Path(folder), device="cpu", holdout=corpus)
-    if os.environ["RANK"] == "0":
-        torch.save({"weights": model.state_dict(), "result": plain(result)}, Path(folder) / "result.pt")
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _child(*sys.argv[1:])

@@ -43,17 +43,18 @@ def sides(setup: Setup) -> list[Side]:
 
 
 def ours(setup: Setup) -> Callable[[], Work]:
-    from collapse_lib.metrics import free_text
+    from collapse_lib.metrics.entropy import entropy
+    from collapse_lib.metrics.words import corpus_words, lexicon
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.corpus import TokenCorpus
 
     tokenizer = tokenization.load(setup.folder / "tokenizer")
     corpus = TokenCorpus.open(setup.folder / "corpus")
-    known = free_text.lexicon()
+    known = lexicon()
 
     def measure() -> tuple[float, int, int, int]:
-        words, _ = free_text.corpus_words(corpus, tokenizer)
-        return free_text.entropy(corpus.token_counts()), *_counts(words, known)
+        words, _ = corpus_words(corpus, tokenizer)
+        return entropy(corpus.token_counts()), *_counts(words, known)
 
     def work() -> Work:
         found, seconds = timed(measure, "cpu")
@@ -65,13 +66,14 @@ def ours(setup: Setup) -> Callable[[], Work]:
 def spacy_over_every_text(setup: Setup) -> Callable[[], Work]:
     import spacy
 
-    from collapse_lib.metrics import free_text
+    from collapse_lib.metrics.entropy import entropy
+    from collapse_lib.metrics.words import as_word, lexicon
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.corpus import TokenCorpus
 
     tokenizer = tokenization.load(setup.folder / "tokenizer")
     corpus = TokenCorpus.open(setup.folder / "corpus")
-    known = free_text.lexicon()
+    known = lexicon()
     pieces = spacy.blank("en").tokenizer
     starts_word = [tokenizer.decode([token])[:1].isspace() for token in range(tokenizer.vocabulary)]
 
@@ -94,8 +96,8 @@ def spacy_over_every_text(setup: Setup) -> Callable[[], Work]:
         for row in corpus.iter_rows():
             tokens.update(row.tolist())
         for document in pieces.pipe(texts()):
-            words.update(word for piece in document if (word := free_text.as_word(piece.text)))
-        return free_text.entropy(np.array(list(tokens.values()))), *_counts(words, known)
+            words.update(word for piece in document if (word := as_word(piece.text)))
+        return entropy(np.array(list(tokens.values()))), *_counts(words, known)
 
     def work() -> Work:
         found, seconds = timed(measure, "cpu")

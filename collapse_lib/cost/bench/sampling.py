@@ -42,7 +42,8 @@ def ours(setup: Setup) -> Callable[[], Work]:
     import torch
 
     from collapse_lib.model.gpt_neo import GPTNeo
-    from collapse_lib.sample.cpu import DTYPES, sample_rows
+    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.sample.generate import sample_rows
 
     model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
     length = _length(setup)
@@ -66,7 +67,7 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     from transformers import GPTNeoForCausalLM
     from transformers.utils import logging
 
-    from collapse_lib.sample.cpu import DTYPES
+    from collapse_lib.sample.draw import DTYPES
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

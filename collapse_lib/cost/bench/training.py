@@ -76,7 +76,7 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     from transformers import GPTNeoForCausalLM, Trainer, TrainerCallback, TrainingArguments
     from transformers.utils import logging
 
-    from collapse_lib.train.loop import Blocks, epoch_batches
+    from collapse_lib.train.blocks import Blocks, epoch_batches
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

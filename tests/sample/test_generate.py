@@ -11,26 +11,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.nn import functional as F
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.protocol import SamplingSettings
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
-from collapse_lib.sample.cpu import (
-    GRANULE,
-    LOOK_EVERY,
-    TILE,
-    TiledHead,
-    _batches,
-    _Cache,
-    _uniforms,
-    complete,
-    inverse_cdf,
-    restrict,
-    sample_corpus,
-    sample_rows,
-)
+from collapse_lib.sample.cpu import GRANULE, Cache
+from collapse_lib.sample.draw import CHECK_EVERY, row_uniforms
+from collapse_lib.sample.generate import batches, complete, sample_corpus, sample_rows
 from collapse_lib.text.corpus import CorpusWriter
 
 EOS = 4
@@ -67,7 +55,7 @@ def reference_logits(model: GPTNeo, tokens: torch.Tensor, overflow: str, most: i
 def test_decoding_is_encoding_the_context_afresh(model: GPTNeo, overflow: str, most: int) -> None:
     tokens = torch.randint(130, (33, 6), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        cache = _Cache(model, settings(overflow=overflow, max_context=most), 6, 33)
+        cache = Cache(model, settings(overflow=overflow, max_context=most), 6, 33)
         seen = []
         for position in range(33):
             found = model.logits(cache.advance(tokens, position))
@@ -111,83 +99,6 @@ def test_samples_follow_the_models_probabilities(vocabulary: int) -> None:
         assert stats.kstest(where, "uniform").pvalue > 1e-3, position
 
 
-def test_inverse_cdf_is_exact_in_the_tail() -> None:
-    """A running sum kept in fp32 strays by more than the probability of most ids; this one must not."""
-    generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(1, 50257 + (-50257 % TILE), generator=generator) * 2
-    logits[:, 50257:] = -math.inf
-    edges = F.pad(logits.double().softmax(-1).cumsum(-1)[0], (1, 0))  # id i has the uniforms from edges[i] to edges[i + 1]
-    uniform = torch.cat([torch.rand(500, generator=generator, dtype=torch.float64), 1 - torch.logspace(-4, -15, 100, dtype=torch.float64)])
-
-    def strays(found: torch.Tensor) -> float:
-        return (edges[found] - uniform).clamp_min(0).maximum(uniform - edges[found + 1]).max().item()
-
-    assert strays(inverse_cdf(logits.expand(len(uniform), -1), uniform)) < 3e-8
-    naive = torch.searchsorted(logits[0].softmax(-1).cumsum(-1), uniform.float(), right=True).clamp_max(50256)
-    assert strays(naive) > 6e-8
-
-
-@pytest.mark.parametrize("vocabulary", [50257, 9001])
-def test_the_tiled_head_samples_as_if_all_logits_were_there(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against fp64 probabilities: no uniform, in the tail either, falls farther from its id than rounding, whatever the chunks."""
-    generator = torch.Generator().manual_seed(3)
-    head, hidden = torch.randn(vocabulary, 16, generator=generator), torch.randn(40, 16, generator=generator) * 0.7
-    p = (hidden.double() @ head.double().T).softmax(-1)
-    edges = F.pad(p.cumsum(-1), (1, 0))
-    tail = 1 - torch.logspace(-3, -15, 20, dtype=torch.float64)
-    uniform = torch.cat([torch.rand(18, generator=generator, dtype=torch.float64), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), tail])
-    for cached in (1, 2**14, 2**18, 2**30):
-        monkeypatch.setattr("collapse_lib.sample.cpu.CHUNK_LOGITS", cached)
-        found = TiledHead(head).sample(hidden, uniform)
-        assert found.max() < vocabulary and (p.gather(1, found[:, None]) > 0).all()
-        low, high = edges.gather(1, found[:, None])[:, 0], edges.gather(1, found[:, None] + 1)[:, 0]
-        assert (low - uniform).maximum(uniform - high).max() < 2e-6  # what fp32 logits can be off by
-    assert (TiledHead(head).logits(hidden)[:, vocabulary:] == -math.inf).all()
-
-
-def test_logits_outside_the_range_of_exp_are_sampled_exactly() -> None:
-    """Rows whose logits all lie beyond what exp can take in fp32, among ordinary ones, which they must not touch."""
-    vocabulary, hidden = 9001, torch.randn(40, 8, generator=torch.Generator().manual_seed(6))
-    head = torch.randn(vocabulary, 8, generator=torch.Generator().manual_seed(7))
-    head[:, 0] = 1  # so that a state's first number is added to all its logits
-    hidden[:, 0] = 0
-    uniform = torch.rand(40, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    ordinary = TiledHead(head).sample(hidden, uniform)
-    for row, offset in enumerate((90, -90, 300, -300, 1000, -1000)):
-        hidden[row, 0] = offset
-    p = (hidden.double() @ head.double().T).softmax(-1)
-    edges = F.pad(p.cumsum(-1), (1, 0))
-    found = TiledHead(head).sample(hidden, uniform)
-    low, high = edges.gather(1, found[:, None])[:, 0], edges.gather(1, found[:, None] + 1)[:, 0]
-    assert (low - uniform).maximum(uniform - high).max() < 3e-4  # a logit of 1000 is rounded by 3e-5, and a few of them add up
-    assert (found[6:] == ordinary[6:]).all()
-
-
-def test_inverse_cdf_never_takes_an_impossible_id() -> None:
-    generator = torch.Generator().manual_seed(2)
-    u = torch.tensor([0.0, 2**-53, 2**-1074, 0.5, 1 - 2**-53, 1 - 2**-52], dtype=torch.float64)
-    u = torch.cat([u, torch.rand(500, generator=generator, dtype=torch.float64)])
-    for possible in (1, 2, 5, 300):
-        logits = torch.full((len(u), 5 * TILE), -math.inf)
-        where = torch.randperm(5 * TILE, generator=generator)[:possible]
-        logits[:, where] = torch.randn(len(u), len(where), generator=generator) * 30  # some underflow to probability zero too
-        found = inverse_cdf(logits, u)
-        assert (logits.softmax(-1).gather(-1, found[:, None]) > 0).all()
-
-
-def test_inverse_cdf_holds_at_the_edges_of_tiles() -> None:
-    """There rounding could carry a uniform past the last id of its tile, and into an id that it must not take."""
-    logits = torch.randn(1, 80 * TILE, generator=torch.Generator().manual_seed(5)) * 10
-    p = logits.softmax(-1)
-    edges = p.view(80, TILE).sum(-1).cumsum(0, dtype=torch.float64)
-    at = (edges / edges[-1])[:-1]
-    uniform = torch.cat([at, at.nextafter(torch.zeros_like(at)), at.nextafter(torch.ones_like(at))])
-    found = inverse_cdf(logits.expand(len(uniform), -1), uniform)
-    assert (p[0, found] > 0).all()
-    past = (found // TILE).view(3, 79) - torch.arange(79)  # at an edge, rounding may choose the tile on either side
-    assert ((past == 0) | (past == 1)).all()
-
-
 @pytest.mark.parametrize("fields", [{}, {"overflow": "slide"}, {"overflow": "extend"}, {"start": "masked_zero"}, {"after_eos": "pad", "top_p": 0.9}])
 def test_a_row_depends_on_nothing_but_its_number(model: GPTNeo, fields: dict) -> None:
     many = settings(length=20, max_context=9, **fields)
@@ -210,7 +121,7 @@ def test_a_rows_arithmetic_does_not_depend_on_its_batch(shape: tuple[int, int, i
 
     @torch.inference_mode()
     def logits(width: int) -> list[torch.Tensor]:
-        cache = _Cache(model, settings(max_context=5), width, 7)
+        cache = Cache(model, settings(max_context=5), width, 7)
         return [model.logits(cache.advance(tokens[:, :width], position)) for position in range(7)]
 
     with side_by_side(torch.device("cpu")) as (_, run):  # as batches run: on one thread each
@@ -221,10 +132,10 @@ def test_a_rows_arithmetic_does_not_depend_on_its_batch(shape: tuple[int, int, i
 
 def test_batches_cover_the_rows_within_the_batch_size() -> None:
     for rows, batch_size, workers in [(200, 1, 2), (200, 64, 3), (5, 100, 4), (1024, 200, 2), (0, 10, 2), (17, 16, 1)]:
-        batches = _batches(range(rows), batch_size, workers, torch.device("cpu"))
-        assert [row for part, _ in batches for row in part] == list(range(rows))
-        assert all(len(part) <= math.ceil(batch_size / workers) <= batch_size + workers and width % GRANULE == 0 for part, width in batches)
-        assert all(len(part) <= width < len(part) + GRANULE for part, width in batches)
+        parts = batches(range(rows), batch_size, workers, torch.device("cpu"))
+        assert [row for part, _ in parts for row in part] == list(range(rows))
+        assert all(len(part) <= math.ceil(batch_size / workers) <= batch_size + workers and width % GRANULE == 0 for part, width in parts)
+        assert all(len(part) <= width < len(part) + GRANULE for part, width in parts)
 
 
 def test_threads_do_not_matter_and_are_given_back(model: GPTNeo) -> None:
@@ -238,41 +149,6 @@ def test_threads_do_not_matter_and_are_given_back(model: GPTNeo) -> None:
     assert np.array_equal(*found)
 
 
-def test_uniforms_are_uniform_and_apart() -> None:
-    u = _uniforms(3, range(400), 50)
-    assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-3
-    assert len(np.unique(u)) == u.size
-    assert np.array_equal(_uniforms(3, [17], 20), u[17:18, :20])
-    assert abs(np.corrcoef(u[:-1].ravel(), u[1:].ravel())[0, 1]) < 0.03
-
-
-@pytest.mark.parametrize(
-    "fields", [{"top_k": 5}, {"top_k": 1000}, {"top_p": 0.5}, {"top_p": 0.97}, {"temperature": 0.6}, {"temperature": 1.7, "top_k": 40, "top_p": 0.8}]
-)
-def test_restrictions_are_transformers(fields: dict) -> None:
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-    logits = torch.randn(300, 512, generator=torch.Generator().manual_seed(4)) * 3
-    logits -= logits.amax(-1, keepdim=True)  # as a temperature's logits are, which changes no probability
-    expected = logits
-    if "temperature" in fields:
-        expected = TemperatureLogitsWarper(fields["temperature"])(None, expected)
-    if "top_k" in fields:
-        expected = TopKLogitsWarper(fields["top_k"])(None, expected)
-    if "top_p" in fields:
-        expected = TopPLogitsWarper(fields["top_p"])(None, expected)
-    assert torch.equal(restrict(logits, **fields), expected)
-
-
-@pytest.mark.parametrize("temperature", [1e-3, 1e-20, 1e-38, 1e-45, 1e-300, 5e-324])
-def test_a_tiny_temperature_takes_the_likeliest(temperature: float) -> None:
-    logits = torch.randn(300, 512, generator=torch.Generator().manual_seed(4)) * 100
-    logits[:, 500:] = -math.inf
-    found = restrict(logits, temperature)
-    assert not found.isnan().any() and (found.amax(-1) == 0).all()
-    assert torch.equal(inverse_cdf(found, torch.linspace(0, 1 - 2**-53, 300, dtype=torch.float64)), logits.argmax(-1))
-
-
 def test_restrictions_reach_the_sample(model: GPTNeo) -> None:
     with torch.no_grad():
         likeliest = model.logits(model(torch.tensor([[EOS]])))[0, 0].topk(3).indices
@@ -283,7 +159,7 @@ def test_restrictions_reach_the_sample(model: GPTNeo) -> None:
     assert (sample_rows(model, settings(temperature=1e-3, length=1), range(20), seed=1) == greedy[0, 0]).all()
 
 
-def test_behind_the_end_of_a_story(model: GPTNeo) -> None:
+def test_after_the_end_of_a_story(model: GPTNeo) -> None:
     goes_on = sample_rows(model, settings(length=60), range(100), seed=5)
     padded = sample_rows(model, settings(length=60, after_eos="pad"), range(100), seed=5)
     ended = 0
@@ -309,14 +185,14 @@ def test_padding_does_not_keep_a_batch_from_ending(model: GPTNeo) -> None:
     for rows in (GRANULE, GRANULE - 3):
         passes.clear()
         found = sample_rows(ending, settings(length=200, after_eos="pad"), range(workers * rows), seed=5)
-        assert (found[:, -1] == EOS).all() and len(passes) <= workers * (LOOK_EVERY + 1)
+        assert (found[:, -1] == EOS).all() and len(passes) <= workers * (CHECK_EVERY + 1)
 
 
 def test_masked_zero_is_the_released_codes_start(model: GPTNeo) -> None:
     """Token 0 at position 1 gives the first token; from then on the sequence stands alone, from position 0."""
     some = settings(start="masked_zero", length=7, max_context=12)
     sampled = sample_rows(model, some, range(40), seed=9)
-    uniform = torch.from_numpy(_uniforms(9, range(40), 7))
+    uniform = torch.from_numpy(row_uniforms(9, range(40), 7))
     with torch.no_grad():
         for position in range(7):
             tokens = torch.from_numpy(sampled[:, :position].astype(np.int64))
@@ -353,7 +229,7 @@ def test_prompts_of_different_lengths(model: GPTNeo, overflow: str) -> None:
     assert [len(samples) for samples in found] == [3] * 4
     for number, prompt in enumerate(prompts):
         for sample in range(3):
-            uniform = _uniforms(21, [3 * number + sample], 11)[0]
+            uniform = row_uniforms(21, [3 * number + sample], 11)[0]
             text = torch.tensor([prompt.tolist()])
             for u in uniform:
                 p = reference_logits(model, text, overflow, 9).double().softmax(-1)
