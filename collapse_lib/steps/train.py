@@ -38,8 +38,8 @@ def train_model(
 ) -> None:
     """The work of step ``train``.
 
-    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from, ``corpus``, what
-    generation 0 measured, where texts accumulate.
+    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from, and
+    ``corpus``, what generation 0 measured, where texts accumulate.
     """
     from collapse_lib.train.loop import train as run_training
 

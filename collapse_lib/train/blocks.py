@@ -12,6 +12,7 @@ from collapse_lib.model.loss import IGNORED
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import TrainingSettings
     from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.view import Selection, Union
 
 EMPTY = -1  # a block number that stands for no block: fills up the processes' shares of the last batch of an epoch
 REPEATED_SEED = 42  # the released code's data seed, the same for each generation
@@ -26,7 +27,7 @@ class Blocks:
     is no target. Given start tokens are never targets. Raises ``UserError`` when the corpus has not one block.
     """
 
-    def __init__(self, corpus: TokenCorpus, settings: TrainingSettings, name: str = "training") -> None:
+    def __init__(self, corpus: TokenCorpus | Selection | Union, settings: TrainingSettings, name: str = "training") -> None:
         self.corpus = corpus
         self.block_size = settings.block_size
         self.contiguous = settings.layout == "contiguous"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import TrainingSettings
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.view import Selection, Union
 
 CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer fit its caches
 STEPS_BETWEEN_READINGS = 16  # steps between reading losses back: a GPU would stand still at every reading
@@ -71,7 +72,7 @@ class TrainingResult:
 
 def train(
     model: GPTNeo,
-    corpus: TokenCorpus,
+    corpus: TokenCorpus | Selection | Union,
     settings: TrainingSettings,
     *,
     seed: int,
@@ -79,6 +80,7 @@ def train(
     device: str = "auto",
     holdout: TokenCorpus | None = None,
     epochs: int | None = None,
+    epoch_share: float = 1.0,
 ) -> TrainingResult:
     """Train ``model`` in place on ``corpus``; go on from the checkpoint in ``checkpoint_folder`` if there is one.
 
@@ -106,6 +108,7 @@ def train(
     identity = {
         "seed": seed,
         "epochs": epochs,
+        "epoch_share": epoch_share,
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
@@ -115,7 +118,7 @@ def train(
     position = checkpoint.load()
 
     with deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
-        trainer = _Trainer(settings, seed, limit, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
+        trainer = _Trainer(settings, seed, limit, epoch_share, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
         while position.epoch < limit and not (stopping and position.has_stopped()):
             trainer.run_epoch(position, checkpoint)
             if held_out is not None:
@@ -209,6 +212,7 @@ class _Trainer:
     settings: TrainingSettings
     seed: int
     limit: int  # most epochs
+    epoch_share: float  # of the blocks, what an epoch reads
     micro: int  # sequences of a forward pass
     blocks: Blocks
     loss_module: nn.Module
@@ -218,7 +222,7 @@ class _Trainer:
 
     def run_epoch(self, position: Position, checkpoint: Checkpoint) -> None:
         """Train from the position to the end of its epoch, which then counts as finished."""
-        batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch)
+        batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch, self.epoch_share)
         pending: list[Tensor] = []  # losses of the last steps, still on the device
         mark = time.perf_counter()
         with self._bar(position) as bar:
@@ -329,7 +333,7 @@ class _Trainer:
             return tqdm(disable=True)
         tokens = self.blocks.block_size
         done = position.step * self.settings.batch_size * tokens
-        return progress(len(self.blocks) * tokens, "token", f"epoch {position.epoch + 1} of {self.limit}", initial=done)
+        return progress(round(self.epoch_share * len(self.blocks)) * tokens, "token", f"epoch {position.epoch + 1} of {self.limit}", initial=done)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
