@@ -156,14 +156,13 @@ def _parser() -> argparse.ArgumentParser:
 
     plan = commands.add_parser(
         "plan",
-        help="what a run will take: time for each step, GPU hours, disk, memory",
+        help="what a run will take: time for each step, disk, memory",
         description="Measure this machine for half a minute (or take a recorded one) and reckon what a run takes; runs and fetches nothing.",
     )
     plan.add_argument("preset", help="a preset (`collapse presets`), a protocol .yaml file, or the name of a run")
     plan.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the protocol; may be repeated")
     plan.add_argument("--generations", type=int, metavar="N", help="how many generations")
     plan.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
-    plan.add_argument("--gpus", type=int, default=1, metavar="N", help="how many GPUs of the kind that is measured share training and sampling")
     plan.add_argument("--machine", metavar="NAME|FILE", help="a machine that --record wrote, instead of measuring this one")
     plan.add_argument("--record", metavar="FILE", help="write what was measured to this file, for --machine elsewhere")
     plan.add_argument("--check", metavar="RUN", help="compare the plan with the seconds that a finished run recorded")
@@ -362,7 +361,8 @@ def _bench(options: argparse.Namespace) -> None:
 def _plan(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from collapse_lib.cost import calibration, plan
+    from collapse_lib.cost import calibration, check, plan
+    from collapse_lib.cost.corpus_size import initial_corpus
     from collapse_lib.experiment.files import write_text
     from collapse_lib.experiment.run import Run
 
@@ -374,23 +374,23 @@ def _plan(options: argparse.Namespace) -> None:
     name, protocol = _wanted(options)
     run = Run.open(options.check) if options.check else None
     machine = calibration.load(options.machine) if options.machine else None
-    text = plan.text_of(protocol)
+    initial = initial_corpus(protocol)
     if machine is None:
         terminal = sys.stderr  # as it is now: what is measured is kept from writing to it
         machine = calibration.calibrate(
-            protocol, text.vocabulary, text.sample(), options.device, lambda what: print(f"\r\x1b[Kmeasuring {what}", end="", file=terminal)
+            protocol, initial, options.device, lambda what: print(f"\r\x1b[Kmeasuring {what}", end="", file=terminal, flush=True)
         )
         print("\r\x1b[K", end="", file=terminal, flush=True)
         print(f"measured {machine.device} for {machine.measured_in:.0f} s")
     if options.record:
         machine.save(Path(options.record))
-    found = plan.plan(protocol, machine, text, options.gpus, name)
-    compared = plan.check(found, protocol, run) if run else None
-    print(plan.table(found))
+    planned = plan.plan(protocol, machine, initial, name)
+    compared = check.check(planned, protocol, run) if run else None
+    print(plan.table(planned))
     if compared:
-        print("\n" + plan.check_table(compared, run.name))
+        print("\n" + check.table(compared, run.name))
     if options.json:
-        write_text(Path(options.json), plan.line(found) + "\n")
+        write_text(Path(options.json), planned.as_json() + "\n")
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -1,17 +1,19 @@
-"""What ``collapse plan`` reckons, held to exact arithmetic; and, slowly, to what a small run really takes."""
+"""What ``collapse plan`` predicts, held to exact arithmetic; and, slowly, to what a small run really takes."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from collapse_lib.cli import main
-from collapse_lib.cost import calibration, plan
-from collapse_lib.cost.calibration import Calibration
-from collapse_lib.cost.plan import Text
+from collapse_lib.cost import calibration, check, plan
+from collapse_lib.cost.calibration import RATES, Calibration
+from collapse_lib.cost.corpus_size import CorpusSize, initial_corpus
+from collapse_lib.cost.model import without_weights
+from collapse_lib.cost.workload import SHARD_BYTES, Workload, decoded_contexts
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
@@ -19,9 +21,10 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 from collapse_lib.sample.cpu import Cache
 from collapse_lib.sample.generate import sample_rows
+from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.train.blocks import Blocks, epoch_batches
 
-TEXT = Text(1000, 100, 2048, ((0.5, 99.0), (0.5, 199.0)))
+INITIAL = CorpusSize(1000, 100, 2048, (99.0, 199.0))
 
 
 @pytest.fixture(scope="module")
@@ -29,28 +32,25 @@ def demo() -> Protocol:
     return load_preset("demo")
 
 
-def machine(protocol: Protocol, vocabulary: int = TEXT.vocabulary, **changes) -> Calibration:
-    """A machine of round numbers, measured with the protocol's own model."""
-    config = GPTNeoConfig.from_settings(protocol.model, vocabulary, vocabulary - 1)
-    units = dict.fromkeys(Calibration.__annotations__, 1.0)
-    told = {"device": "a processor", "kind": "cpu", "date": "2024-01-01", "versions": {}, "model": asdict(config), "batch_tokens": 1024}
-    counts = {"decode_rows": 512, "base_memory": 10**8, "device_memory": 0, "workers": 2, "decode": ((1, 1.0), (128, 1.0)), "text_tokens": 1000}
-    return Calibration(**units | told | counts | changes)
+def config_of(protocol: Protocol, vocabulary: int = INITIAL.vocabulary) -> GPTNeoConfig:
+    return GPTNeoConfig.from_settings(protocol.model, vocabulary, vocabulary - 1)
 
 
-def seconds(protocol: Protocol, step: str, generation: int = 2, text: Text = TEXT, gpus: int = 1, **changes) -> float:
-    found = plan.plan(protocol, machine(protocol, text.vocabulary, **changes), text, gpus)
-    return found.generations[generation].seconds[step]
+def machine(protocol: Protocol, vocabulary: int = INITIAL.vocabulary, rates: dict[str, float] | None = None, **fields) -> Calibration:
+    """A machine measured with the protocol's own model, on which every unit of work takes a second, or those alone that ``rates`` name."""
+    told = {"device": "a processor", "kind": "cpu", "date": "2024-01-01", "versions": {}, "model": config_of(protocol, vocabulary).to_hf()}
+    counts = {"batch_tokens": 1024, "decode_rows": 512, "device_memory": 0, "workers": 2, "load": 0.0, "measured_in": 1.0}
+    seconds = dict.fromkeys(RATES, 1.0) if rates is None else dict.fromkeys(RATES, 0.0) | rates
+    return Calibration(**told | counts | {"rates": seconds} | fields)
+
+
+def seconds(protocol: Protocol, step: str, generation: int = 2, initial: CorpusSize = INITIAL, **rates: float) -> float:
+    planned = plan.plan(protocol, machine(protocol, initial.vocabulary, rates), initial)
+    return planned.generations[generation].seconds[step]
 
 
 def changed(protocol: Protocol, **fields: str) -> Protocol:
     return protocol.with_changes({name.replace("__", "."): value for name, value in fields.items()})
-
-
-def nothing_but(**costs: float) -> dict[str, float]:
-    """Costs of which all but some are zero."""
-    names = [name for name, kind in Calibration.__annotations__.items() if kind == "float"]
-    return dict.fromkeys(names, 0.0) | {"decode": ((1, 0.0),)} | costs
 
 
 # Amounts of work.
@@ -67,24 +67,23 @@ def test_contexts_are_those_that_sampling_has(overflow, length, monkeypatch):
     monkeypatch.setattr(Cache, "_step", lambda self, tokens: (seen.append(self.filled + 1), step(self, tokens))[1])
     monkeypatch.setattr(GPTNeo, "forward", lambda self, tokens, *more, **named: (encoded.append(tokens), forward(self, tokens, *more, **named))[1])
     sample_rows(model, settings, range(1), seed=1)
-    expected, anew = plan.contexts(length, 8, overflow)
+    expected, anew = decoded_contexts(length, 8, overflow)
     # The first forward pass is of the released code's masked start, whether it is used or not.
-    assert (seen, sum(tokens.shape[1] for tokens in encoded[1:])) == (expected.tolist(), anew)
+    assert (seen, sum(tokens.shape[1] for tokens in encoded[1:])) == (list(expected), anew)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "story_per_row"])
-def test_epochs_have_the_steps_that_training_takes(layout, demo, tmp_path):
+def test_epochs_have_the_steps_that_training_takes(layout, demo):
     protocol = changed(demo, training__layout=layout, training__batch_size="16", training__block_size="50")
-    corpus = calibration._corpus(tmp_path, [np.zeros(80, int)] * 101, 300)
-    blocks = Blocks(corpus, protocol.training)
-    tokens, steps = plan._Work(protocol, machine(protocol), TEXT, 1).training(corpus.rows, corpus.tokens)
+    initial = CorpusSize(101, 10, 300, (80.0,))
+    protocol = changed(protocol, training__holdout="0.01")
+    corpus = TokenCorpus.in_memory([np.zeros(81, np.uint16)] * 101, 0, 300, rows_are_complete=True)
+    training_part = TokenCorpus.in_memory([np.zeros(81, np.uint16)] * 100, 0, 300, rows_are_complete=True)
+    assert (initial.tokens, INITIAL.mean_tokens) == (corpus.tokens, 150)  # with the '<|endoftext|>' that ends a story
+    blocks = Blocks(training_part, protocol.training)
+    tokens, steps = Workload(protocol, initial, without_weights(config_of(protocol, 300))).epoch(1)
     assert tokens == len(blocks) * 50
     assert steps == len(epoch_batches(len(blocks), protocol.training, 1, 0))
-
-
-def test_sizes_of_stories_are_drawn_as_often_as_they_occur():
-    assert TEXT.mean == 150  # with the '<|endoftext|>' that ends a story
-    assert sorted(TEXT.sample(10)) == [99] * 5 + [199] * 5
 
 
 # Seconds.
@@ -92,124 +91,144 @@ def test_sizes_of_stories_are_drawn_as_often_as_they_occur():
 
 def test_every_step_of_every_generation_has_its_time(demo):
     for protocol in (demo, *(changed(load_preset(name), generations="7") for name in preset_names() if name != "tinystories-small")):
-        found = plan.plan(protocol, machine(protocol), TEXT)
-        for generation in found.generations:
+        for generation in plan.plan(protocol, machine(protocol), INITIAL).generations:
             assert list(generation.seconds) == steps_of(protocol, generation.number)
             assert all(value > 0 for value in generation.seconds.values())
     judged = changed(load_preset("smoke"), gpt_eval__judge="a-judge")
-    assert set(plan.plan(judged, machine(judged), TEXT).by_step) == set(STEPS)
+    planned = plan.plan(judged, machine(judged), INITIAL)
+    assert set(planned.by_step) == set(STEPS)
+    requests = judged.completions.beginnings * judged.completions.samples + 3 * judged.gpt_eval.controls
+    assert planned.generations[0].seconds["gpt_eval"] == requests * plan.ASSUMED["judge"] / judged.gpt_eval.concurrency
+
+
+@pytest.mark.parametrize("unit", RATES)
+def test_every_rate_that_is_measured_is_used(unit, demo):
+    """By the demo or, if it does without, by a protocol that decodes beyond its coninitial."""
+    long = changed(demo, sampling__max_context="64")
+    assert plan.plan(long, machine(demo, rates={unit: 1.0}), INITIAL).by_step != plan.plan(long, machine(demo, rates={}), INITIAL).by_step
 
 
 def test_twice_the_sequences_take_twice_the_time_and_the_disk(demo):
     double = changed(demo, sampling__sequences=str(2 * demo.sampling.sequences))
-    assert seconds(double, "sample") == 2 * seconds(demo, "sample") == 2 * 1536 * 128
-    ours, theirs = (plan.plan(protocol, machine(demo), TEXT).generations[2] for protocol in (demo, double))
+    assert seconds(double, "sample", decode_token=1.0) == 2 * seconds(demo, "sample", decode_token=1.0) == 2 * 1536 * 128
+    ours, theirs = (plan.plan(protocol, machine(demo), INITIAL).generations[2] for protocol in (demo, double))
     shards = 3
-    assert theirs.bytes - ours.bytes == 1536 * (129 * 2 + 4) + shards * plan.SHARD_BYTES
+    assert theirs.bytes - ours.bytes == 1536 * (129 * 2 + 4) + shards * SHARD_BYTES
     assert theirs.files - ours.files == shards
 
 
-def test_decoding_costs_what_was_measured_at_its_contexts(demo):
-    costs = nothing_but(decode=((1, 1.0), (128, 128.0)))
-    assert seconds(demo, "sample", **costs) == pytest.approx(1536 * sum(range(1, 129)))
+def test_decoding_reads_the_keys_and_values_in_view(demo):
+    """Two layers of 64 numbers: one sees all, one the newest 64 tokens; a key and a value of 4 bytes a number."""
+    keys = sum(range(1, 129)) + sum(range(1, 65)) + 64 * 64
+    assert seconds(demo, "sample", decode_byte=1.0) == 1536 * keys * 2 * 64 * 4
 
 
 def test_a_hop_encodes_half_a_window(demo):
     short = changed(demo, sampling__max_context="64", sampling__length="65")
-    assert seconds(short, "sample", **nothing_but(encode_token=1.0)) == 1536 * 32
+    assert seconds(short, "sample", encode_token=1.0) == 1536 * 32
 
 
-def test_training_is_tokens_and_steps_and_checkpoints(demo):
+def test_training_is_tokens_and_checkpoints(demo):
     fixed = changed(demo, training__epochs="2", training__checkpoint_every="10")
     tokens = 1536 * 129
     blocks = (tokens - 1) // 128
     steps = -(-blocks // 8)
-    assert seconds(fixed, "train", **nothing_but(train_token=1.0)) == 2 * blocks * 128
-    assert seconds(fixed, "train", **nothing_but(train_step=1.0)) == 2 * steps
-    assert seconds(fixed, "train", **nothing_but(checkpoint=1.0)) == 2 * -(-steps // 10)
-    assert seconds(fixed, "train", **nothing_but(train_call=7.0)) == 7
+    assert seconds(fixed, "train", train_token=1.0) == 2 * blocks * 128
+    assert seconds(fixed, "train", checkpoint=1.0) == 2 * -(-steps // 10)
 
 
 def test_early_stopping_tries_one_epoch_more_in_generation_1_only(demo):
-    longer = changed(demo, training__max_epochs="10")
-    costs = nothing_but(train_step=1.0)
-    assert seconds(longer, "train", 1, **costs) / seconds(changed(demo, training__epochs="1"), "train", 1, **costs) == 4
-    assert seconds(longer, "train", 2, **costs) == seconds(changed(demo, training__epochs="3"), "train", 2, **costs)
-    capped = plan.plan(demo, machine(demo), TEXT)
-    assert any("assumed to find 3 epochs" in note and "tries" not in note for note in capped.notes)
-    assert any("generation 1 tries 4" in note for note in plan.plan(longer, machine(longer), TEXT).notes)
+    longer, saved = changed(demo, training__max_epochs="10"), {"checkpoint": 1.0}  # one an epoch
+    assert seconds(longer, "train", 1, **saved) == 4 and seconds(longer, "train", 2, **saved) == 3
+    assert seconds(changed(demo, training__epochs="1"), "train", 1, **saved) == 1
+    held_out = 1000 * 150 * demo.training.holdout / 3
+    looking, fixed = (seconds(changed(demo, training__epochs=epochs), "train", 1, train_token=1.0) for epochs in ("early_stopping", "3"))
+    assert looking - fixed == pytest.approx(3 * held_out)
+    notes = plan.plan(demo, machine(demo), INITIAL).notes
+    assert any("assumed to find 3 epochs" in note and "tries" not in note for note in notes)
+    assert any("generation 1 tries 4" in note for note in plan.plan(longer, machine(longer), INITIAL).notes)
 
 
 def test_perplexity_shows_a_whole_window_for_each_token_beyond_the_context(demo):
-    text = replace(TEXT, lengths=((1.0, 130),))
-    # The first 128 tokens behind the start token in one window, the last two in one of 129 tokens each; and what lies before the end.
+    initial = replace(INITIAL, lengths=(130.0,))
+    # The first 128 tokens after the start token in one window, the last two in one of 129 tokens each; and what lies before the end.
     paper, ends = 3 * 129, 128
     released = 128 + 2  # by the other definition the last two have a window of their own
-    assert seconds(demo, "perplexity", text=text, **nothing_but(encode_token=1.0)) == 100 * (paper + ends + released)
-    assert seconds(demo, "perplexity", text=text, **nothing_but(head_token=1.0)) == 100 * (130 + 1 + 130)
+    assert seconds(demo, "perplexity", initial=initial, encode_token=1.0) == 100 * (paper + ends + released)
+    assert seconds(demo, "perplexity", initial=initial, score_token=1.0) == 100 * (130 + 1 + 130)
     # The other way round it is the same work.
     turned = changed(demo, evaluation__perplexity="released")
-    assert seconds(turned, "perplexity", text=text, **nothing_but(encode_token=1.0)) == 100 * (paper + ends + released)
+    assert seconds(turned, "perplexity", initial=initial, encode_token=1.0) == 100 * (paper + ends + released)
 
 
-def test_another_model_is_scaled_by_its_flop_and_said_to_be(demo):
+def test_another_model_is_scaled_by_its_counts_and_said_to_be(demo):
     wide = changed(demo, model__hidden_size="128")
-    costs = machine(demo, **nothing_but(train_token=1.0))
-    ours, theirs = (plan.plan(protocol, costs, TEXT) for protocol in (demo, wide))
-    models = [plan._Work(protocol, costs, TEXT, 1).model for protocol in (demo, wide)]
-    ratio = models[1].flops_per_token(64) / models[0].flops_per_token(64)
-    assert theirs.by_step["train"] == pytest.approx(ratio * ours.by_step["train"])
-    assert any("another shape" in note for note in theirs.notes) and not any("another shape" in note for note in ours.notes)
+    measured = machine(demo)
+    ours, theirs = (without_weights(config_of(protocol)) for protocol in (demo, wide))
+    rates = measured.rates_for(theirs.config, 64)
+    assert rates["train_token"] == pytest.approx(theirs.flops_per_token(64) / ours.flops_per_token(64))
+    assert rates["finetune_step"] == pytest.approx(theirs.num_parameters() / ours.num_parameters())
+    assert rates["encode_token"] > rates["train_token"]  # the trunk grows with the square of the width, the head with the width
+    assert rates["write_story"] == rates["decode_byte"] == 1 and measured.rates_for(ours.config, 64) == measured.rates
+    same, scaled = (plan.plan(protocol, measured, INITIAL) for protocol in (demo, wide))
+    assert scaled.by_step["train"] > same.by_step["train"]
+    assert any("another shape" in note for note in scaled.notes) and not any("another shape" in note for note in same.notes)
 
 
-def test_gpus_share_training_and_sampling_alone(demo):
-    one, four = (plan.plan(demo, machine(demo, kind="cuda", device_memory=8 * 10**10), TEXT, gpus) for gpus in (1, 4))
-    for step, value in one.by_step.items():
-        share = 4 * plan.EFFICIENCY if step in ("train", "sample") else 1
-        assert four.by_step[step] == pytest.approx(value / share)
-    assert four.gpu_hours == pytest.approx(4 * four.seconds / 3600)
-    assert any("assumed, not measured" in note for note in four.notes)
-    assert set(one.memory) == {"host", "GPU"}
-    assert plan.plan(demo, machine(demo), TEXT).gpu_hours == 0
+def test_a_gpu_is_held_from_start_to_end(demo):
+    on_gpu, on_cpu = (plan.plan(demo, machine(demo, kind=kind, device_memory=memory), INITIAL) for kind, memory in (("cuda", 8 * 10**10), ("cpu", 0)))
+    assert set(on_gpu.memory) == {"host", "GPU"} and set(on_cpu.memory) == {"host"}
+    assert f"GPU hours    {on_gpu.seconds / 3600:,.1f}" in plan.table(on_gpu) and "GPU" not in plan.table(on_cpu)
 
 
 def test_a_paper_run_keeps_two_bytes_a_token_and_four_a_parameter():
     protocol = load_preset("paper-33m")
-    text = plan.text_of(protocol)
-    found = plan.plan(protocol, machine(protocol, text.vocabulary), text)
-    assert found.parameters == 68_514_048
-    sampled = found.generations[2].bytes - 4 * found.parameters
+    initial = initial_corpus(protocol)
+    planned = plan.plan(protocol, machine(protocol, initial.vocabulary), initial)
+    assert planned.parameters == 68_514_048
+    sampled = planned.generations[2].bytes - 4 * planned.parameters
     assert 2.0 < sampled / 6.01e8 < 2.02
-    assert found.scratch == 16 * found.parameters
+    assert planned.scratch == 16 * planned.parameters
 
 
-# The text.
+@pytest.mark.parametrize("decode", [calibration._steps, calibration._sequences])
+def test_both_ways_to_time_decoding_tell_two_contexts_apart(decode, demo, monkeypatch):
+    """The way of a GPU works on a CPU too, where a calibration would not take it."""
+    protocol, model = changed(demo, sampling__batch_size="32"), GPTNeo(config_of(demo), seed=1)
+    rows, (few, first), (many, last) = decode(model, protocol, 128)
+    assert rows == 32 and few < many <= 128 and first > 0 and last > 0
+    monkeypatch.setattr(calibration, "_steps", decode)
+    rates = calibration._decoding(model, protocol, INITIAL)
+    assert min(rates["decode_token"], rates["decode_byte"]) >= 0 and rates["decode_token"] + rates["decode_byte"] > 0
+
+
+# The initial corpus.
 
 
 def test_a_hub_corpus_is_not_fetched(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
-    text = plan.text_of(load_preset("paper-1m"))
-    assert text.vocabulary == 50257
-    assert text.stories * text.mean == pytest.approx(4.7e8)
-    assert "not fetched" in text.note and "TinyStories" in text.note
-    fewer = plan.text_of(changed(load_preset("paper-1m"), corpus__stories="1000"))
-    assert (fewer.stories, fewer.mean) == (1000, text.mean)
+    initial = initial_corpus(load_preset("paper-1m"))
+    assert initial.vocabulary == 50257
+    assert initial.tokens == pytest.approx(4.7e8)
+    assert "not downloaded" in initial.note and "TinyStories" in initial.note
+    fewer = initial_corpus(changed(load_preset("paper-1m"), corpus__stories="1000"))
+    assert (fewer.stories, fewer.mean_tokens) == (1000, initial.mean_tokens)
 
 
 def test_a_file_is_counted(tmp_path, stories, demo):
     file = tmp_path / "stories.txt"
     file.write_text("<|endoftext|>\n".join(stories), encoding="utf-8")
-    text = plan.text_of(
+    initial = initial_corpus(
         changed(demo, corpus__source=str(file), corpus__stories="null", corpus__validation_stories="null", tokenizer__vocabulary="300")
     )
-    assert text.stories + text.validation_stories == len(stories)
-    assert 5 < text.mean < 60
+    assert initial.stories + initial.validation_stories == len(stories)
+    assert 5 < initial.mean_tokens < 60
 
 
 def test_the_grammar_is_looked_at(demo):
-    text = plan.text_of(demo)
-    assert (text.stories, text.validation_stories, text.vocabulary) == (1500, 200, 2048)
-    assert sum(share for share, _ in text.lengths) == pytest.approx(1)
+    initial = initial_corpus(demo)
+    assert (initial.stories, initial.validation_stories, initial.vocabulary) == (1500, 200, 2048)
+    assert len(initial.lengths) == 400
 
 
 # Recorded machines, the command, the check.
@@ -239,7 +258,7 @@ def test_the_command_prints_a_table_and_writes_a_line(recorded, tmp_path, capsys
     file = tmp_path / "plan.json"
     assert main(["plan", "demo", "--machine", recorded, "--generations", "3", "--json", str(file)]) == 0
     shown = capsys.readouterr().out
-    for word in ("whole run", "GPU hours", "disk", "memory", "most is", "assumed to find 3 epochs"):
+    for word in ("whole run", "time", "disk", "memory", "most is", "assumed to find 3 epochs"):
         assert word in shown
     found = json.loads(file.read_text())
     assert len(found["generations"]) == 4
@@ -251,8 +270,6 @@ def test_the_command_prints_a_table_and_writes_a_line(recorded, tmp_path, capsys
     [
         (["nonsense"], "no preset 'nonsense'"),
         (["demo", "--machine", "nowhere"], "no recorded machine 'nowhere'"),
-        (["demo", "--machine", "MACHINE", "--gpus", "0"], "--gpus is 0"),
-        (["demo", "--machine", "MACHINE", "--gpus", "2"], "is a CPU"),
         (["demo", "--machine", "MACHINE", "--record", "x.json"], "one of the two"),
         (["demo", "--machine", "MACHINE", "--json", "nowhere/plan.json"], "no folder"),
         (["demo", "--machine", "MACHINE", "--check", "norun"], "no run 'norun'"),
@@ -274,13 +291,13 @@ def test_bad_input_is_one_sentence(arguments, said, recorded, capsys):
 
 
 def test_a_plan_is_not_checked_against_another_protocol(demo, recorded):
-    found = plan.plan(demo, machine(demo), TEXT)
+    planned = plan.plan(demo, machine(demo), INITIAL)
     with pytest.raises(UserError, match=r"another training\.batch_size"):
-        plan.check(found, demo, Run.create("other", changed(demo, training__batch_size="4")))
+        check.check(planned, demo, Run.create("other", changed(demo, training__batch_size="4")))
     with pytest.raises(UserError, match="has 2 generations, the plan 8"):
-        plan.check(found, demo, Run.create("short", changed(demo, generations="2")))
+        check.check(planned, demo, Run.create("short", changed(demo, generations="2")))
     with pytest.raises(UserError, match="not finished: corpus of generation 0"):
-        plan.check(found, demo, Run.create("begun", demo))
+        check.check(planned, demo, Run.create("begun", demo))
 
 
 @pytest.mark.slow

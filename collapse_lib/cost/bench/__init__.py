@@ -1,22 +1,19 @@
 """``collapse bench``: ours beside what a user would otherwise do, in one run, with a check that both give the same.
 
 Each side works in a process of its own, so that its peak memory is its own; the parent lets them work in turn, so that whatever else
-the machine does meets all of them alike. One module a bench says what the sides are, how their outcomes are compared, and what the
-hardware's limits would allow.
+the machine does meets all of them alike. One module for each bench describes its ``Bench``: the sides, how their outcomes are compared, and what
+a unit of the work takes of the hardware.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import math
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,16 +23,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from collapse_lib.cost.printing import columns
+from collapse_lib.cost.timing import peak_memory, repeated
 from collapse_lib.experiment.errors import UserError
 
 if TYPE_CHECKING:
-    from collapse_lib.model.gpt_neo import GPTNeoConfig
+    from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 
 BENCHES = ("sampling", "training", "perplexity", "free-text")
 CONFIGS = {"demo": "demo", "1m": "paper-1m", "33m": "paper-33m"}  # and the preset that each stands for
 VOCABULARY = {"demo": 2048, "1m": 50257, "33m": 50257}
 INITIALIZER_RANGE = 0.2  # large enough that attention matters and probabilities differ, where comparisons would otherwise be blind
 OURS = "ours"
+UNIT = "tokens"  # of work
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,30 @@ class Setup:
 
     @property
     def model_folder(self) -> Path:
+        """Where ``save_model`` leaves the weights that all sides take."""
         return self.folder / "model"
+
+    def our_model(self) -> GPTNeo:
+        """Our GPT-Neo with the bench's weights, on the device."""
+        from collapse_lib.model.gpt_neo import GPTNeo
+
+        return GPTNeo.from_pretrained(self.model_folder).to(self.device).eval()
+
+    def their_model(self) -> Any:
+        """transformers' GPT-Neo with the same weights, on the device."""
+        from transformers import GPTNeoForCausalLM
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        return GPTNeoForCausalLM.from_pretrained(self.model_folder).to(self.device).eval()
+
+
+def save_model(setup: Setup) -> None:
+    """Draw the weights that all sides take."""
+    from collapse_lib.model.gpt_neo import GPTNeo
+
+    GPTNeo(setup.model_config, seed=1).save_pretrained(setup.model_folder)
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,26 @@ class Side:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a unit of the work takes: FLOP in a precision ("fp32", "fp16" or "bf16"), and bytes of memory where their reading is the limit."""
+
+    flops: float
+    precision: str
+    bytes_read: float | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A comparison. ``checks(setup, ours, theirs)`` compares the outcomes of our side and another; the side's name is added by the frame."""
+
+    workload: Callable[[Setup], str]
+    sides: Callable[[Setup], list[Side]]  # ours first
+    checks: Callable[[Setup, Any, Any], list[dict[str, Any]]]
+    needs: Callable[[Setup], Needs] | None = None  # where arithmetic is a limit that means something
+    make_input: Callable[[Setup], None] = save_model
+
+
 def bench(what: str, config: str = "1m", device: str = "auto", rounds: int = 3, length: int | None = None) -> dict[str, Any]:
     """Run one bench and return its report; see ``table`` for what it holds.
 
@@ -100,27 +143,26 @@ def bench(what: str, config: str = "1m", device: str = "auto", rounds: int = 3, 
         raise UserError(f"There is no bench configuration '{config}'; there are {', '.join(CONFIGS)}.")
     if rounds < 1 or (length is not None and length < 2):
         raise UserError("A bench needs at least one round, and sequences of at least two tokens.")
-    module = importlib.import_module(f"collapse_lib.cost.bench.{what.replace('-', '_')}")
+    kind: Bench = importlib.import_module(f"collapse_lib.cost.bench.{what.replace('-', '_')}").BENCH
     with tempfile.TemporaryDirectory(prefix="collapse-bench-") as scratch:
         setup = Setup(config, choose_device(device), length, Path(scratch))
-        module.make_input(setup)
-        sides = module.sides(setup)
-        works, memory = _alternate(sides, setup, rounds)
-        first = {name: done[0].outcome for name, done in works.items()}
+        kind.make_input(setup)
+        works, memory = _alternate(kind.sides(setup), setup, rounds)
+        ours, *others = ((name, done[0].outcome) for name, done in works.items())
         report = {
             "bench": what,
             "config": config,
             "device": device_name(setup.device),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions() | {"transformers": _version("transformers")},
-            "unit": module.UNIT,
-            "workload": module.workload(setup),
+            "unit": UNIT,
+            "workload": kind.workload(setup),
             "sides": {name: _side(done) | {"peak_memory_bytes": memory[name]} for name, done in works.items()},
             "ratios": {name: _ratio(works[OURS], done) for name, done in works.items() if name != OURS},
-            "checks": module.checks(setup, first),
+            "checks": [check | {"what": f"{check['what']} ({name})"} for name, outcome in others for check in kind.checks(setup, ours[1], outcome)],
         }
-        if hasattr(module, "floors"):
-            report["floors"] = module.floors(setup, report["sides"][OURS]["rate"])
+        if kind.needs:
+            report["floors"] = _limits(setup, kind.needs(setup), report["sides"][OURS]["rate"])
     return report
 
 
@@ -130,22 +172,22 @@ def is_equivalent(report: dict[str, Any]) -> bool:
 
 
 def table(report: dict[str, Any]) -> str:
-    """A report for the eye; ``line`` gives it for a program."""
-    lines = [
-        f"{report['bench']}, {report['config']}: {report['workload']}",
-        f"{report['device']}; torch {report['versions']['torch']}, transformers {report['versions']['transformers']}; {report['date']}",
-        "",
-        f"{'':<42}{report['unit'] + '/s':>14}  {'ours is faster by':<24}{'peak memory':>12}",
-    ]
+    """A report as text; ``line`` gives it to a program."""
+    versions, rows = report["versions"], [("", f"{report['unit']}/s", "ours is faster by", "peak memory")]
     for name, side in report["sides"].items():
         ratio = report["ratios"].get(name)
         faster = f"{ratio['median']:.2f}x ({ratio['least']:.2f} to {ratio['most']:.2f})" if ratio else ""
-        lines.append(f"{name:<42}{side['rate']:>14,.0f}  {faster:<24}{side['peak_memory_bytes'] / 2**20:>8,.0f} MiB")
+        rows.append((name, f"{side['rate']:,.0f}", faster, f"{side['peak_memory_bytes'] / 2**20:,.0f} MiB"))
+    lines = [
+        f"{report['bench']}, {report['config']}: {report['workload']}",
+        f"{report['device']}; torch {versions['torch']}, transformers {versions['transformers']}; {report['date']}",
+        "",
+        *columns(rows),
+        "",
+    ]
     for limit in report.get("floors", []):
-        lines.append(
-            f"\n{limit['name']}: {limit['measured']}\n  ours reaches {limit['share']:.1%} of it ({limit['limit_rate']:,.0f} {report['unit']}/s)"
-        )
-    lines.append("")
+        rate = f"{limit['limit_rate']:,.0f} {report['unit']}/s"
+        lines.append(f"{limit['name']}: {limit['measured']}, which would allow {rate}; ours reaches {limit['share']:.1%} of that")
     lines.extend(f"{'same' if check['passed'] else 'NOT THE SAME'}: {check['what']}" for check in report["checks"])
     return "\n".join(lines)
 
@@ -160,51 +202,31 @@ def check(what: str, passed: bool) -> dict[str, Any]:
     return {"what": what, "passed": bool(passed)}
 
 
-def limits(setup: Setup, flops: float, bytes_read: float, precision: str) -> list[dict[str, Any]]:
-    """The rates that arithmetic and memory would allow on this device, both measured now; ``flops`` and ``bytes_read`` are a unit's."""
+def best_batch(batches: Sequence[int], seconds: Callable[[int], float]) -> int:
+    """The batch size that takes the least time; a single one is not tried."""
+    return min(batches, key=seconds) if len(batches) > 1 else batches[0]
+
+
+def _limits(setup: Setup, needs: Needs, rate: float) -> list[dict[str, Any]]:
+    """The rates that arithmetic and memory would allow on this device, both measured now, and the share of each that ``rate`` reaches."""
     import torch
 
-    device = torch.device(setup.device)
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision if device.type == "cuda" else "fp32"]
-    size = 8192 if device.type == "cuda" else 1024
+    device, on_gpu = torch.device(setup.device), setup.device != "cpu"
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[needs.precision if on_gpu else "fp32"]
+
+    def least_seconds(work: Callable[[], Any]) -> float:
+        return min(repeated(work, device.type, 2.0))  # a shared machine is slow for a moment now and then
+
+    size = 8192 if on_gpu else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    arithmetic = 2 * size**3 / _best_seconds(lambda: a @ b, device)
-    source = torch.empty((2**31 if device.type == "cuda" else 2**27) // 4, device=device)
-    target = torch.empty_like(source)
-    memory = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), device)
-    return [
-        {"name": "arithmetic", "measured": f"a {size} x {size} product runs at {arithmetic / 1e12:.2f} TFLOP/s", "limit_rate": arithmetic / flops},
-        {"name": "memory", "measured": f"a copy moves {memory / 1e9:,.0f} GB/s", "limit_rate": memory / bytes_read},
-    ]
-
-
-def shares(found: list[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
-    """``limits`` with the share of each that ``rate`` reaches."""
-    return [limit | {"share": rate / limit["limit_rate"]} for limit in found]
-
-
-def _best_seconds(work: Callable[[], Any], device: Any) -> float:
-    """The least time of ``work`` in two seconds of repeating it: a shared machine is slow for a moment now and then."""
-    work()
-    best, end = math.inf, time.perf_counter() + 2.0
-    while time.perf_counter() < end:
-        best = min(best, timed(work, device.type)[1])
-    return best
-
-
-def timed(work: Callable[[], Any], device: str) -> tuple[Any, float]:
-    """What ``work`` returns and the seconds that it took, a GPU's queue emptied before and behind."""
-    import torch
-
-    def wait() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-    wait()
-    began = time.perf_counter()
-    result = work()
-    wait()
-    return result, time.perf_counter() - began
+    arithmetic = 2 * size**3 / least_seconds(lambda: a @ b)
+    limits = [("arithmetic", f"a {size} x {size} product runs at {arithmetic / 1e12:.2f} TFLOP/s", arithmetic / needs.flops)]
+    if needs.bytes_read:
+        source = torch.empty((2**31 if on_gpu else 2**27) // 4, device=device)
+        target = torch.empty_like(source)
+        memory = 2 * source.nbytes / least_seconds(lambda: target.copy_(source))
+        limits.append(("memory", f"a copy moves {memory / 1e9:,.0f} GB/s", memory / needs.bytes_read))
+    return [{"name": name, "measured": measured, "limit_rate": limit, "share": rate / limit} for name, measured, limit in limits]
 
 
 def _alternate(sides: list[Side], setup: Setup, rounds: int) -> tuple[dict[str, list[Work]], dict[str, int]]:
@@ -276,7 +298,7 @@ def _peak_memory(device: str) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_memory()
 
 
 def _side(works: list[Work]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Setup, Side, Work, check, limits, shares, timed
-from collapse_lib.cost.bench.sampling import config_model, make_input  # noqa: F401 - the same model is the input
+from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, check
+from collapse_lib.cost.model import without_weights
+from collapse_lib.cost.timing import timed
 
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
-UNIT = "tokens"
 STORIES = {"cpu": {"demo": 2000, "1m": 300, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
 MEAN_TOKENS = 200  # a TinyStories story, about
 
@@ -38,28 +38,22 @@ def sides(setup: Setup) -> list[Side]:
 
 def ours(setup: Setup) -> Callable[[], Work]:
     from collapse_lib.metrics.perplexity import perplexity
-    from collapse_lib.model.gpt_neo import GPTNeo
 
-    model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
-    stories = corpus(setup)
+    model, stories = setup.our_model(), corpus(setup)
 
     def work() -> Work:
-        found, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
-        return Work(found["tokens"], seconds, (found["loss_nats"], found["tokens"]))
+        measured, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
+        return Work(measured["tokens"], seconds, (measured["loss_nats"], measured["tokens"]))
 
     return work
 
 
 def story_by_story(setup: Setup) -> Callable[[], Work]:
     import torch
-    from transformers import GPTNeoForCausalLM
-    from transformers.utils import logging
 
     from collapse_lib.metrics.perplexity import RELEASED_STRIDE
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model = GPTNeoForCausalLM.from_pretrained(setup.model_folder).to(setup.device).eval()
+    model = setup.their_model()
     stories = [row[1:].astype(np.int64) for row in corpus(setup).iter_rows()]
     window = _window(setup)
 
@@ -71,10 +65,10 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
             done = 0
             for begin in range(0, len(story), min(RELEASED_STRIDE, window)):
                 end = min(begin + window, len(story))
-                shown = tokens[:, begin:end]
-                labels = shown.clone()
+                visible = tokens[:, begin:end]
+                labels = visible.clone()
                 labels[:, : -(end - done)] = -100
-                total += model(shown, labels=labels).loss.item() * (end - done)
+                total += model(visible, labels=labels).loss.item() * (end - done)
                 count += end - done
                 done = end
                 if end == len(story):
@@ -82,25 +76,27 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
         return total / count, count
 
     def work() -> Work:
-        found, seconds = timed(loop, setup.device)
-        return Work(found[1], seconds, found)
+        (loss, tokens), seconds = timed(loop, setup.device)
+        return Work(tokens, seconds, (loss, tokens))
 
     return work
 
 
-def checks(setup: Setup, outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
     """The same loss on the same tokens."""
-    (loss, tokens), (other, count) = outcomes.values()
-    return [
-        check(f"loss {loss:.6f} and {other:.6f} nats a token, over {tokens:,} and {count:,} tokens", tokens == count and abs(loss / other - 1) < 1e-4)
-    ]
+    (loss, tokens), (other, count) = ours, theirs
+    same = tokens == count and abs(loss / other - 1) < 1e-4
+    return [check(f"loss {loss:.6f} and {other:.6f} nats a token, over {tokens:,} and {count:,} tokens", same)]
 
 
-def floors(setup: Setup, rate: float) -> list[dict[str, Any]]:
-    model = config_model(setup)
-    flops = sum(map(model.flops_per_token, range(1, MEAN_TOKENS + 1))) / MEAN_TOKENS
-    return shares(limits(setup, flops, 1.0, "fp32")[:1], rate)
+def needs(setup: Setup) -> Needs:
+    """FLOP of a token, in the mean over a story of average length."""
+    flops = map(without_weights(setup.model_config).flops_per_token, range(1, MEAN_TOKENS + 1))
+    return Needs(sum(flops) / MEAN_TOKENS, "fp32")
 
 
 def _window(setup: Setup) -> int:
     return setup.model_config.max_position_embeddings
+
+
+BENCH = Bench(workload, sides, checks, needs)

@@ -1,4 +1,4 @@
-"""Recorded bench reports, ``papermill_runs/bench/*.json``, as a table and a figure of the book."""
+"""Recorded bench reports, ``papermill_runs/bench/*.json``, as tables."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from collapse_lib.cost.calibration import is_recorded_machine
 from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.shapes import BenchReport
-from collapse_lib.figures.paper import COLOURS, drawn
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 Report = dict[str, Any]
@@ -77,27 +75,3 @@ def checks(reports: list[Report]) -> DataFrame:
         for check in report["checks"]
     ]
     return DataFrame(rows)
-
-
-@drawn
-def ratios(reports: list[Report]) -> tuple[Figure, str]:
-    """How many times faster ours is than each other side; a bar is the median of the rounds, the line their range."""
-    from matplotlib.figure import Figure
-
-    rows = [(report, name, ratio) for report in reports for name, ratio in report["ratios"].items()]
-    devices = list(dict.fromkeys(report["device"] for report in reports))
-    figure = Figure(figsize=(9.0, 0.5 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    for row, (report, _, ratio) in enumerate(rows):
-        axes.barh(row, ratio["median"], color=COLOURS[devices.index(report["device"]) % len(COLOURS)], height=0.62)
-        axes.plot([ratio["least"], ratio["most"]], [row, row], color="black", linewidth=1.2)
-        axes.annotate(f"{ratio['median']:.1f}×", (ratio["most"], row), xytext=(5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [f"{report['bench']}, {report['config']}\n{name}" for report, name, _ in rows], fontsize=9)
-    axes.invert_yaxis()
-    axes.axvline(1, color="#777777", linewidth=1)
-    axes.grid(axis="x")
-    axes.grid(visible=False, axis="y")
-    axes.margins(x=0.12)
-    axes.set_xlabel("times as fast as the other side")
-    axes.set_title("; ".join(devices), loc="left", fontsize=10)
-    return figure, "How many times faster than the other side"

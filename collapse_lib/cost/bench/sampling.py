@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Setup, Side, Work, check, limits, shares, timed
+from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
+from collapse_lib.cost.model import without_weights
+from collapse_lib.cost.timing import timed
 
-UNIT = "tokens"
 PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.
 LENGTH = {"cpu": {"demo": 127, "1m": 40, "33m": 12}, "cuda": {"demo": 127, "1m": 600, "33m": 600}}
@@ -21,13 +22,7 @@ PROBE = np.random.default_rng(0).integers(0, 2000, (2, 300))  # tokens on which 
 
 
 def workload(setup: Setup) -> str:
-    return f"{_length(setup)} tokens behind '<|endoftext|>', pure sampling at temperature 1"
-
-
-def make_input(setup: Setup) -> None:
-    from collapse_lib.model.gpt_neo import GPTNeo
-
-    GPTNeo(setup.model_config, seed=1).save_pretrained(setup.model_folder)
+    return f"{_length(setup)} tokens after '<|endoftext|>', pure sampling at temperature 1"
 
 
 def sides(setup: Setup) -> list[Side]:
@@ -41,11 +36,10 @@ def sides(setup: Setup) -> list[Side]:
 def ours(setup: Setup) -> Callable[[], Work]:
     import torch
 
-    from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.sample.draw import DTYPES
     from collapse_lib.sample.generate import sample_rows
 
-    model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
+    model = setup.our_model()
     length = _length(setup)
     batch = OUR_BATCH[setup.config] if setup.device == "cpu" else setup.settings("sampling").batch_size
     settings = setup.settings("sampling", length=length, batch_size=batch)
@@ -64,15 +58,11 @@ def ours(setup: Setup) -> Callable[[], Work]:
 
 def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     import torch
-    from transformers import GPTNeoForCausalLM
-    from transformers.utils import logging
 
     from collapse_lib.sample.draw import DTYPES
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    model = GPTNeoForCausalLM.from_pretrained(setup.model_folder).to(setup.device).eval()
-    model.generation_config.eos_token_id = None  # sample on behind the end of a story, as we do
+    model = setup.their_model()
+    model.generation_config.eos_token_id = None  # go on after the end of a story, as we do
     eos = model.config.eos_token_id
     with torch.no_grad():
         logits = model(torch.from_numpy(_probe(setup)).to(setup.device)).logits[:, -1].cpu().numpy()
@@ -85,10 +75,8 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
         options = {"do_sample": True, "top_k": 0, "max_new_tokens": length, "pad_token_id": eos, "attention_mask": torch.ones_like(start)}
         return model.generate(start, **options)[:, 1:]
 
-    best = batches[0]
-    if len(batches) > 1:
-        short = max(4, _length(setup) // 4)
-        best = min(batches, key=lambda batch: timed(lambda: generate(batch, short), setup.device)[1] / batch)
+    short = max(4, _length(setup) // 4)
+    best = best_batch(batches, lambda batch: timed(lambda: generate(batch, short), setup.device)[1] / batch)
 
     def work() -> Work:
         tokens, seconds = timed(lambda: generate(best, _length(setup)), setup.device)
@@ -97,40 +85,24 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     return work
 
 
-def checks(setup: Setup, outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
     """Equal logits, and samples that the model finds equally likely."""
-    mine = outcomes[OURS]
-    loss, error = _surprise(setup, mine["tokens"])
-    found = []
-    for name, theirs in outcomes.items():
-        if name == OURS:
-            continue
-        apart = float(np.abs(mine["logits"] - theirs["logits"]).max())
-        found.append(check(f"logits behind {PROBE.shape[1]} tokens, largest difference {apart:.1e} ({name}, batch {theirs['batch']})", apart < 1e-2))
-        other, other_error = _surprise(setup, theirs["tokens"])
-        sigma = abs(loss - other) / float(np.hypot(error, other_error))
-        found.append(check(f"surprise of the sampled text, {loss:.3f} and {other:.3f} nats a token, {sigma:.1f} standard errors apart", sigma < 4.5))
-    return found
+    apart = float(np.abs(ours["logits"] - theirs["logits"]).max())
+    (loss, error), (other, other_error) = (_surprise(setup, side["tokens"]) for side in (ours, theirs))
+    sigma = abs(loss - other) / float(np.hypot(error, other_error))
+    return [
+        check(f"logits after {_probe(setup).shape[1]} tokens, largest difference {apart:.1e}, with batches of {theirs['batch']}", apart < 1e-2),
+        check(f"surprise of the sampled text, {loss:.3f} and {other:.3f} nats a token, {sigma:.1f} standard errors apart", sigma < 4.5),
+    ]
 
 
-def floors(setup: Setup, rate: float) -> list[dict[str, Any]]:
-    config, length = setup.model_config, _length(setup)
-    contexts = range(1, min(length, setup.settings("sampling").max_context) + 1)
-    flops = sum(map(config_model(setup).flops_per_token, contexts)) / len(contexts)
-    precision = setup.settings("training").precision
-    value = 2 if setup.device != "cpu" and precision != "fp32" else 4
-    read = sum(sum(2 * config.hidden_size * keys * value for keys in config.keys_seen(context)) for context in contexts) / len(contexts)
-    return shares(limits(setup, flops, read, precision), rate)
-
-
-def config_model(setup: Setup) -> Any:
-    """The model without weights: it knows its own counts."""
-    import torch
-
-    from collapse_lib.model.gpt_neo import GPTNeo
-
-    with torch.device("meta"):
-        return GPTNeo(setup.model_config, seed=None)
+def needs(setup: Setup) -> Needs:
+    """FLOP of a token and the cached keys and values that it reads, in the mean over a sequence."""
+    model, precision = without_weights(setup.model_config), setup.settings("training").precision
+    contexts = range(1, min(_length(setup), setup.settings("sampling").max_context) + 1)
+    value = 4 if setup.device == "cpu" or precision == "fp32" else 2  # bytes
+    read = sum(model.kv_bytes_per_token(context, value) for context in contexts)
+    return Needs(sum(map(model.flops_per_token, contexts)) / len(contexts), precision, read / len(contexts))
 
 
 def _surprise(setup: Setup, tokens: np.ndarray) -> tuple[float, float]:
@@ -138,16 +110,13 @@ def _surprise(setup: Setup, tokens: np.ndarray) -> tuple[float, float]:
     import torch
     from torch.nn import functional as F
 
-    from collapse_lib.model.gpt_neo import GPTNeo
-
-    model = GPTNeo.from_pretrained(setup.model_folder).to(setup.device).eval()
-    eos = model.config.eos_token_id
-    losses = []
+    model = setup.our_model()
+    eos, losses = model.config.eos_token_id, []
     with torch.no_grad():
         for row in tokens[:64].astype(np.int64):  # row by row: all logits of one sequence are held at once
             target = torch.from_numpy(row).to(setup.device)
-            shown = torch.cat([target.new_tensor([eos]), target[:-1]])[None]
-            losses.append(F.cross_entropy(model.logits(model(shown))[0], target).item())
+            inputs = torch.cat([target.new_tensor([eos]), target[:-1]])[None]
+            losses.append(F.cross_entropy(model.logits(model(inputs))[0], target).item())
     return float(np.mean(losses)), float(np.std(losses) / len(losses) ** 0.5)
 
 
@@ -157,3 +126,6 @@ def _length(setup: Setup) -> int:
 
 def _probe(setup: Setup) -> np.ndarray:
     return PROBE[:, : setup.model_config.max_position_embeddings]
+
+
+BENCH = Bench(workload, sides, checks, needs)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Setup, Side, Work, check, limits, shares
-from collapse_lib.cost.bench.sampling import config_model, make_input  # noqa: F401 - the same model is the input
+from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
+from collapse_lib.cost.model import without_weights
 
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
-UNIT = "tokens"
 # (sequences of an optimizer step, steps of a round): the paper's 320 would take minutes a step on a CPU. The first step also pays for AdamW's memory.
 STEPS = {"cpu": {"demo": (8, 30), "1m": (16, 2), "33m": (8, 2)}, "cuda": {"demo": (8, 30), "1m": (320, 4), "33m": (320, 2)}}
 USUAL_BATCH = {"cpu": 8, "cuda": 32}  # of one forward pass: the Trainer's default, and the released code's
@@ -51,18 +52,14 @@ def sides(setup: Setup) -> list[Side]:
 
 
 def ours(setup: Setup) -> Callable[[], Work]:
-    import shutil
-
-    from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.train.loop import train
 
     data = corpus(setup)
 
     def work() -> Work:
-        model = GPTNeo.from_pretrained(setup.model_folder)
-        place = setup.folder / "checkpoint"
-        result = train(model, data, _settings(setup), seed=SEED, checkpoint_folder=place, device=setup.device, epochs=1)
-        shutil.rmtree(place)
+        with tempfile.TemporaryDirectory() as checkpoint:
+            arguments = {"seed": SEED, "checkpoint_folder": Path(checkpoint), "device": setup.device, "epochs": 1}
+            result = train(setup.our_model(), data, _settings(setup), **arguments)
         return Work(result.tokens_seen, result.seconds, {"losses": [loss for _, loss in result.loss_curve]})
 
     return work
@@ -73,18 +70,15 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
 
     import torch
     from torch.utils.data import SequentialSampler
-    from transformers import GPTNeoForCausalLM, Trainer, TrainerCallback, TrainingArguments
-    from transformers.utils import logging
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     from collapse_lib.train.blocks import Blocks, epoch_batches
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     settings = _settings(setup)
     blocks = Blocks(corpus(setup), settings)
     order = np.concatenate(epoch_batches(len(blocks), settings, SEED, epoch=0))
     windows = [blocks.read(np.array([number])) for number in order]
-    data = [{"input_ids": np.append(shown[0], target[0, -1]), "labels": np.append(shown[0], target[0, -1])} for shown, target in windows]
+    data = [{"input_ids": np.append(inputs[0], targets[0, -1]), "labels": np.append(inputs[0], targets[0, -1])} for inputs, targets in windows]
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *arguments: Any) -> SequentialSampler:
@@ -104,7 +98,6 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
             self.seconds = time.perf_counter() - self.began
 
     def fit(batch: int, rows: list[dict[str, np.ndarray]]) -> Clock:
-        model = GPTNeoForCausalLM.from_pretrained(setup.model_folder)
         clock = Clock()
         arguments = TrainingArguments(
             output_dir=str(setup.folder / "trainer"),
@@ -126,16 +119,14 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
             report_to=[],
             disable_tqdm=True,
         )
-        training = InOrder(model=model, args=arguments, train_dataset=rows, callbacks=[clock])
-        training.pop_callback(_printer())
+        training = InOrder(model=setup.their_model(), args=arguments, train_dataset=rows, callbacks=[clock])
+        training.pop_callback(PrinterCallback)
         training.train()
         if setup.device != "cpu":
             torch.cuda.synchronize()
         return clock
 
-    best = batches[0]
-    if len(batches) > 1:
-        best = min(batches, key=lambda batch: fit(batch, data[: settings.batch_size]).seconds)
+    best = best_batch(batches, lambda batch: fit(batch, data[: settings.batch_size]).seconds)
 
     def work() -> Work:
         clock = fit(best, data)
@@ -144,31 +135,20 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     return work
 
 
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
-def checks(setup: Setup, outcomes: dict[str, Any]) -> list[dict[str, Any]]:
+def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
     """The same losses, step by step."""
-    mine = np.array(outcomes[OURS]["losses"])
+    mine, other = np.array(ours["losses"]), np.array(theirs["losses"])
+    apart = float(np.abs(mine / other - 1).max()) if len(mine) == len(other) else float("inf")
+    steps = f"losses of {len(other)} steps ({other[0]:.3f} to {other[-1]:.3f})"
     tolerance = 2e-3 if _settings(setup).precision == "fp32" else 2e-2
-    found = []
-    for name, outcome in outcomes.items():
-        if name == OURS:
-            continue
-        theirs = np.array(outcome["losses"])
-        apart = float(np.abs(mine / theirs - 1).max()) if len(mine) == len(theirs) else float("inf")
-        steps = f"losses of {len(theirs)} steps ({theirs[0]:.3f} to {theirs[-1]:.3f})"
-        found.append(check(f"{steps}, largest relative difference {apart:.1e} ({name}, batch {outcome['batch']})", apart < tolerance))
-    return found
+    return [check(f"{steps}, largest relative difference {apart:.1e}, with batches of {theirs['batch']}", apart < tolerance)]
 
 
-def floors(setup: Setup, rate: float) -> list[dict[str, Any]]:
-    block = _settings(setup).block_size
-    flops = 3 * sum(map(config_model(setup).flops_per_token, range(1, block + 1))) / block
-    return shares(limits(setup, flops, 1.0, _settings(setup).precision)[:1], rate)
+def needs(setup: Setup) -> Needs:
+    """FLOP of a token forward and backward, in the mean over a block."""
+    settings = _settings(setup)
+    flops = map(without_weights(setup.model_config).flops_per_token, range(1, settings.block_size + 1))
+    return Needs(3 * sum(flops) / settings.block_size, settings.precision)
 
 
 def _steps(setup: Setup) -> tuple[int, int]:
@@ -178,3 +158,6 @@ def _steps(setup: Setup) -> tuple[int, int]:
 def _settings(setup: Setup) -> Any:
     precision = "fp32" if setup.device == "cpu" else setup.settings("training").precision
     return setup.settings("training", batch_size=_steps(setup)[0], precision=precision, checkpoint_every=10**9)
+
+
+BENCH = Bench(workload, sides, checks, needs)
