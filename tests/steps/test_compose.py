@@ -14,23 +14,24 @@ from collapse_lib.steps.inputs import open_artefact, open_text
 
 CHANGES = {
     "generations": "3",
-    "corpus.stories": "120",
+    "corpus.stories": "10",
+    "corpus.validation_stories": "2",
     "tokenizer.vocabulary": "300",
     "training.epochs": "1",
-    "sampling.sequences": "48",
+    "sampling.sequences": "100",
     "sampling.length": "32",
     "alpha.truth_stories": "0",
     "completions.every": "null",
     "classification.tasks": "[]",
 }
-WORK = {name: getattr(steps, name) for name in steps.__all__}
 
 
 def finished(tmp_path, monkeypatch, **changes: str) -> Run:
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     run = Run.create("one", load_preset("smoke").with_changes(CHANGES | {name.replace("__", "."): value for name, value in changes.items()}))
     for step in run.steps():
-        WORK[step.name](run, **({} if step.name == "corpus" else {"generation": step.generation}))
+        if step.name in ("corpus", "compose", "train", "sample"):
+            getattr(steps, step.name)(run, **({} if step.name == "corpus" else {"generation": step.generation}))
     return run
 
 
@@ -79,14 +80,14 @@ def test_a_share_of_real_text(tmp_path, monkeypatch, real, source):
     run = finished(tmp_path, monkeypatch, regime__name="mix", regime__share="0.25", regime__real=real)
     for generation in (2, 3):
         assert shares(run, generation).keys() == {source, str(generation - 1)}
-        assert run.step(generation, "compose").results()["metrics"]["real_share"]["value"] == pytest.approx(0.25, abs=0.05)
+        assert run.step(generation, "compose").results()["metrics"]["real_share"]["value"] == pytest.approx(0.25, abs=0.12)  # in whole rows, of which there are few
 
 
 def test_fresh_text_is_nobodys_and_another_each_time(tmp_path, monkeypatch):
     run = finished(tmp_path, monkeypatch, regime__name="fresh")
     initial = {tuple(row) for row in open_text(run, 0).iter_rows()}
     second, third = ({tuple(row) for row in learned(run, generation).iter_rows()} for generation in (2, 3))
-    assert not second & third and len(initial & second) < len(second) / 2  # short stories may come again
+    assert not second & third and not initial & second
     assert 0 <= learned(run, 3).tokens - open_text(run, 0).tokens < 600
 
 
@@ -94,7 +95,7 @@ def test_the_first_model_writes_every_text_and_never_the_same(tmp_path, monkeypa
     run = finished(tmp_path, monkeypatch, regime__name="first_only")
     assert run.step(2, "train").parents()["previous corpus"] == run.step(1, "sample")
     view = learned(run, 3)
-    assert view.rows == open_text(run, 1).rows == 48 and view.hash not in {open_text(run, generation).hash for generation in (1, 2, 3)}
+    assert view.rows == open_text(run, 1).rows == 100 and view.hash not in {open_text(run, generation).hash for generation in (1, 2, 3)}
     assert set(run.step(3, "compose").parents()) == {"first train", "initial corpus"}  # and no text
 
 
@@ -103,7 +104,7 @@ def test_the_stories_that_a_verifier_likes_best(tmp_path, monkeypatch, verifier)
     more = {"corpus__source": "grammar", "sampling__length": "64", "generations": "2"}
     run = finished(tmp_path, monkeypatch, regime__name="select", regime__share="0.25", regime__verifier=verifier, **more)
     text, view = open_text(run, 1), learned(run, 2)
-    assert text.rows == 48 * 4 and view.rows_are_complete
+    assert text.rows == 100 * 4 and view.rows_are_complete
     assert all(row[0] == text.eos_id and text.eos_id not in row[1:] for row in view.iter_rows())
 
 
