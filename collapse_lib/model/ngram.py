@@ -19,8 +19,9 @@ arrays of integers, found by bisection, of any k.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,14 @@ class NGram:
     def __init__(self, k: int, vocabulary: int, eos_id: int, ends: bool, nodes: Ints, edges: Ints, counts: Ints) -> None:
         self.k, self.vocabulary, self.eos_id, self.ends = k, vocabulary, eos_id, ends
         self.nodes, self.edges, self.counts = nodes, edges, counts
-        self._parent = np.concatenate([[0], nodes // vocabulary])
-        self._order = np.concatenate([[0], np.zeros(len(nodes), np.int8)]).astype(np.int8)
-        self._first = np.searchsorted(edges // vocabulary, np.arange(len(nodes) + 2))  # edge of each node, and the end
+        self._parent = np.concatenate([[0], nodes // vocabulary])  # the root's is the root
+        self._order = np.zeros(len(nodes) + 1, np.int8)
+        for _ in range(k):
+            self._order[1:] = self._order[self._parent[1:]] + 1
+        self._first = np.searchsorted(edges, np.arange(len(nodes) + 2) * vocabulary)  # edge of each node, and the end
         self._until = np.concatenate([[0], np.cumsum(counts)])  # occurrences before each edge
         self._types = np.diff(self._first)
         self._occurrences = np.diff(self._until[self._first])
-        for start, stop in self._levels():
-            self._order[start:stop] = self._order[self._parent[start]] + 1
 
     @classmethod
     def fit(cls, corpus: TokenCorpus, k: int) -> NGram:
@@ -63,23 +64,22 @@ class NGram:
         past, tokens = windows(corpus, k)
         if not len(tokens):
             raise UserError("An n-gram model cannot be made from a corpus whose rows hold their start token and nothing else.")
-        at = np.zeros(len(tokens), np.int64)  # the node of each token's context
-        nodes = [np.empty(0, np.int64)]
-        known = 0
+        vocabulary, node, known = corpus.vocabulary, np.zeros(len(tokens), np.int64), 1
+        levels = []
         for older in past:
-            keys, at = np.unique(at * corpus.vocabulary + older, return_inverse=True)
-            nodes.append(keys)
-            at += known + 1
-            known += len(keys)
-        edges, counts = np.unique(at * corpus.vocabulary + tokens, return_counts=True)
-        levels = [(edges, counts)]
-        parent = np.concatenate([[0], np.concatenate(nodes) // corpus.vocabulary])
-        for _ in range(k):
-            edges, merged = np.unique(parent[edges // corpus.vocabulary] * corpus.vocabulary + edges % corpus.vocabulary, return_inverse=True)
-            counts = np.bincount(merged, counts).astype(np.int64)
-            levels.append((edges, counts))
-        edges, counts = (np.concatenate(parts) for parts in zip(*reversed(levels), strict=True))
-        return cls(k, corpus.vocabulary, corpus.eos_id, corpus.rows_are_complete, np.concatenate(nodes), edges, counts)
+            keys, place = np.unique(node * vocabulary + older, return_inverse=True)
+            levels.append(keys)
+            node, known = place + known, known + len(keys)
+        nodes = np.concatenate([np.empty(0, np.int64), *levels])
+        parent = np.concatenate([[0], nodes // vocabulary])
+        counted = [np.unique(node * vocabulary + tokens, return_counts=True)]
+        for _ in range(k):  # the counts of shorter contexts are sums of these
+            edges, counts = counted[-1]
+            node, token = np.divmod(edges, vocabulary)
+            edges, place = np.unique(parent[node] * vocabulary + token, return_inverse=True)
+            counted.append((edges, np.bincount(place, counts).astype(np.int64)))
+        edges, counts = map(np.concatenate, zip(*reversed(counted), strict=True))
+        return cls(k, vocabulary, corpus.eos_id, corpus.rows_are_complete, nodes, edges, counts)
 
     @property
     def contexts(self) -> int:
@@ -96,52 +96,51 @@ class NGram:
         Of more than k tokens the last k are looked at; fewer have the law of the shorter context. With ``smoothed`` it is the law that scores, else
         the one that samples.
         """
-        past = _without_other_stories(np.asarray(contexts, np.int64).T[::-1][: self.k], self.eos_id)
-        node = self._descend(past, np.shape(contexts)[0])
+        contexts = np.asarray(contexts, np.int64)
+        node = self._descend(_without_other_stories(contexts.T[::-1][: self.k], self.eos_id), len(contexts))
+        rows = np.arange(len(node))
         if not smoothed:
-            laws = np.zeros((len(node), self.vocabulary))
-            self._add_counts(laws, node, np.arange(len(node)))
-            return laws / self._occurrences[node][:, None]
+            return self._add_counts(np.zeros((len(node), self.vocabulary)), rows, node) / self._occurrences[node][:, None]
         laws = np.full((len(node), self.vocabulary), 1 / self.vocabulary)
-        for order in range(self.k + 1):
-            rows = np.flatnonzero(self._order[node] >= order)
-            ancestor = node[rows]
-            while len(above := np.flatnonzero(self._order[ancestor] > order)):
-                ancestor[above] = self._parent[ancestor[above]]
-            types, total = self._types[ancestor], self._occurrences[ancestor]
-            laws[rows] *= types[:, None]
-            self._add_counts(laws, ancestor, rows)
-            laws[rows] /= (total + types)[:, None]
+        path = np.stack(list(accumulate(range(self.k), lambda at, _: self._parent[at], initial=node)))  # [k + 1, contexts], up to the root
+        for level in range(self.k + 1):
+            rows = np.flatnonzero(self._order[node] >= level)
+            at = path[self._order[node[rows]] - level, rows]
+            laws[rows] *= self._types[at][:, None]
+            self._add_counts(laws, rows, at)
+            laws[rows] /= (self._occurrences[at] + self._types[at])[:, None]
         return laws
 
     def next_token_losses(self, corpus: TokenCorpus) -> Floats:
         """``-log P(token)`` in nats, float64[tokens], of every token that ``windows`` gives, by Witten and Bell's law."""
         past, tokens = windows(corpus, self.k)
         node = self._descend(past, len(tokens))
-        losses = np.empty(len(tokens))
-        left, factor = np.arange(len(tokens)), np.ones(len(tokens))
-        for order in range(self.k, -1, -1):
-            here = self._order[node] == order
-            edge, seen = _find(self.edges, node * self.vocabulary + tokens)
-            hit, miss = here & seen, here & ~seen
-            losses[left[hit]] = -np.log(factor[hit] * self._smoothed[edge[hit]])
-            types = self._types[node[miss]]
-            factor[miss] *= types / (types + self._occurrences[node[miss]])
-            node[miss] = self._parent[node[miss]]
-            if order == 0:
-                losses[left[miss]] = -np.log(factor[miss] / self.vocabulary)
-            left, factor, node, tokens = left[~hit], factor[~hit], node[~hit], tokens[~hit]
-        return losses
+        probability, left = np.ones(len(tokens)), np.arange(len(tokens))
+        while len(left):  # up the tree, to the longest context that the token was seen behind
+            edge, seen = _find(self.edges, node[left] * self.vocabulary + tokens[left])
+            probability[left[seen]] *= self._smoothed[edge[seen]]
+            left = left[~seen]
+            at = node[left]
+            probability[left] *= self._types[at] / (self._occurrences[at] + self._types[at]) * np.where(at == 0, 1 / self.vocabulary, 1)
+            node[left] = self._parent[at]
+            left = left[at > 0]
+        return -np.log(probability)
 
     def row_losses(self, corpus: TokenCorpus) -> Floats:
         """``next_token_losses`` added up row by row, float64[rows]; of whole stories with the ``<|endoftext|>`` that ends them."""
         until = np.concatenate([[0.0], np.cumsum(self.next_token_losses(corpus))])
         return np.diff(until[np.concatenate([[0], np.cumsum(row_tokens(corpus))])])
 
-    def conditional_entropy(self, corpus: TokenCorpus) -> float:
-        """Entropy in nats of the law that it samples from, a mean over the contexts of a text's tokens."""
+    def visits(self, corpus: TokenCorpus) -> Ints:
+        """How many tokens of a text each node, the longest seen part of their contexts, comes before: [nodes], as in ``entropies``."""
         past, tokens = windows(corpus, self.k)
-        return float(self._entropies[self._descend(past, len(tokens))].mean())
+        return np.bincount(self._descend(past, len(tokens)), minlength=len(self.nodes) + 1)
+
+    @cached_property
+    def entropies(self) -> Floats:
+        """Entropy in nats of the law that is sampled at each node, [nodes]."""
+        weighted = np.concatenate([[0.0], np.cumsum(self.counts * np.log(self.counts))])
+        return np.maximum(0, np.log(self._occurrences) - np.diff(weighted[self._first]) / self._occurrences)
 
     def sample_rows(self, rows: range, seed: int, length: int | None = None) -> list[NDArray[np.uint16]]:
         """Rows of a corpus, each with its start token; row r depends on (model, seed, r) alone.
@@ -162,13 +161,12 @@ class NGram:
         with the story that reaches the number leaves the expected share of every story as it is (Wald's identity).
         """
         rows: list[NDArray[np.uint16]] = []
-        mean = length or self._occurrences[0] / self.counts[np.searchsorted(self.edges, self.eos_id)] if self.ends or length else None
-        missing = tokens
-        while missing > 0:
-            more = self.sample_rows(range(len(rows), len(rows) + int(missing / mean) + 1), seed, length)
+        expected = length or self._occurrences[0] / max(1, self.counts[: self._types[0]][self._token[: self._types[0]] == self.eos_id].sum())
+        while tokens > 0:
+            more = self.sample_rows(range(len(rows), len(rows) + math.ceil(tokens / expected)), seed, length)
             until = np.cumsum([len(row) - bool(length) for row in more])
-            rows += more[: int(np.searchsorted(until, missing)) + 1]
-            missing -= int(until[-1])
+            rows += more[: int(np.searchsorted(until, tokens)) + 1]
+            tokens -= int(until[-1])
         return TokenCorpus.in_memory(rows, self.eos_id, self.vocabulary, rows_are_complete=length is None)
 
     def save(self, file: str | Path) -> None:
@@ -193,13 +191,6 @@ class NGram:
         except (SafetensorError, KeyError, ValueError) as error:
             raise UserError(f"'{file}' is no n-gram model ({first_line(error)}); restore it, or have the model made again.") from None
 
-    def _levels(self) -> Iterator[tuple[int, int]]:
-        """First and last node of each length from 1 on, [first, last)."""
-        start, stop = 0, 1
-        while stop <= len(self.nodes):
-            start, stop = stop, int(np.searchsorted(self.nodes, stop * self.vocabulary)) + 1
-            yield start, stop
-
     def _descend(self, past: Ints, count: int) -> Ints:
         """The node of the longest seen part of each context, [count]; ``past`` [tokens, count] has the newest token first."""
         node = np.zeros(count, np.int64)
@@ -210,11 +201,12 @@ class NGram:
             node[going] = child[seen] + 1
         return node
 
-    def _add_counts(self, laws: Floats, nodes: Ints, rows: Ints) -> None:
-        """Add the counts of ``nodes`` to those ``rows`` of ``laws``."""
+    def _add_counts(self, laws: Floats, rows: Ints, nodes: Ints) -> Floats:
+        """``laws`` with the counts of ``nodes`` added to these ``rows``, in place."""
         types = self._types[nodes]
         edge = np.arange(types.sum()) + np.repeat(self._first[nodes] - np.cumsum(types) + types, types)
-        laws[np.repeat(rows, types), self.edges[edge] % self.vocabulary] += self.counts[edge]
+        laws[np.repeat(rows, types), self._token[edge]] += self.counts[edge]
+        return laws
 
     def _walk(self, rows: Ints, seed: int, length: int | None) -> list[NDArray[np.uint16]]:
         state = np.full(len(rows), self._start)
@@ -266,18 +258,14 @@ class NGram:
         """
         behind = np.zeros(len(self.edges), np.int64)
         node = self.edges // self.vocabulary
-        order = self._order[node]
-        oldest = np.concatenate([[0], self.nodes % self.vocabulary])
-        for level in range(self.k + 1):
-            edges = np.flatnonzero(order == level)
-            if level == 0:
-                child, seen = _find(self.nodes, self.edges[edges]) if self.k else (edges, np.zeros(len(edges), bool))
-                behind[edges[seen]] = child[seen] + 1
-                continue
+        added = np.where(node == 0, self._token, np.concatenate([[0], self.nodes % self.vocabulary])[node])
+        for level in range(self.k):
+            edges = np.flatnonzero(self._order[node] == level)
             shorter = behind[self._parent_edge[edges]]
-            child, seen = _find(self.nodes, shorter * self.vocabulary + oldest[node[edges]])
-            seen &= (self._order[shorter] == level) & (level < self.k)
-            behind[edges] = np.where(seen, child + 1, shorter)
+            child, seen = _find(self.nodes, shorter * self.vocabulary + added[edges])
+            behind[edges] = np.where(seen & (self._order[shorter] == level), child + 1, shorter)
+        longest = self._order[node] == self.k
+        behind[longest] = behind[self._parent_edge[longest]]
         behind[self._token == self.eos_id] = self._start
         return behind.astype(np.int32)
 
@@ -285,19 +273,12 @@ class NGram:
     def _smoothed(self) -> Floats:
         """Witten and Bell's probability of each edge."""
         node = self.edges // self.vocabulary
-        order, types = self._order[node], self._types[node]
+        types, total = self._types[node], self._occurrences[node] + self._types[node]
         probability = np.full(len(self.edges), 1 / self.vocabulary)
         for level in range(self.k + 1):
-            edges = np.flatnonzero(order == level)
-            lower = probability[self._parent_edge[edges]] if level else probability[edges]
-            probability[edges] = (self.counts[edges] + types[edges] * lower) / (self._occurrences[node[edges]] + types[edges])
+            edges = np.flatnonzero(self._order[node] == level)
+            probability[edges] = (self.counts[edges] + types[edges] * probability[self._parent_edge[edges]]) / total[edges]
         return probability
-
-    @cached_property
-    def _entropies(self) -> Floats:
-        """Entropy of the counts at each node."""
-        weighted = np.concatenate([[0.0], np.cumsum(self.counts * np.log(self.counts))])
-        return np.maximum(0, np.log(self._occurrences) - np.diff(weighted[self._first]) / self._occurrences)
 
 
 def windows(corpus: TokenCorpus, k: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
