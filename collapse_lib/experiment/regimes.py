@@ -4,18 +4,18 @@ Texts are numbered: text 0 is the initial corpus D and text n is S_n, sampled wh
 D. Of later ones ``compose`` says which rows of which texts they read; it knows nothing about models and depends on its arguments alone. Every
 corpus has N tokens in complete rows, but for ``accumulate``:
 
-========================  ==================================================================================================================
+========================  ==============================================================================================================
 ``replace``               S_{n-1}; the paper, section 3.1
 ``fresh``                 a new real text in each generation, from a source without an end: the null, in which nothing is recursive
 ``first_only``            S_{n-1}, but written by generation 1 whatever n is: synthetic, and still not recursive
-``accumulate``            D, S_1, ..., S_{n-1}, all of them: n N tokens (Gerstgrasser et al. 2024, "Is model collapse inevitable?"). A learner that
-                          takes steps takes as many as under ``replace``, or as many epochs
-``accumulate_subsample``  N tokens of that union, drawn anew in each generation (Kazdan et al. 2024, "Collapse or thrive?")
-``mix``                   a share r of real text and 1 - r of S_{n-1} (the paper's conclusion; r = 0.1 in Shumailov et al. 2024). The real rows are old
-                          ones, drawn anew from D, or with ``real: fresh`` nobody has read them before
-``select``                S_{n-1} has N / share tokens, and a verifier keeps those N that it likes best (the paper, section 4; Feng et al. 2024, "Beyond
-                          model collapse")
-========================  ==================================================================================================================
+``accumulate``            D, S_1, ..., S_{n-1}, all of them: n N tokens (Gerstgrasser et al. 2024, "Is Model Collapse Inevitable?"). A
+                          learner that takes steps takes as many as under ``replace``, or as many epochs
+``accumulate_subsample``  N tokens of that union, drawn anew in each generation (Kazdan et al. 2024, "Collapse or Thrive?")
+``mix``                   a share r of real text and 1 - r of S_{n-1} (the paper's conclusion; r = 0.1 in Shumailov et al. 2024). The
+                          real rows are old ones, drawn anew from D, or with ``real: fresh`` rows that nobody has read
+``select``                S_{n-1} has N / share tokens, and a verifier keeps those N that it likes best (the paper, section 4; Feng et
+                          al. 2024, "Beyond Model Collapse")
+========================  ==============================================================================================================
 
 Rows are drawn without replacement. A part of a corpus has the fewest rows, in the order in which they are drawn, that hold the tokens wanted.
 """
@@ -110,7 +110,8 @@ def compose(regime: Regime, generation: int, lengths: Sequence[ArrayLike], token
         scores: of the rows of the last text, [rows], for ``select``: the verifier's mean log-likelihood of a token. Of equal scores (-inf is one)
             the first are kept.
 
-    Raises ``UserError`` where a text has not the tokens that are wanted of it, and ``ValueError`` if ``lengths`` or ``scores`` are not of this generation.
+    Raises ``UserError`` where a text has not the tokens that are wanted of it, and ``ValueError`` if ``lengths`` or ``scores`` are not those of
+    this generation.
     """
     if len(lengths) != generation:
         raise ValueError(f"generation {generation} follows {generation} texts, not {len(lengths)}")
