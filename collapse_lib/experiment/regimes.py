@@ -5,13 +5,13 @@ D. Of later ones ``compose`` says which rows of which texts they read; it knows 
 corpus has N tokens in complete rows, but for ``accumulate``:
 
 ========================  ==============================================================================================================
-``replace``               S_{n-1}; the paper, section 3.1
+``replace``               S_{n-1}: the paper, section 5.1
 ``fresh``                 a new real text in each generation, from a source without an end: the null, in which nothing is recursive
 ``first_only``            S_{n-1}, but written by generation 1 whatever n is: synthetic, and still not recursive
 ``accumulate``            D, S_1, ..., S_{n-1}, all of them: n N tokens (Gerstgrasser et al. 2024, "Is Model Collapse Inevitable?"). A
                           learner that takes steps takes as many as under ``replace``, or as many epochs
 ``accumulate_subsample``  N tokens of that union, drawn anew in each generation (Kazdan et al. 2024, "Collapse or Thrive?")
-``mix``                   a share r of real text and 1 - r of S_{n-1} (the paper's conclusion; r = 0.1 in Shumailov et al. 2024). The
+``mix``                   a share r of real text and 1 - r of S_{n-1} (the paper, section 4; r = 0.1 in Shumailov et al. 2024). The
                           real rows are old ones, drawn anew from D, or with ``real: fresh`` rows that nobody has read
 ``select``                S_{n-1} has N / share tokens, and a verifier keeps those N that it likes best (the paper, section 4; Feng et
                           al. 2024, "Beyond Model Collapse")
@@ -72,7 +72,7 @@ class Regime:
         for field, allowed, owner in (("real", REAL, "mix"), ("verifier", VERIFIERS, "select")):
             value = getattr(self, field)
             if value not in allowed:
-                raise UserError(f"The {field} of a regime cannot be '{value}'; it is {' or '.join(allowed)}.")
+                raise UserError(f"Field '{field}' of a regime cannot be '{value}'; {' and '.join(allowed)} are allowed.")
             if value != allowed[0] and self.name != owner:
                 raise UserError(f"Regime '{self.name}' has no field '{field}'; {owner} has it.")
 
