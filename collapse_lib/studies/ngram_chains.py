@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from itertools import chain as chain_of
 from itertools import count, product
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from collapse_lib.text.tokenizer import Tokenizer
 
-VOCABULARY_STORIES = 5000  # whose words are tokens; a long or a fresh text has a few others, which are one token
+SIGNS_STORIES = 2000  # which hold every sign that stories are written with
 FRESH_STORIES = 1 << 32  # indices of stories kept for each fresh text, and as many for the other two
 
 Measures = dict[str, float]
@@ -77,7 +78,10 @@ class GrammarWords:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return learn_words(self._stories.stories(self.seed, VOCABULARY_STORIES))
+        """Of all words that a story can hold, with and without a space and a capital letter."""
+        words = self._stories.word_types()
+        forms = (space + form for word in words for form in (word, word[0].upper() + word[1:]) for space in ("", " "))
+        return learn_words(chain_of(self._stories.stories(self.seed, SIGNS_STORIES), forms))
 
     @cached_property
     def held_out(self) -> TokenCorpus:
@@ -223,6 +227,8 @@ def _generations(
     if (length is None) != initial.rows_are_complete:
         raise UserError("Sampled rows need a length if those of the initial corpus were cut off, and have none if they are whole stories.")
     tokens = initial.real_tokens if tokens is None else tokens
+    if generations < 1 or tokens < 1:
+        raise UserError(f"A chain of {generations} generations with {tokens} tokens each cannot be made; one of each is the fewest.")
     texts, lengths, scores, first = [initial], [row_tokens(initial)], None, None
     for generation in range(1, generations + 1):
         parts = compose(regime, generation, lengths, tokens, seed, scores)

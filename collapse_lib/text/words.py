@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from collapse_lib.text.tokenizer import EOS, Tokenizer
 
 UNKNOWN = "<|unknown|>"
-# A word with the space before it, signs with theirs, a paragraph's end, or another blank: end to end they are the text.
-PIECES = r"\n\n| ?\w+(?:['’-]\w+)*| ?[^\w\s]+|\s"
+# A paragraph's end, a word with the space before it, its possessive, signs with the space before them, another blank: end to end they are the text.
+PIECES = r"\n\n| ?\w+(?:['’-](?!s\b)\w+)*|['’]s\b| ?[^\w\s]+?(?=['’]s\b|[\w\s]|$)|\s"
 
 
 def learn_words(texts: Iterable[str]) -> Tokenizer:

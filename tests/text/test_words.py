@@ -11,8 +11,8 @@ def test_texts_come_back_as_they_were(stories: list[str]) -> None:
 def test_a_word_is_a_token_with_the_space_before_it() -> None:
     tokenizer = learn_words(["The cat's toy. The end!\n\nThe"])
     ids = tokenizer.encode("The cat's toy.\n\nThe end!")
-    assert [tokenizer.decode([token]) for token in ids] == ["The", " cat's", " toy", ".", "\n\n", "The", " end", "!"]
-    assert tokenizer.vocabulary == 2 + len({"The", " cat's", " toy", ".", " The", " end", "!", "\n\n"})
+    assert [tokenizer.decode([token]) for token in ids] == ["The", " cat", "'s", " toy", ".", "\n\n", "The", " end", "!"]
+    assert tokenizer.vocabulary == 2 + len({"The", " cat", "'s", " toy", ".", " The", " end", "!", "\n\n"})
 
 
 def test_other_words_are_one_token() -> None:
@@ -21,4 +21,4 @@ def test_other_words_are_one_token() -> None:
 
 
 def test_the_order_of_the_texts_does_not_matter(stories: list[str]) -> None:
-    assert learn_words(stories).hash == learn_words(stories[::-1]).hash != learn_words(stories[1:]).hash
+    assert learn_words(stories).hash == learn_words(stories[::-1]).hash != learn_words(stories[:50]).hash
