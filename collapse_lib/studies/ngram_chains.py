@@ -26,6 +26,7 @@ from collapse_lib.model.ngram import NGram, row_tokens
 from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.text.grammar import StoryGrammar
 from collapse_lib.text.words import learn_words
+from collapse_lib.theory.proof import extinction
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -159,14 +160,27 @@ def measures(model: NGram, text: TokenCorpus, initial: TokenCorpus, held_out: To
         "contexts": int((visits > 0).sum()),
         "loss": losses.sum() / scored,
         "row_loss": losses.mean(),
-    } | survival(initial.token_counts(), counts)
+    } | survival(initial.token_counts(), counts > 0)
 
 
-def survival(initial: NDArray[np.int64], counts: NDArray[np.int64]) -> Measures:
-    """Of the types with m to 2m - 1 occurrences ``initial`` [vocabulary], the share with any in ``counts``, as ``survived_m`` for m = 1, 2, 4, ..."""
+def story_and_measures(tokenizer: Tokenizer, model: NGram, text: TokenCorpus, *others: TokenCorpus | None) -> dict[str, float | str]:
+    """``measures`` with the first ``story`` of the text; for ``chain``, with the tokenizer given beforehand."""
+    return {"story": tokenizer.decode(text.row(0)[int(text.has_start) :])} | measures(model, text, *others)
+
+
+def survival(initial: NDArray[np.int64], survived: NDArray) -> Measures:
+    """Of the types with m to 2m - 1 occurrences ``initial`` [vocabulary], the share that ``survived`` [vocabulary], or is expected to: ``survived_m``
+    for m = 1, 2, 4, ..."""
     octave = np.where(initial > 0, np.frexp(initial)[1], 0)  # 1 for m = 1, 2 for 2 and 3, 3 for 4 to 7
-    types, left = np.bincount(octave), np.bincount(octave, counts > 0)
+    types, left = np.bincount(octave), np.bincount(octave, survived)
     return {f"survived_{1 << (number - 1)}": left[number] / types[number] for number in range(1, len(types)) if types[number]}
+
+
+def survival_law(initial: NDArray[np.int64], generations: int) -> DataFrame:
+    """What ``survival`` is expected to be for k = 0 under ``replace``, a row a generation: a type of count m is lost with q_n^m (T12)."""
+    from pandas import DataFrame
+
+    return DataFrame({"generation": n} | survival(initial, 1 - q**initial) for n, q in enumerate(extinction(generations)))
 
 
 def chain(

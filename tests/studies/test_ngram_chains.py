@@ -118,8 +118,9 @@ def test_measures_by_hand() -> None:
 
 
 def test_survival_by_octaves() -> None:
-    found = survival(np.array([0, 1, 1, 2, 3, 4, 7, 16]), np.array([5, 0, 2, 1, 0, 0, 0, 1]))
+    found = survival(np.array([0, 1, 1, 2, 3, 4, 7, 16]), np.array([5, 0, 2, 1, 0, 0, 0, 1]) > 0)
     assert found == {"survived_1": 0.5, "survived_2": 0.5, "survived_4": 0, "survived_16": 1}
+    assert survival(np.array([2, 3, 0]), np.array([0.5, 0.25, 0])) == {"survived_2": 0.375}, "or what is expected of them"
 
 
 def test_stories_as_words(words: GrammarWords) -> None:
@@ -216,7 +217,7 @@ def test_the_null_stays_and_the_loop_forgets(words: GrammarWords) -> None:
 
 def test_what_cannot_be(words: GrammarWords) -> None:
     finite = Corpora(words.initial, words.held_out, "tinystories")
-    with pytest.raises(UserError, match="'fresh' needs fresh real text .* 'tinystories' has an end"):
+    with pytest.raises(UserError, match=r"'fresh' needs fresh real text .* 'tinystories' has an end"):
         chain(finite, 1, 2, Regime("fresh"))
     with pytest.raises(UserError, match="The law of 'tinystories' is not known"):
         chain(finite, 1, 2, Regime("select", 0.5, verifier="grammar"))
