@@ -266,7 +266,6 @@ class NGram:
             behind[edges] = np.where(seen & (self._order[shorter] == level), child + 1, shorter)
         longest = self._order[node] == self.k
         behind[longest] = behind[self._parent_edge[longest]]
-        behind[self._token == self.eos_id] = self._start
         return behind.astype(np.int32)
 
     @cached_property
