@@ -147,8 +147,10 @@ class NGram:
 
         With ``length``, so many sampled tokens a row, behind an ``<|endoftext|>`` the next story; else a row is one story, without the
         ``<|endoftext|>`` that ended it. Where a context was not seen (at the end of a cut-off row only) the longest seen part of it stands in for it.
-        Raises ``UserError`` if stories are asked for that may never end.
+        Raises ``UserError`` for rows without tokens, and if stories are asked for that may never end.
         """
+        if length is not None and length < 1:
+            raise UserError(f"Sampled rows cannot have {length} tokens; one is the fewest.")
         if length is None and not self.ends:
             raise UserError("A model that learned from cut-off rows may write a story without an end; give the length of a row.")
         starts = range(rows.start, rows.stop, ROWS_AT_ONCE)
@@ -161,7 +163,8 @@ class NGram:
         with the story that reaches the number leaves the expected share of every story as it is (Wald's identity).
         """
         rows: list[NDArray[np.uint16]] = []
-        expected = length or self._occurrences[0] / max(1, self.counts[: self._types[0]][self._token[: self._types[0]] == self.eos_id].sum())
+        ends = self.counts[np.searchsorted(self.edges, self.eos_id)] if self.ends else 1  # the root's edges come first
+        expected = length or self._occurrences[0] / ends
         while tokens > 0:
             more = self.sample_rows(range(len(rows), len(rows) + math.ceil(tokens / expected)), seed, length)
             until = np.cumsum([len(row) - bool(length) for row in more])

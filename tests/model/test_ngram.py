@@ -242,3 +242,5 @@ def test_what_cannot_be() -> None:
         NGram.fit(TokenCorpus.in_memory(np.full((3, 1), EOS), EOS, VOCABULARY, False), 1)
     with pytest.raises(UserError, match="give the length of a row"):
         NGram.fit(a_corpus("cut off"), 1).sample_corpus(10, 0)
+    with pytest.raises(UserError, match="cannot have 0 tokens"):
+        NGram.fit(a_corpus("cut off"), 1).sample_corpus(10, 0, length=0)
