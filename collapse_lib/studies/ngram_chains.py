@@ -101,7 +101,8 @@ class GrammarWords:
     def scores(self, corpus: TokenCorpus) -> NDArray[np.float64]:
         """The mean log-probability of a token by the exact law of the grammar, [rows]; -inf for a row that is no story of it."""
         texts = self.tokenizer.decode_batch([row[1:] for row in corpus.iter_rows()])
-        return np.array([self._stories.log_probability(text) for text in texts]) / row_tokens(corpus)
+        exact = {text: self._stories.log_probability(text) for text in set(texts)}  # selected texts repeat themselves
+        return np.array([exact[text] for text in texts]) / row_tokens(corpus)
 
     @cached_property
     def _stories(self) -> StoryGrammar:
