@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
         help="time our fast paths beside what a user would otherwise do",
         description="Both sides in turn, in one run, and a check that they agree.",
     )
-    bench.add_argument("what", choices=["sampling", "training", "perplexity", "free-text"])
+    bench.add_argument("what", choices=["sampling", "training", "perplexity", "free-text", "ngram"])
     bench.add_argument("--config", choices=["demo", "1m", "33m"], default="1m", help="size of the model (default: 1m)")
     bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
     bench.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side does its work (default: 3)")

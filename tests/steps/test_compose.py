@@ -80,7 +80,9 @@ def test_a_share_of_real_text(tmp_path, monkeypatch, real, source):
     run = finished(tmp_path, monkeypatch, regime__name="mix", regime__share="0.25", regime__real=real)
     for generation in (2, 3):
         assert shares(run, generation).keys() == {source, str(generation - 1)}
-        assert run.step(generation, "compose").results()["metrics"]["real_share"]["value"] == pytest.approx(0.25, abs=0.12)  # in whole rows, of which there are few
+        assert run.step(generation, "compose").results()["metrics"]["real_share"]["value"] == pytest.approx(
+            0.25, abs=0.12
+        )  # in whole rows, of which there are few
 
 
 def test_fresh_text_is_nobodys_and_another_each_time(tmp_path, monkeypatch):
