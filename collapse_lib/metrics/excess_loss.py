@@ -42,7 +42,9 @@ def excess_loss(losses: ArrayLike, log_probabilities: ArrayLike) -> dict[str, Me
     """
     losses, floors = np.asarray(losses, float), -np.asarray(log_probabilities, float)
     if len(losses) != len(floors) or not len(losses):
-        raise UserError(f"Excess loss compares stories one by one, at least one; there are {len(losses)} losses and {len(floors)} true probabilities.")
+        raise UserError(
+            f"Excess loss compares stories one by one, at least one; there are {len(losses)} losses and {len(floors)} true probabilities."
+        )
     if not np.isfinite(floors).all():
         raise UserError(f"Validation story {int(np.argmin(np.isfinite(floors)))} is outside the grammar; excess loss takes stories that it wrote.")
     excess, error = mean(losses - floors)
@@ -50,7 +52,9 @@ def excess_loss(losses: ArrayLike, log_probabilities: ArrayLike) -> dict[str, Me
     log_excess = (math.log(excess), error and error / excess) if excess > 0 else (None, None)
     return {
         "story_loss": metric(mean(losses), "nats", "loss of a validation story, '<|endoftext|>' included", stories=stories),
-        "story_floor": metric(mean(floors), "nats", "-ln of a validation story's true probability: the smallest loss that is possible", stories=stories),
+        "story_floor": metric(
+            mean(floors), "nats", "-ln of a validation story's true probability: the smallest loss that is possible", stories=stories
+        ),
         "excess_loss": metric((excess, error), "nats", "loss of a story above the floor: KL(truth || model) up to the sampling of stories"),
         "excess_share": metric(ratio(losses - floors, floors), "1", "excess loss as a share of the floor"),
         "log_excess_loss": metric(log_excess, "ln nats", "natural logarithm of the excess loss of a story"),

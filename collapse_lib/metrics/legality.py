@@ -133,8 +133,8 @@ def legality(verdicts: Sequence[Verdict]) -> dict[str, Metric]:
     """Metrics of a sample of complete stories, with standard errors over stories. Raises ``UserError`` for none.
 
     An empty story counts as one sentence, an illegal one.
-    ``legal_share`` and its median, ``legal_stories``, ``legal_sentences``, and ``broken_<cause>`` for each of ``CAUSES``: with ``legal_stories`` these
-    shares add up to 1.
+    ``legal_share`` and its median, ``legal_stories``, ``legal_sentences``, and ``broken_<cause>`` for each of ``CAUSES``: these and
+    ``legal_stories`` add up to 1.
     """
     if not verdicts:
         raise UserError("There is no complete story to judge; legality needs at least one.")
@@ -148,7 +148,9 @@ def legality(verdicts: Sequence[Verdict]) -> dict[str, Metric]:
         "legal_sentences": metric(sentences, "1", "share of sentences that stand in some story of the grammar"),
         "legal_stories": metric(share([verdict.cause is None for verdict in verdicts]), "1", "share of stories that the grammar could have written"),
         **{
-            f"broken_{cause}": metric(share([verdict.cause == cause for verdict in verdicts]), "1", f"share of stories broken by {text}", stories=causes[cause])
+            f"broken_{cause}": metric(
+                share([verdict.cause == cause for verdict in verdicts]), "1", f"share of stories broken by {text}", stories=causes[cause]
+            )
             for cause, text in CAUSES.items()
         },
     }
@@ -173,8 +175,8 @@ def legal_length_by_bisection(text: str, log_prefix_probability: Callable[[str],
 
 
 def sentences_in(text: str) -> list[str]:
-    """Sentences of a story: pieces of a paragraph that end with ``.``, ``!`` or ``?`` (and a quotation mark), white space and a capital or quotation mark
-    following, or with the paragraph.
+    """Sentences of a story: pieces of a paragraph that end with ``.``, ``!`` or ``?`` (and a quotation mark) before white space and a capital letter
+    or quotation mark, or with the paragraph.
     """
     return [match.group().strip() for match in _SENTENCE.finditer(text) if match.group().strip()]
 
@@ -201,7 +203,7 @@ def _word_at(text: str, place: int) -> tuple[int, int]:
 
 
 def _spans(text: str, place: int) -> Iterator[tuple[int, int, bool]]:
-    """Runs of whole words with a character in them or just before it, or with it in an article before them; whether to take a capital for a small letter."""
+    """Runs of whole words that hold a character, end before it or follow the article that holds it; and whether to take a capital as small."""
     words = [match.span() for match in _WORD.finditer(text, max(0, place - 100), place + 100)]
     for first, (start, _) in enumerate(words):
         head = words[first - 1] if first else (start, start)
