@@ -15,7 +15,8 @@ that ends before it: "catch" breaks "the cat" at its second c, and "cat " at the
 3. ``cast``: the word is, or belongs to, a form of a member of some slot of the cast (a name, a pronoun, a toy), and with the same form of another
    member of that slot in its stead (and the article before it that this one asks for) the text is legal up to the character behind the word.
    Tried are the members that the text before names, and the first few of the slot, which stand for all that it does not name.
-4. ``plot``: the sentence stands in some story, so that its place is wrong, or another sentence's.
+4. ``plot``: the sentence stands in some story, so that its place is wrong, or another sentence's. What stands between two sentences belongs to the
+   second, and what follows the last one to it.
 5. ``word``: what is left, a word of the language (or a mark) in a sentence that does not ask for it.
 """
 

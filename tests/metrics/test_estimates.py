@@ -40,4 +40,10 @@ def test_nothing_is_known_of_the_spread_of_one_and_there_is_none_among_equals():
 
 def test_a_metric_has_an_error_and_counts_only_where_there_are_any():
     assert metric((1.0, None), "1", "a share") == {"value": 1.0, "unit": "1", "definition": "a share"}
-    assert metric((1.0, 0.5), "1", "a share", rows=2) == {"value": 1.0, "unit": "1", "definition": "a share", "counts": {"rows": 2}, "standard_error": 0.5}
+    assert metric((1.0, 0.5), "1", "a share", rows=2) == {
+        "value": 1.0,
+        "unit": "1",
+        "definition": "a share",
+        "counts": {"rows": 2},
+        "standard_error": 0.5,
+    }
