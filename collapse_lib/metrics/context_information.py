@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.metrics.estimates import Metric, metric, ratio
+from collapse_lib.metrics.estimates import Metric, measured, ratio_of_sums
 
 
 def context_information(tokens: Sequence[np.ndarray], entropies: Sequence[np.ndarray]) -> dict[str, Metric]:
@@ -36,15 +36,15 @@ def context_information(tokens: Sequence[np.ndarray], entropies: Sequence[np.nda
     lengths = np.array([len(row) for row in tokens])
     unigram, conditional = np.array([surprise[row].sum() for row in tokens]), np.array([row.sum() for row in entropies])
     correction = (types - 1) / (2 * total)
-    (plain, plain_error), (information, information_error) = ratio(unigram, lengths), ratio(unigram - conditional, lengths)
-    decided_error = ratio(unigram - conditional, unigram)[1] if plain else None
+    (plain, plain_error), (information, information_error) = ratio_of_sums(unigram, lengths), ratio_of_sums(unigram - conditional, lengths)
+    decided_error = ratio_of_sums(unigram - conditional, unigram)[1] if plain else None
     corrected, known = plain + correction, information + correction
     sample = {"tokens": total, "types": types}
     return {
-        "unigram_entropy": metric(
+        "unigram_entropy": measured(
             (corrected, plain_error), "nats", "entropy of the frequencies of the tokens, with Miller and Madow's correction", **sample
         ),
-        "conditional_entropy": metric(ratio(conditional, lengths), "nats", "mean entropy of the model's next-token law on its own text"),
-        "context_information": metric((known, information_error), "nats", "unigram entropy less conditional entropy"),
-        "context_share": metric((known / corrected if corrected else 0.0, decided_error), "1", "context information as a share of unigram entropy"),
+        "conditional_entropy": measured(ratio_of_sums(conditional, lengths), "nats", "mean entropy of the model's next-token law on its own text"),
+        "context_information": measured((known, information_error), "nats", "unigram entropy less conditional entropy"),
+        "context_share": measured((known / corrected if corrected else 0.0, decided_error), "1", "context information as a share of unigram entropy"),
     }

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
-from collapse_lib.metrics.estimates import Metric, mean, metric
+from collapse_lib.metrics.estimates import Metric, mean, measured
 from collapse_lib.metrics.free_text import distinct_ngrams
 from collapse_lib.metrics.perplexity import BATCH_TOKENS
 
@@ -44,7 +44,7 @@ def distinct_shares(rows: Sequence[np.ndarray], block_tokens: int) -> dict[str, 
     """Shares of distinct 1- to 4-grams inside rows (uint16 arrays) in blocks of ``block_tokens`` tokens; a block's last row is cut to its size."""
     blocks = list(_token_blocks(rows, block_tokens))
     return {
-        f"distinct_{n}": metric(
+        f"distinct_{n}": measured(
             mean([different / max(total, 1) for different, total in (distinct_ngrams(*block, n) for block in blocks)]),
             "1",
             f"share of different {n}-grams among those inside rows, in {block_tokens} tokens",
@@ -57,7 +57,7 @@ def distinct_shares(rows: Sequence[np.ndarray], block_tokens: int) -> dict[str, 
 def self_bleu(texts: Sequence[Sequence[int]], block_texts: int) -> Metric:
     """Self-BLEU of ``texts`` (of any hashable tokens) in blocks of ``block_texts``."""
     blocks = _blocks(texts, block_texts, 2)
-    return metric(
+    return measured(
         mean([float(np.mean(block_bleus(block))) for block in blocks]),
         "1",
         f"BLEU-4 of a text against the {block_texts - 1} others of its block, mean over texts",
@@ -93,7 +93,7 @@ def block_bleus(texts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
 def compression_ratio(texts: Sequence[str], block_texts: int) -> Metric:
     """Bytes of text for each that zlib needs, in blocks of ``block_texts`` texts that stand one under the other."""
     blocks = ["\n".join(block).encode() for block in _blocks(texts, block_texts, 1)]
-    return metric(
+    return measured(
         mean([len(block) / len(zlib.compress(block, 9)) for block in blocks]),
         "1",
         f"bytes of {block_texts} texts divided by their bytes after zlib",
@@ -146,7 +146,7 @@ def frechet_distance(first: NDArray[np.float64], second: NDArray[np.float64]) ->
 def text_distance(first: NDArray[np.float64], second: NDArray[np.float64], block_texts: int) -> Metric:
     """Mean ``frechet_distance`` of pairs of blocks of two samples' features."""
     pairs = list(zip(_blocks(first, block_texts, 2), _blocks(second, block_texts, 2), strict=False))
-    return metric(
+    return measured(
         mean([frechet_distance(one, other) for one, other in pairs]),
         "1",
         f"Fréchet distance of {block_texts} texts and as many others in the features of generation 1's last layer",

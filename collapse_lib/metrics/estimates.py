@@ -14,10 +14,10 @@ Metric = dict[str, Any]
 def mean(values: ArrayLike) -> tuple[float, float | None]:
     """Mean of one value a story [stories], and its standard error: None for a single story, of whose spread nothing is known."""
     values = np.asarray(values, float)
-    return ratio(values, np.ones(len(values)))
+    return ratio_of_sums(values, np.ones(len(values)))
 
 
-def ratio(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float | None]:
+def ratio_of_sums(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float | None]:
     """``sum(parts) / sum(wholes)``, both [stories], and its standard error by linearisation: tokens of one story are not independent."""
     parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
     value, stories = parts.sum() / wholes.sum(), len(parts)
@@ -44,7 +44,7 @@ def quantile(values: ArrayLike, level: float) -> tuple[float, float | None]:
     return float(hdquantiles(values, [level])[0]), float(error)
 
 
-def metric(estimate: tuple[float | None, float | None], unit: str, definition: str, **counts: int) -> Metric:
+def measured(estimate: tuple[float | None, float | None], unit: str, definition: str, **counts: int) -> Metric:
     """An estimate and its standard error as a step's metrics file holds them."""
     value, error = estimate
     return (

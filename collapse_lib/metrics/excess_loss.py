@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.metrics.estimates import Metric, mean, metric, ratio
+from collapse_lib.metrics.estimates import Metric, mean, measured, ratio_of_sums
 from collapse_lib.metrics.token_scores import token_losses, with_end
 
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ def excess_loss(losses: ArrayLike, log_probabilities: ArrayLike) -> dict[str, Me
     stories = len(losses)
     log_excess = (math.log(excess), error and error / excess) if excess > 0 else (None, None)
     return {
-        "story_loss": metric(mean(losses), "nats", "loss of a validation story, '<|endoftext|>' included", stories=stories),
-        "story_floor": metric(
+        "story_loss": measured(mean(losses), "nats", "loss of a validation story, '<|endoftext|>' included", stories=stories),
+        "story_floor": measured(
             mean(floors), "nats", "-ln of a validation story's true probability: the smallest loss that is possible", stories=stories
         ),
-        "excess_loss": metric((excess, error), "nats", "loss of a story above the floor: KL(truth || model) up to the sampling of stories"),
-        "excess_share": metric(ratio(losses - floors, floors), "1", "excess loss as a share of the floor"),
-        "log_excess_loss": metric(log_excess, "ln nats", "natural logarithm of the excess loss of a story"),
+        "excess_loss": measured((excess, error), "nats", "loss of a story above the floor: KL(truth || model) up to the sampling of stories"),
+        "excess_share": measured(ratio_of_sums(losses - floors, floors), "1", "excess loss as a share of the floor"),
+        "log_excess_loss": measured(log_excess, "ln nats", "natural logarithm of the excess loss of a story"),
     }

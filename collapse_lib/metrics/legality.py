@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.metrics.estimates import Metric, mean, metric, quantile, ratio, share
+from collapse_lib.metrics.estimates import Metric, mean, measured, quantile, ratio_of_sums, share
 from collapse_lib.text.grammar import words_in
 
 CAUSES = {
@@ -43,7 +43,7 @@ CAUSES = {
 UNNAMED = 3  # members of a slot that stand for those not mentioned yet: one more than a slot has rivals that exclude a member
 LONGEST_FORM = 8  # words of a form of a member of the cast
 
-_SENTENCE = re.compile(r'.+?(?:[.!?]"?(?=\s+["A-Z])|$)', re.MULTILINE)
+_BETWEEN = re.compile(r'(?<=[.!?])\s+|(?<=[.!?]")\s+')
 _BREAKS = frozenset(' \n\t.,!?"')
 _LETTERS = re.compile(r"[A-Za-z'-]+")
 _WORD = re.compile(r"[\w'-]+")
@@ -142,14 +142,16 @@ def legality(verdicts: Sequence[Verdict]) -> dict[str, Metric]:
     shares = [verdict.legal_characters / max(verdict.characters, 1) for verdict in verdicts]
     causes, stories = Counter(verdict.cause for verdict in verdicts), len(verdicts)
     definition = "share of a story's characters before the first that the grammar rules out"
-    sentences = ratio([verdict.legal_sentences for verdict in verdicts], [max(verdict.sentences, 1) for verdict in verdicts])
+    sentences = ratio_of_sums([verdict.legal_sentences for verdict in verdicts], [max(verdict.sentences, 1) for verdict in verdicts])
     return {
-        "legal_share": metric(mean(shares), "1", f"{definition}: mean over stories", stories=stories),
-        "legal_share_median": metric(quantile(shares, 0.5), "1", f"{definition}: median over stories", stories=stories),
-        "legal_sentences": metric(sentences, "1", "share of sentences that stand in some story of the grammar"),
-        "legal_stories": metric(share([verdict.cause is None for verdict in verdicts]), "1", "share of stories that the grammar could have written"),
+        "legal_share": measured(mean(shares), "1", f"{definition}: mean over stories", stories=stories),
+        "legal_share_median": measured(quantile(shares, 0.5), "1", f"{definition}: median over stories", stories=stories),
+        "legal_sentences": measured(sentences, "1", "share of sentences that stand in some story of the grammar"),
+        "legal_stories": measured(
+            share([verdict.cause is None for verdict in verdicts]), "1", "share of stories that the grammar could have written"
+        ),
         **{
-            f"broken_{cause}": metric(
+            f"broken_{cause}": measured(
                 share([verdict.cause == cause for verdict in verdicts]), "1", f"share of stories broken by {text}", stories=causes[cause]
             )
             for cause, text in CAUSES.items()
@@ -176,16 +178,14 @@ def legal_length_by_bisection(text: str, log_prefix_probability: Callable[[str],
 
 
 def sentences_in(text: str) -> list[str]:
-    """Sentences of a story: pieces of a paragraph that end with ``.``, ``!`` or ``?`` (and a quotation mark) before white space and a capital letter
-    or quotation mark, or with the paragraph.
-    """
-    return [match.group().strip() for match in _SENTENCE.finditer(text) if match.group().strip()]
+    """Sentences of a text: each ends in ``.``, ``!`` or ``?``, and a closing quotation mark if there is one, before white space or the text's end."""
+    return [sentence for sentence in _BETWEEN.split(text.strip()) if sentence]
 
 
 def _sentence_at(text: str, place: int) -> str:
-    """The sentence that holds a character, or the one before it."""
-    matches = [match for match in _SENTENCE.finditer(text) if match.group().strip()]
-    return next((match.group().strip() for match in matches if match.end() > place), matches[-1].group().strip() if matches else "")
+    """The sentence that holds a character; what stands between two belongs to the second, and what follows the last to it."""
+    start = max((match.end() for match in _BETWEEN.finditer(text, 0, place + 1)), default=0)
+    return next(iter(sentences_in(text[start:]) or sentences_in(text)[-1:]), "")
 
 
 def _padded(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.metrics.estimates import metric, quantile, share
+from collapse_lib.metrics.estimates import measured, quantile, share
 
 EDGES = np.linspace(0.0, 12.0, 121)  # of ln perplexity, nats a token: from certain to beyond a uniform law over 2^16 tokens
 LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -36,9 +36,11 @@ def likelihood_histogram(losses: Sequence[np.ndarray], reference: Sequence[np.nd
         "edges": EDGES.tolist(),
         "counts": np.histogram(np.minimum(means, EDGES[-1]), EDGES)[0].tolist(),
         "quantiles": {
-            f"{level:g}": metric(quantile(means, level), "nats", f"{level:.0%} quantile of the mean loss of a sample under generation 1")
+            f"{level:g}": measured(quantile(means, level), "nats", f"{level:.0%} quantile of the mean loss of a sample under generation 1")
             for level in LEVELS
         },
-        "above_reference": metric(share(means > high), "1", "share of samples less probable to generation 1 than 99% of its own", samples=len(means)),
-        "below_reference": metric(share(means < middle), "1", "share of samples more probable to generation 1 than half of its own"),
+        "above_reference": measured(
+            share(means > high), "1", "share of samples less probable to generation 1 than 99% of its own", samples=len(means)
+        ),
+        "below_reference": measured(share(means < middle), "1", "share of samples more probable to generation 1 than half of its own"),
     }

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.metrics.estimates import Metric, metric, ratio, share
+from collapse_lib.metrics.estimates import Metric, measured, ratio_of_sums, share
 
 if TYPE_CHECKING:
     from collapse_lib.text.tokenizer import Tokenizer
@@ -65,10 +65,10 @@ def loss_by_probability(losses: Sequence[Array], true: Sequence[Array], edges: S
             {
                 "low": low,
                 "high": high,
-                "loss": metric(ratio(loss, tokens), "nats", f"mean loss of {of}", tokens=int(tokens.sum())),
-                "floor": metric(ratio(floor, tokens), "nats", f"mean of -ln of the true probability of {of}"),
-                "excess": metric(ratio(loss - floor, tokens), "nats", f"mean loss above the floor of {of}"),
-                "excess_of_story": metric(ratio(loss - floor, np.ones(len(lengths))), "nats", f"excess loss of a story at {of}"),
+                "loss": measured(ratio_of_sums(loss, tokens), "nats", f"mean loss of {of}", tokens=int(tokens.sum())),
+                "floor": measured(ratio_of_sums(floor, tokens), "nats", f"mean of -ln of the true probability of {of}"),
+                "excess": measured(ratio_of_sums(loss - floor, tokens), "nats", f"mean loss above the floor of {of}"),
+                "excess_of_story": measured(ratio_of_sums(loss - floor, np.ones(len(lengths))), "nats", f"excess loss of a story at {of}"),
             }
         )
     return rows
@@ -113,7 +113,7 @@ def word_survival(initial: Mapping[str, int], now: Mapping[str, int], sizes: Seq
         here = bins == number
         first, last = (1 if number == 0 else 2 ** (int(number) - 1) + 1), 2 ** int(number)
         definition = f"share of word types with a count of {first} to {last} in the initial corpus that are still written"
-        survived = metric(share(alive[here]), "1", definition, types=int(here.sum()))
+        survived = measured(share(alive[here]), "1", definition, types=int(here.sum()))
         rows.append({"first": first, "last": last, "survived": survived, "predicted": float(predicted[here].mean())})
     return rows
 
@@ -135,13 +135,13 @@ def still_told(stories: Sequence[str], tells: Callable[[str], Hashable | None], 
     number, once, probabilities = len(stories), sum(count == 1 for count in told.values()), np.array(list(true.values()))
     jackknife = float(np.sqrt((number - 1) / number * once * (1 - once / number))) if number > 1 else None
     surprise = [-np.log(told[kind] / told.total()) for kind in kinds if kind is not None]
-    entropy = ratio(surprise, np.ones(len(surprise))) if surprise else (0.0, None)
+    entropy = ratio_of_sums(surprise, np.ones(len(surprise))) if surprise else (0.0, None)
     return {
-        "told": metric((len(told), jackknife), what, f"different {what} told in the sample", stories=number),
-        "told_expected": metric(
+        "told": measured((len(told), jackknife), what, f"different {what} told in the sample", stories=number),
+        "told_expected": measured(
             (float((1 - (1 - probabilities) ** number).sum()), None), what, f"{what} that as many true stories are expected to tell"
         ),
-        "told_entropy": metric(entropy, "nats", f"entropy of the {what} of stories that tell one (plug-in)", stories=told.total()),
-        "true_entropy": metric((float(-(probabilities * np.log(probabilities)).sum()), None), "nats", f"entropy of the true law of {what}"),
-        "untold": metric(share([kind is None for kind in kinds]), "1", f"share of stories that tell none of the {what}"),
+        "told_entropy": measured(entropy, "nats", f"entropy of the {what} of stories that tell one (plug-in)", stories=told.total()),
+        "true_entropy": measured((float(-(probabilities * np.log(probabilities)).sum()), None), "nats", f"entropy of the true law of {what}"),
+        "untold": measured(share([kind is None for kind in kinds]), "1", f"share of stories that tell none of the {what}"),
     }

@@ -50,7 +50,7 @@ def test_errors_are_the_spread_over_samples():
 
 def test_miller_and_madow_remove_most_of_the_bias_of_small_samples():
     random, law = np.random.default_rng(5), np.full(50, 1 / 50)
-    found = [context_information([row], [np.zeros(100)])["unigram_entropy"]["value"] for row in random.choice(50, (400, 250), p=law)]
+    found = [context_information([row], [np.zeros(250)])["unigram_entropy"]["value"] for row in random.choice(50, (400, 250), p=law)]
     assert np.mean(found) == pytest.approx(math.log(50), abs=0.02)  # the plug-in alone is 0.1 too low
 
 

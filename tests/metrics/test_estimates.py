@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from collapse_lib.metrics.estimates import mean, metric, quantile, ratio, share
+from collapse_lib.metrics.estimates import mean, measured, quantile, ratio_of_sums, share
 
 
 def test_error_of_a_mean_is_the_usual_one():
@@ -21,7 +21,7 @@ def test_error_of_a_ratio_is_the_jackknifes():
     wholes = random.integers(5, 60, 80)
     parts = random.normal(2.0, 1.0, 80) * wholes
     left_out = (parts.sum() - parts) / (wholes.sum() - wholes)
-    value, error = ratio(parts, wholes)
+    value, error = ratio_of_sums(parts, wholes)
     assert value == pytest.approx(parts.sum() / wholes.sum())
     assert error == pytest.approx(math.sqrt(79 / 80 * np.square(left_out - left_out.mean()).sum()), rel=0.03)
 
@@ -39,8 +39,8 @@ def test_nothing_is_known_of_the_spread_of_one_and_there_is_none_among_equals():
 
 
 def test_a_metric_has_an_error_and_counts_only_where_there_are_any():
-    assert metric((1.0, None), "1", "a share") == {"value": 1.0, "unit": "1", "definition": "a share"}
-    assert metric((1.0, 0.5), "1", "a share", rows=2) == {
+    assert measured((1.0, None), "1", "a share") == {"value": 1.0, "unit": "1", "definition": "a share"}
+    assert measured((1.0, 0.5), "1", "a share", rows=2) == {
         "value": 1.0,
         "unit": "1",
         "definition": "a share",

@@ -108,7 +108,7 @@ def test_an_article_belongs_to_the_cast(grammar, judge):
 
 def test_sentences():
     text = '"Where is Bob?" asked Ann. "I am here," said Bob. Oh! "Well..."\n\nThe end? No, not yet\n\n'
-    assert sentences_in(text) == ['"Where is Bob?" asked Ann.', '"I am here," said Bob.', "Oh!", '"Well..."', "The end?", "No, not yet"]
+    assert sentences_in(text) == ['"Where is Bob?"', "asked Ann.", '"I am here," said Bob.', "Oh!", '"Well..."', "The end?", "No, not yet"]
     assert sentences_in("") == sentences_in(" \n\n ") == []
 
 

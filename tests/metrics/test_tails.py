@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_extinction_is_that_of_the_wright_fisher_chain(size, generations, count)
 def test_extinction_in_corpora_that_shrink_and_grow():
     random, sizes, count = np.random.default_rng(2), [2000, 500, 1000, 3000], 3
     counts = np.full(20_000, count)
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         counts = random.binomial(after, counts / before)
     exact = (counts == 0).mean()
     assert extinction_probability(sizes) ** count == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 20_000) + 0.005)
