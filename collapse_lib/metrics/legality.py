@@ -22,6 +22,7 @@ that ends before it: "catch" breaks "the cat" at its second c, and "cat " at the
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class Judge:
         legal_length: Callable[[str], int] | None = None,
     ):
         self._log_probability, self._log_prefix_probability = log_probability, log_prefix_probability
-        self._legal_sentence, self._word_types = legal_sentence, word_types
+        self._legal_sentence, self._word_types = functools.cache(legal_sentence), frozenset(word_types)
         self._slots = slots
         self._names = [[_padded(member[""]) for member in members] for members in slots]
         self._forms: dict[str, list[tuple[int, str]]] = {}
@@ -93,19 +94,23 @@ class Judge:
 
     def judge(self, story: str) -> Verdict:
         """What the grammar says of a story."""
-        sentences = sentences_in(story)
-        legal, cause = len(story), None
-        if self._log_probability(story) == -np.inf:
-            legal = self._legal_length(story)
-            cause = self._cause(story, legal)
-        return Verdict(len(story), legal, len(sentences), sum(map(self._legal_sentence, sentences)), cause)
+        sentences = _sentence_spans(story)
+        if self._log_probability(story) > -np.inf:
+            return Verdict(len(story), len(story), len(sentences), len(sentences), None)
+        legal = self._legal_length(story)
+        # What a legal beginning holds with a character behind it stands in a story, and what holds a strange word in none: asking is slow.
+        stand = sum(end < legal or (self._knows(story[start:end]) and self._legal_sentence(story[start:end])) for start, end in sentences)
+        return Verdict(len(story), legal, len(sentences), stand, self._cause(story, legal))
+
+    def _knows(self, text: str) -> bool:
+        return self._word_types.issuperset(words_in(text))
 
     def _cause(self, story: str, legal: int) -> str:
         if legal == len(story):
             return "early_end"
         start, end = _word_at(story, legal)
         word = story[start:end]
-        if word and not (_LETTERS.fullmatch(word) and self._word_types >= set(words_in(word))):
+        if word and not (_LETTERS.fullmatch(word) and self._knows(word)):
             return "non_word"
         if word and self._fits_another_cast(story, legal):
             return "cast"
@@ -179,13 +184,21 @@ def legal_length_by_bisection(text: str, log_prefix_probability: Callable[[str],
 
 def sentences_in(text: str) -> list[str]:
     """Sentences of a text: each ends in ``.``, ``!`` or ``?``, and a closing quotation mark if there is one, before white space or the text's end."""
-    return [sentence for sentence in _BETWEEN.split(text.strip()) if sentence]
+    return [text[start:end] for start, end in _sentence_spans(text)]
+
+
+def _sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Where sentences start and end."""
+    first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+    bounds = [first, *(bound for match in _BETWEEN.finditer(text, first, last) for bound in match.span()), last]
+    return list(zip(bounds[::2], bounds[1::2], strict=True)) if first < last else []
 
 
 def _sentence_at(text: str, place: int) -> str:
     """The sentence that holds a character; what stands between two belongs to the second, and what follows the last to it."""
-    start = max((match.end() for match in _BETWEEN.finditer(text, 0, place + 1)), default=0)
-    return next(iter(sentences_in(text[start:]) or sentences_in(text)[-1:]), "")
+    spans = _sentence_spans(text) or [(0, 0)]
+    start, end = next((span for span in spans if place < span[1]), spans[-1])
+    return text[start:end]
 
 
 def _padded(text: str) -> str:
