@@ -39,9 +39,13 @@ def language(grammar) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def judge(grammar, language) -> Judge:
-    legal = {sentence for text in language for sentence in sentences_in(text)}
-    return judge_of(grammar, legal.__contains__)
+def legal_sentences(language) -> set[str]:
+    return {sentence for text in language for sentence in sentences_in(text)}
+
+
+@pytest.fixture(scope="module")
+def judge(grammar, legal_sentences) -> Judge:
+    return judge_of(grammar, legal_sentences.__contains__)
 
 
 def judge_of(grammar: StoryGrammar, legal_sentence) -> Judge:
@@ -87,12 +91,13 @@ def test_every_story_of_the_language_is_legal(judge, language):
         ("a ball. The", "a ball.  The", "ball. ", "plot"),  # what stands between two sentences belongs to the second
     ],
 )
-def test_why_a_story_breaks(judge, grammar, old, new, legal, cause):
+def test_why_a_story_breaks(judge, grammar, legal_sentences, old, new, legal, cause):
     assert judge.judge(STORY).cause is None
     text = STORY.replace(old, new)
     verdict = judge.judge(text)
     assert verdict.cause == cause and text[: verdict.legal_characters].endswith(legal)
     assert verdict.legal_characters == naive_legal_length(text, grammar)
+    assert verdict.legal_sentences == sum(sentence in legal_sentences for sentence in sentences_in(text))
 
 
 def test_an_article_belongs_to_the_cast(grammar, judge):
