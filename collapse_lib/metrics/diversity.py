@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.metrics.estimates import Metric, mean, measured
-from collapse_lib.metrics.free_text import distinct_ngrams
 from collapse_lib.metrics.perplexity import BATCH_TOKENS
+from collapse_lib.metrics.repetition import distinct_ngrams
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-Metric = dict[str, Any]
+from collapse_lib.metrics.metric import Metric, metric
+from collapse_lib.metrics.uncertainty import ratio_error
 
 
 def mean(values: ArrayLike) -> tuple[float, float | None]:
@@ -20,11 +18,8 @@ def mean(values: ArrayLike) -> tuple[float, float | None]:
 def ratio_of_sums(parts: ArrayLike, wholes: ArrayLike) -> tuple[float, float | None]:
     """``sum(parts) / sum(wholes)``, both [stories], and its standard error by linearisation: tokens of one story are not independent."""
     parts, wholes = np.asarray(parts, float), np.asarray(wholes, float)
-    value, stories = parts.sum() / wholes.sum(), len(parts)
-    if stories < 2:
-        return float(value), None
-    spread = np.square(parts - value * wholes).sum()
-    return float(value), math.sqrt(spread * stories / (stories - 1)) / abs(float(wholes.sum()))
+    value = float(parts.sum() / wholes.sum())
+    return value, ratio_error(parts - value * wholes, abs(float(wholes.sum())))
 
 
 def share(counted: ArrayLike) -> tuple[float, float | None]:
@@ -47,8 +42,4 @@ def quantile(values: ArrayLike, level: float) -> tuple[float, float | None]:
 def measured(estimate: tuple[float | None, float | None], unit: str, definition: str, **counts: int) -> Metric:
     """An estimate and its standard error as a step's metrics file holds them."""
     value, error = estimate
-    return (
-        {"value": value, "unit": unit, "definition": definition}
-        | ({"counts": counts} if counts else {})
-        | ({"standard_error": error} if error is not None else {})
-    )
+    return metric(value, unit, definition, counts or None, error)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
-from collapse_lib.metrics.perplexity import BATCH_TOKENS, _batches, _tokens, paper_windows
-from collapse_lib.model.gpt_neo import CACHED_LOGITS, LOSS_CHUNK_LOGITS, next_token_losses
+from collapse_lib.metrics.padding import longest_first
+from collapse_lib.metrics.perplexity import BATCH_TOKENS, paper_windows, window_tokens
+from collapse_lib.model.loss import CACHED_LOGITS, LOSS_CHUNK_LOGITS, next_token_losses
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
@@ -37,7 +38,7 @@ def with_end(corpus: TokenCorpus) -> list[np.ndarray]:
 
 
 def token_losses(model: GPTNeo, rows: Rows, max_context: int, batch_tokens: int | None = None) -> list[np.ndarray]:
-    """Losses in nats of each row's tokens behind its first, float64 [T - 1] a row."""
+    """Losses in nats of each row's tokens after its first, float64 [T - 1] a row."""
     scores = _scores(model, rows, max_context, batch_tokens, lambda *given: next_token_losses(*given)[:, None])
     return [values[:, 0] for values in scores]
 
@@ -82,10 +83,12 @@ def _scores(model: GPTNeo, rows: Rows, max_context: int, batch_tokens: int | Non
         raise UserError(f"evaluation.max_context is {max_context}, but the model has only {positions} positions.")
     device, rows = model.head.device, list(rows)
     windows = paper_windows([len(row) for row in rows], max_context)
-    batches = list(_batches(windows, batch_tokens or BATCH_TOKENS[device.type]))
+    batches = list(longest_first(windows.end - windows.begin, batch_tokens or BATCH_TOKENS[device.type]))
     values: list[list[tuple[int, np.ndarray]]] = [[] for _ in rows]
     with side_by_side(device) as (_, run):
-        for chosen, scored in zip(batches, run(lambda chosen: _window_scores(model, *_tokens(rows, windows, chosen), score), batches), strict=True):
+        for chosen, scored in zip(
+            batches, run(lambda chosen: _window_scores(model, *window_tokens(rows, windows, chosen), score), batches), strict=True
+        ):
             parts = np.split(scored, np.cumsum(windows.end[chosen] - windows.first[chosen])[:-1])
             for story, first, part in zip(windows.story[chosen], windows.first[chosen], parts, strict=True):
                 values[story].append((int(first), part))

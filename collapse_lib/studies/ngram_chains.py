@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.regimes import FRESH, Part, Regime, compose
-from collapse_lib.metrics.free_text import Repeats, blocks, distinct_ngrams, entropy
+from collapse_lib.metrics.entropy import entropy
+from collapse_lib.metrics.repetition import Repeats, distinct_ngrams
+from collapse_lib.metrics.row_blocks import row_blocks
 from collapse_lib.model.ngram import NGram, row_tokens
 from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.text.grammar import StoryGrammar
@@ -144,7 +146,7 @@ def measures(model: NGram, text: TokenCorpus, initial: TokenCorpus, held_out: To
     ===========================  =======================================================================================================
     """
     counts, visits, repeats, pairs = text.token_counts(), model.visits(text), Repeats(), np.zeros(2)
-    for tokens, first in blocks(text):
+    for tokens, first in row_blocks(text):
         repeats.add(tokens, first)
         pairs += distinct_ngrams(tokens, first, 2)
     unigram, conditional = entropy(counts), float(visits @ model.entropies / visits.sum())

@@ -10,7 +10,7 @@ import pytest
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.regimes import Regime
-from collapse_lib.metrics.free_text import entropy
+from collapse_lib.metrics.entropy import entropy
 from collapse_lib.model.ngram import NGram, row_tokens
 from collapse_lib.studies import ngram_chains
 from collapse_lib.studies.ngram_chains import Corpora, GrammarWords, chain, chains, measures, survival
