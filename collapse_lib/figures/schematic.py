@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.run import Run, Step
-from collapse_lib.figures.paper import COLOURS, drawn
+from collapse_lib.figures.style import COLOURS, Picture, legend_above, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ UNTRAINED, MODEL, TEXT, RESULT = "#f4f4f4", "#d9ebf7", "#fdf0d5", "#dcf1e8"  # t
 THIN = {"color": "#333333", "linewidth": 1.2}
 THICK = {"color": COLOURS[0], "linewidth": 3.4}
 DOTTED = {"color": COLOURS[2], "linewidth": 1.8, "linestyle": ":"}
-AHEAD = "#9a9a9a"  # what the run has not done yet
+NOT_DONE = "#9a9a9a"  # what the run has not done yet
 
 
 class Test(NamedTuple):
@@ -33,24 +33,26 @@ class Test(NamedTuple):
     of_baseline: bool
 
 
-@drawn
-def figure_a1(run: str) -> tuple[Figure, str]:
-    """The schematic of one run: generations 1, 2 and the last that takes every test, the corpora between them, and the untrained baseline.
+@styled()
+def figure_a1(run: str) -> Picture:
+    """Extended Data Figure A1 of a run: generations 1, 2 and the last that takes every test, the corpora between them, the untrained baseline.
 
     Links as in the paper: thin from a model to the same model after training, thick from a generation to the next, dotted from a model to a
     test's result. Sizes and the first digits of the corpora's hashes are read from the manifests; what is not done yet is grey.
+
+    Example: ``figures.figure_a1("demo")``
     """
     from matplotlib.figure import Figure
 
     opened = Run.open(run)
     last = opened.protocol.generations
     tested = max(range(1, last + 1), key=lambda generation: (len(opened.steps_of(generation)), generation))
-    shown = sorted({1, min(2, tested), tested})
+    included = sorted({1, min(2, tested), tested})
     tests = tests_of(opened, tested)
-    places = {generation: COLUMN * (1 + place) + (0.5 if generation - 1 not in (0, *shown) else 0) for place, generation in enumerate(shown)}
-    middle = places[tested]
+    x_of = {generation: COLUMN * (1 + index) + (0.5 if generation - 1 not in (0, *included) else 0) for index, generation in enumerate(included)}
+    middle = x_of[tested]
     left = max(0.0, middle - GAP * (len(tests) - 1) / 2)
-    columns = [left + GAP * place for place in range(len(tests))]
+    columns = [left + GAP * index for index in range(len(tests))]
     baseline = max(middle + COLUMN + (0.6 if tested < last else 0), columns[-1])
     ends = (-WIDTH / 2 - 0.1, baseline + WIDTH / 2 + 0.1)
     figure = Figure(figsize=(INCHES * (ends[1] - ends[0]), 5.4), layout="constrained")
@@ -58,16 +60,16 @@ def figure_a1(run: str) -> tuple[Figure, str]:
 
     corpus = opened.step(0, "corpus")
     _box(panel, 0, MODEL_ROW, "Initial corpus", TEXT, corpus, f"{_measured(corpus, 'train_stories')} stories")
-    for generation, x in places.items():
+    for generation, x in x_of.items():
         train = opened.step(generation, "train")
         _box(panel, x, UNTRAINED_ROW, "Untrained model", UNTRAINED, train, "fresh weights")
         _box(panel, x, MODEL_ROW, f"Generation {generation}", MODEL, train, f"{_measured(train, 'parameters')} parameters")
         _link(panel, (x, UNTRAINED_ROW - HEIGHT / 2), (x, MODEL_ROW + HEIGHT / 2), THIN, train)
-        before = places.get(generation - 1, x - COLUMN) if generation > 1 else 0
+        before = x_of.get(generation - 1, x - COLUMN) if generation > 1 else 0
         _link(panel, (before + WIDTH / 2, MODEL_ROW), (x - WIDTH / 2, MODEL_ROW), THICK, train)
-        if generation > 1 and generation - 1 not in places:
+        if generation > 1 and generation - 1 not in x_of:
             panel.text(before + WIDTH / 2 - 0.15, MODEL_ROW, "…", ha="right", va="center", fontsize=18, color=THICK["color"])
-        panel.text((before + x) / 2, MODEL_ROW + 0.12, _read(train), ha="center", va="bottom", fontsize=8.5, linespacing=1.25)
+        panel.text((before + x) / 2, MODEL_ROW + 0.12, _corpus_read(train), ha="center", va="bottom", fontsize=8.5, linespacing=1.25)
     if tested < last:
         _link(panel, (middle + WIDTH / 2, MODEL_ROW), (middle + WIDTH / 2 + 0.7, MODEL_ROW), THICK, opened.step(tested + 1, "train"))
         panel.text(middle + WIDTH / 2 + 0.75, MODEL_ROW, f"… to {last}", ha="left", va="center", fontsize=10, color=THICK["color"])
@@ -83,7 +85,7 @@ def figure_a1(run: str) -> tuple[Figure, str]:
     _legend(figure, all(step.manifest() for step in opened.steps()))
     panel.set(xlim=ends, ylim=(RESULT_ROW - HEIGHT / 2 - 0.05, UNTRAINED_ROW + HEIGHT / 2 + 0.05))
     panel.set_axis_off()
-    return figure, f"What was trained from what, run {opened.name}"
+    return Picture(figure, f"What was trained from what, run {opened.name}")
 
 
 def tests_of(run: Run, generation: int) -> list[Test]:
@@ -94,29 +96,29 @@ def tests_of(run: Run, generation: int) -> list[Test]:
     steps = {step.name: step for step in run.steps_of(generation)}
     made_from = {name: [parent for parent in step.parents() if parent in steps] for name, step in steps.items()}
     inner = {parent for parents in made_from.values() for parent in parents}
-    found = []
+    tests = []
     for name, step in steps.items():
         if name not in inner | {"train", "sample"}:
             between = [parent for parent in made_from[name] if parent != "train"]
             through = "Fine-tuned copies" if name == "classification" else STEPS[between[0]].title if between else None
             size = f"{_measured(steps['sample'], 'tokens')} tokens" if "sample" in between else ""
-            found.append(Test(step, through, size, STEPS[name].done_in(run.protocol, 0)))
-    return sorted(found, key=lambda test: (test.of_baseline, (test.through is None) != test.of_baseline))
+            tests.append(Test(step, through, size, STEPS[name].done_in(run.protocol, 0)))
+    return sorted(tests, key=lambda test: (test.of_baseline, (test.through is None) != test.of_baseline))
 
 
 def _test_link(panel: Axes, source: tuple[float, float], x: float, test: Test) -> None:
     style = THIN if test.step.name == "classification" else DOTTED
-    goal = MADE_ROW if test.through else RESULT_ROW
-    _link(panel, (source[0], source[1] - HEIGHT / 2), (x, goal + HEIGHT / 2), style, test.step)
+    target = MADE_ROW if test.through else RESULT_ROW
+    _link(panel, (source[0], source[1] - HEIGHT / 2), (x, target + HEIGHT / 2), style, test.step)
 
 
 def _box(panel: Axes, x: float, y: float, title: str, colour: str, step: Step | None, size: str = "") -> None:
     """A box with a title and a size under it; grey where its step (None: there is none to do) is not finished."""
     from matplotlib.patches import FancyBboxPatch
 
-    ink = "#222222" if step is None or step.manifest() else AHEAD
-    place = (x - WIDTH / 2, y - HEIGHT / 2)
-    panel.add_patch(FancyBboxPatch(place, WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.09", facecolor=colour, edgecolor=ink, linewidth=1))
+    ink = "#222222" if step is None or step.manifest() else NOT_DONE
+    corner = (x - WIDTH / 2, y - HEIGHT / 2)
+    panel.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.09", facecolor=colour, edgecolor=ink, linewidth=1))
     lines = title.replace("Prompted completions", "Prompted\ncompletions")
     panel.text(x, y + (0.12 if size else 0), lines, ha="center", va="center", fontsize=10.5, color=ink, linespacing=1.05)
     if size:
@@ -125,21 +127,21 @@ def _box(panel: Axes, x: float, y: float, title: str, colour: str, step: Step | 
 
 def _link(panel: Axes, start: tuple[float, float], end: tuple[float, float], style: dict, step: Step) -> None:
     """An arrow; grey where the step that it stands for is not finished."""
-    colour = style["color"] if step.manifest() else AHEAD
+    colour = style["color"] if step.manifest() else NOT_DONE
     head = {"arrowstyle": "-|>", "mutation_scale": 15 if style is THICK else 10, "shrinkA": 0, "shrinkB": 0}
     panel.annotate("", end, start, arrowprops=head | style | {"color": colour}, zorder=0)
 
 
 def _measured(step: Step, name: str) -> str:
     """One number of a step, in millions where that is shorter; "?" while the step is not finished."""
-    found = step.results()
-    if found is None:
+    results = step.results()
+    if results is None:
         return "?"
-    value = found["metrics"][name]["value"]
+    value = results["metrics"][name]["value"]
     return f"{value:,}" if value < 1e6 else f"{value / 1e6:.3g} M"
 
 
-def _read(train: Step) -> str:
+def _corpus_read(train: Step) -> str:
     """How much text a model was trained on, and the beginning of that text's hash, from the manifest of its training."""
     corpus, manifest = train.parents()["previous corpus"], train.manifest()
     if manifest is None:
@@ -158,5 +160,5 @@ def _legend(figure: Figure, done: bool) -> None:
         Line2D([], [], **DOTTED, label="a test of a model"),
     ]
     if not done:
-        handles.append(Line2D([], [], color=AHEAD, linewidth=1.2, label="not done yet"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=10)
+        handles.append(Line2D([], [], color=NOT_DONE, linewidth=1.2, label="not done yet"))
+    legend_above(figure, handles, columns=4)

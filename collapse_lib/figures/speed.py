@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from collapse_lib.figures.paper import COLOURS, drawn
+from collapse_lib.figures.style import COLOURS, Picture, styled
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from collapse_lib.cost.bench.records import Report
 
 
-@drawn
-def ratios(reports: list[Report]) -> tuple[Figure, str]:
-    """How many times as fast as each other side ours is; a bar is the median of the rounds, the line on it their range, the colour the device."""
+@styled()
+def ratios(reports: list[Report]) -> Picture:
+    """How many times as fast as each other side ours is; a bar is the median of the rounds, the line on it their range, the colour the device.
+
+    Example: ``figures.ratios(records.recorded())``
+    """
     from matplotlib.figure import Figure
 
     rows = [(report, name, ratio) for report in reports for name, ratio in report["ratios"].items()]
@@ -33,4 +34,4 @@ def ratios(reports: list[Report]) -> tuple[Figure, str]:
     axes.margins(x=0.12)
     axes.set_xlabel("times as fast as the other side")
     axes.set_title("; ".join(devices), loc="left", fontsize=10)
-    return figure, "How many times as fast as the other side ours is"
+    return Picture(figure, "How many times as fast as the other side ours is")

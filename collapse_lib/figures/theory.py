@@ -1,4 +1,4 @@
-"""How the chapters on the proof draw: curves on one pair of axes, still or with a knob to turn.
+"""Figures of the chapters on the proof: curves on one pair of axes, still or with a slider.
 
 By convention of the chapters a closed form is a line and a simulation is dots of the same colour.
 """
@@ -6,15 +6,12 @@ By convention of the chapters a closed form is a line and a simulation is dots o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collapse_lib.figures.paper import COLOURS, Interactive, drawn, plotly_layout
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from collapse_lib.figures.style import COLOURS, LEGEND_ABOVE, Interactive, Picture, legend_above, plotly_layout, short, styled
 
 Logarithmic = Literal["", "x", "y", "xy"]
 PLOTLY_LOOKS: dict[str, dict[str, Any]] = {
@@ -32,7 +29,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 class Curve(NamedTuple):
-    """Something to draw: what the legend calls it, its points, how it looks, and which of the colours it has (default: its place)."""
+    """A curve: its label in the legend, its points, how it looks, and the index of its colour (default: its own among the curves)."""
 
     label: str
     x: ArrayLike | Sequence[str]
@@ -41,16 +38,19 @@ class Curve(NamedTuple):
     colour: int | None = None
 
 
-@drawn
-def draw(curves: Sequence[Curve], x: str, y: str, log: Logarithmic = "", title: str = "") -> tuple[Figure, str]:
-    """A still picture with axes called ``x`` and ``y``; bars of several curves stand side by side over shared ``x`` names."""
+@styled()
+def draw(curves: Sequence[Curve], x: str, y: str, log: Logarithmic = "", title: str = "") -> Picture:
+    """A still figure with axes labelled ``x`` and ``y``, those in ``log`` logarithmic; bars of several curves stand side by side.
+
+    Example: ``figures.draw([figures.Curve("memory", [0, 1, 2], [1.0, 0.5, 0.25])], "generation", "share", log="y")``
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 3.9), layout="constrained")
     axes = figure.subplots()
     bars = [curve for curve in curves if curve.look == "bars"]
-    for place, curve in enumerate(curves):
-        colour = _colour(curve, place)
+    for index, curve in enumerate(curves):
+        colour = _colour(curve, index)
         if curve.look == "bars":
             width = 0.8 / len(bars)
             left = np.arange(len(curve.x)) - 0.4 + width * (bars.index(curve) + 0.5)
@@ -58,29 +58,28 @@ def draw(curves: Sequence[Curve], x: str, y: str, log: Logarithmic = "", title: 
             axes.set_xticks(range(len(curve.x)), [str(name) for name in curve.x])
         else:
             axes.plot(curve.x, curve.y, label=curve.label, color=colour, **LOOKS[curve.look])
-    for axis in log:
-        getattr(axes, f"set_{axis}scale")("log")
-    axes.set(xlabel=x, ylabel=y)
+    axes.set(xlabel=x, ylabel=y, **{f"{axis}scale": "log" for axis in log})
     if labels := [curve.label for curve in curves if curve.label]:
-        columns = len(labels) if len("".join(labels)) <= 60 else 2
-        figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
-    return figure, title or f"{y} against {x}"
+        legend_above(figure, axes.get_legend_handles_labels()[0], columns=len(labels) if len("".join(labels)) <= 60 else 2)
+    return Picture(figure, title or f"{y} against {x}")
 
 
 def turn(
     name: str, knob: str, settings: Mapping[Any, Sequence[Curve]], x: str, y: str, log: Logarithmic = "", start: int = 0, stacked: bool = False
 ) -> Interactive:
-    """A figure with a slider called ``knob``: every setting (its label -> as many curves, in the same order) redraws the same curves.
+    """A figure with a slider labelled ``knob``: every setting (its label -> as many curves, in the same order) redraws the same curves.
 
-    The axes keep one range for all settings, so that what moves is the curve. ``start`` is the place of the first setting shown; ``name``
+    The axes have one range for all settings, so that what moves is the curve. ``start`` is the index of the setting at first; ``name``
     is the element's id and must be unique on its page; ``stacked`` bars stand on each other.
+
+    Example: ``figures.turn("loss", "lost", {r: [figures.Curve("left", [0, 1, 2], [1, 1 - r, (1 - r) ** 2])] for r in (0.1, 0.5)}, "n", "share")``
     """
     import plotly.graph_objects as go
 
     labels, states = [str(label) for label in settings], list(settings.values())
     figure = go.Figure()
-    for place, curve in enumerate(states[start]):
-        colour = _colour(curve, place)
+    for index, curve in enumerate(states[start]):
+        colour = _colour(curve, index)
         shared = {"x": _plain(curve.x), "y": _plain(curve.y), "name": curve.label, "showlegend": bool(curve.label)}
         if curve.look == "bars":
             figure.add_bar(**shared, marker={"color": colour})
@@ -96,7 +95,7 @@ def turn(
         for label, state in zip(labels, states, strict=True)
     ]
     slider = {"active": start, "steps": steps, "currentvalue": {"prefix": f"{knob}: "}, "pad": {"t": 75}, "len": 1.0}
-    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"}
+    legend = LEGEND_ABOVE | {"x": 0, "traceorder": "normal"}
     plotly_layout(figure, y, sliders=[slider], legend=legend, barmode="stack" if stacked else "group")
     figure.update_layout(height=540, margin={"l": 70, "r": 25, "t": 70, "b": 30}, hovermode="closest")
     figure.update_xaxes(title={"text": x})
@@ -111,16 +110,13 @@ def turn(
     return Interactive(figure, name)
 
 
-def _colour(curve: Curve, place: int) -> str:
-    return COLOURS[(place if curve.colour is None else curve.colour) % len(COLOURS)]
+def _colour(curve: Curve, index: int) -> str:
+    return COLOURS[(index if curve.colour is None else curve.colour) % len(COLOURS)]
 
 
 def _plain(values: Any) -> list[Any]:
-    """Names as they are, numbers with five digits: a page carries every setting's curves."""
     values = list(values)
-    if values and isinstance(values[0], str):
-        return values
-    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+    return values if values and isinstance(values[0], str) else short(values)
 
 
 def _range(values: Sequence[Any], log: bool, stacked: bool, states: Sequence[Sequence[Curve]]) -> list[float] | None:

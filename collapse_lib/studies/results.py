@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import naming, read_json
+from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.paths import run_folder, run_names, runs_root
 from collapse_lib.experiment.shapes import Manifest, Measured
 
@@ -44,6 +45,7 @@ def load(runs: Runs = "newest") -> DataFrame:
 
 def select(runs: Runs = "newest") -> list[str]:
     """Names of the runs that are meant, each once; see ``load``. A run that was begun and has no results yet is not the ``newest``."""
+    refuse_unknown_parameters()  # here, where every notebook of figures begins
     names = [name.strip() for name in runs.split(",")] if isinstance(runs, str) else list(runs)
     if "newest" in names and (finished := runs_with_results()):
         names = [finished[0] if name == "newest" else name for name in names]

@@ -29,7 +29,7 @@ def early_stopping(training: dict[str, Any]) -> str:
     """What ended a training, as a sentence of Markdown: the hold-out loss, the most epochs allowed, or a number known beforehand."""
     losses, epochs = training["series"].get("holdout_losses", []), training["metrics"]["epochs"]["value"]
     if not losses:
-        return f"Nothing was held out here to decide when to stop: the epochs, {epochs}, were given or had been found in generation 1."
+        return f"Nothing was held out here to decide when to stop: the epochs, {epochs}, were given or had been decided in generation 1."
     if epochs < len(losses):
         lowest = losses[epochs - 1]
         return (
@@ -58,14 +58,14 @@ def word_list(counts: list[list[Any]]) -> Markdown:
 
 
 def completed(pairs: list[list[str]]) -> Markdown:
-    """Beginnings with what a model wrote behind them."""
+    """Beginnings with what a model wrote after them."""
     from IPython.display import Markdown
 
     return Markdown("\n".join(f"{index}. {literal(beginning)} **▸** {literal(text)}" for index, (beginning, text) in enumerate(pairs, 1)))
 
 
 def graded(cases: list[dict[str, Any]]) -> Markdown:
-    """Completions with their grades, or with the answer that was none."""
+    """Completions with their grades, or with the answer that could not be read as grades."""
     from IPython.display import Markdown
 
     lines = []
@@ -101,7 +101,7 @@ def figure_text(text: str) -> str:
 
 
 def visible(text: str, keep: str = "") -> str:
-    """Text with a stand-in, ⟨U+XXXX⟩, for what has no shape of its own or changes that of others, but for what is to be kept.
+    """Text with a stand-in, ⟨U+XXXX⟩, for what has no shape of its own or changes that of others; ``keep`` names exceptions.
 
     That is all that Unicode calls control, format (directions, zero width), surrogate, private or unassigned, and its separators of lines. (It
     has pictures of the ASCII ones, which few fonts have.)

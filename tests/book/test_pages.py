@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from synthetic_runs import write_run
 
+from collapse_lib import figures
 from collapse_lib.book import build as book
+from collapse_lib.book import notebooks
 from collapse_lib.book import pages as book_pages
-from collapse_lib.book.pages import Shown
+from collapse_lib.book.notebooks import NotebookPage
+from collapse_lib.book.runs import BookRun, book_runs
+from collapse_lib.book.staging import Staging
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
+from collapse_lib.studies import results
 from collapse_lib.text.display import plain, quotation
 
 SOURCE = project_root() / "book"
@@ -31,7 +37,7 @@ SAMPLE = 'She said "<b>hi</b>" {{ run }} and paid $5 & `left`.\n\nThe *end*'
 
 
 @pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BookRun:
     """Three finished generations of a run of four; generation 4 is only trained."""
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     run = Run.create("made-up", load_preset("smoke").with_changes({"generations": "4"}))
@@ -39,7 +45,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
         for step in steps_of(run.protocol, generation):
             _finish(run, generation, step)
     _finish(run, 4, "train")
-    return Shown.read(run)
+    return BookRun.read(run)
 
 
 def _finish(run: Run, generation: int, name: str) -> None:
@@ -78,85 +84,54 @@ def _finish(run: Run, generation: int, name: str) -> None:
     nbformat.write(new_notebook(cells=cells, metadata={"papermill": papermill}), step.notebook)
 
 
-@pytest.mark.parametrize(
-    ("value", "signed", "text"),
-    [
-        (3, False, "3"),
-        (12345.6, False, "12,346"),
-        (0.00123456, False, "0.001235"),
-        (5.2, False, "5.200"),
-        (-0.5, True, "−0.500"),
-        (7, True, "+7"),
-        (0.0, True, "0"),
-    ],
-)
-def test_numbers_are_written_for_readers(value: float, signed: bool, text: str) -> None:
-    assert book_pages.number(value, signed) == text
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ([2.0, 2.5, 3.5], "rose from **2** in generation 1 to **3.500** in generation 3, up in all 2 steps"),
-        ([2.0, 1.5, 3.5, 3.25], "rose from **2** in generation 1 to **3.250** in generation 4, up in 1 of 3 steps"),
-        ([9.5, 9.75, 8.5], "fell from **9.500** in generation 1 to **8.500** in generation 3, down in 1 of 2 steps"),
-        ([1.5, 2.5, 1.5], "came back from **1.500** in generation 1 to **1.500** in generation 3"),
-        ([1.5], "is **1.500** in generation 1"),
-        ([5.0, 5.0, 5.0], "stayed at **5** from generation 1 to 3"),
-    ],
-)
-def test_a_course_says_what_the_numbers_did(values: list[float], text: str) -> None:
-    assert book_pages.course(list(enumerate(values, 1))) == text
-
-
 def test_a_page_shows_the_parameters_that_were_used() -> None:
     cells = [
         new_code_cell(f"runs = {value!r}", metadata={"tags": [tag]}) for value, tag in (("newest", "parameters"), ("demo", "injected-parameters"))
     ]
-    shown = book_pages.section(new_notebook(cells=cells), "A title")
+    shown = notebooks.section(new_notebook(cells=cells), "A title")
     assert [cell.source for cell in shown] == ["## A title", "runs = 'demo'"]
-    assert [cell.source for cell in book_pages.section(new_notebook(cells=cells[:1]), "A title")] == ["## A title", "runs = 'newest'"]
+    assert [cell.source for cell in notebooks.section(new_notebook(cells=cells[:1]), "A title")] == ["## A title", "runs = 'newest'"]
 
 
 def test_headings_go_down_a_level_outside_of_code() -> None:
     text = "# One\n\n```python\n# a comment\n~~~\n```\n## Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n# Three"
-    assert book_pages.demote(text) == "## One\n\n```python\n# a comment\n~~~\n```\n### Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n## Three"
+    assert notebooks.demote(text) == "## One\n\n```python\n# a comment\n~~~\n```\n### Two\n#hash\n~~~~\n# in\n~~~\n~~~~\n## Three"
 
 
-def test_only_finished_generations_are_shown(shown: Shown) -> None:
+def test_only_finished_generations_are_shown(shown: BookRun) -> None:
     assert list(shown.results) == [0, 1, 2, 3]
     assert shown.last == 3
     assert shown.series("perplexity", "perplexity") == [(1, 5.25), (2, 5.5), (3, 5.75)]
-    assert shown.seconds == pytest.approx(1.5 * sum(map(len, shown.results.values())))
+    assert shown.seconds(list(shown.results)) == pytest.approx(1.5 * sum(map(len, shown.results.values())))
 
 
 @pytest.mark.parametrize("changes", [{"gpt_eval.judge": "some-model"}, {"classification.every": "1", "classification.tasks": "[grammar_fits]"}])
-def test_an_evaluation_that_is_still_to_come_hides_no_generation(shown: Shown, changes: dict[str, str]) -> None:
+def test_an_evaluation_that_is_still_to_come_hides_no_generation(shown: BookRun, changes: dict[str, str]) -> None:
     run = shown.run
     if "gpt_eval.judge" not in changes:  # a run's tasks may change as long as none was done
         for step in (run.step(generation, "classification") for generation in (0, 1, 3)):
             step.manifest_file.unlink()
-    later = Shown.read(Run.create(run.name, run.protocol.with_changes(changes)))
+    later = BookRun.read(Run.create(run.name, run.protocol.with_changes(changes)))
     assert list(later.results) == [0, 1, 2, 3]
     page = book_pages.generation_page(later, 1)
     assert "Perplexity" in "".join(cell.source for cell in page.cells)
 
 
-def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(shown: Shown) -> None:
+def test_a_run_that_cannot_be_read_is_left_out_unless_it_is_named(shown: BookRun) -> None:
     file = shown.run.folder.parent / "broken" / "protocol.yaml"
     file.parent.mkdir()
     file.write_text("colour: red")
-    runs, left_out = book._shown([])
+    runs, left_out = book_runs([])
     assert [found.name for found in runs] == ["made-up"]
     assert list(left_out) == ["broken"] and "there is no field 'colour'" in left_out["broken"]
     with pytest.raises(UserError, match="there is no field 'colour'"):
-        book._shown(["broken"])
+        book_runs(["broken"])
     shown.run.step(0, "corpus").manifest_file.unlink()
     with pytest.raises(UserError, match="there is no field 'colour'"):  # nothing to show, and this is why
-        book._shown([])
+        book_runs([])
 
 
-def test_a_generation_is_one_page(shown: Shown) -> None:
+def test_a_generation_is_one_page(shown: BookRun) -> None:
     page = book_pages.generation_page(shown, 2)
     nbformat.validate(page)
     text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
@@ -172,14 +147,14 @@ def test_a_generation_is_one_page(shown: Shown) -> None:
     assert "| Training loss at the end (nats/token) | 3 | 4 | +1 |" in text
 
 
-def test_the_first_pages_say_where_they_come_from(shown: Shown) -> None:
+def test_the_first_pages_say_where_they_come_from(shown: BookRun) -> None:
     first = book_pages.generation_page(shown, 1).cells[0].source
     assert "the [initial corpus, generation 0](generation-00)" in first and "| – | 5.250 | – |" in first
     corpus = book_pages.generation_page(shown, 0).cells[0].source
     assert corpus.startswith("# Generation 0 of made-up") and "| for validation | 100 | 100 |" in corpus
 
 
-def test_generated_text_stays_text(shown: Shown) -> None:
+def test_generated_text_stays_text(shown: BookRun) -> None:
     quoted = quotation(SAMPLE)
     assert "\n" not in quoted, "a blank line would end the HTML block and let markdown in"
     opening = book_pages.generation_opening(shown, 2)
@@ -200,11 +175,11 @@ def test_a_protocol_cannot_leave_its_block() -> None:
 
 def test_what_cells_print_has_no_unseen_characters() -> None:
     outputs = [new_output("stream", name="stdout", text="a\x00\u202eb\tc\nd"), new_output("execute_result", {"text/plain": "\x0c'e'"})]
-    [_, cell] = book_pages.section(new_notebook(cells=[new_code_cell("a", outputs=outputs)]), "A title")
+    [_, cell] = notebooks.section(new_notebook(cells=[new_code_cell("a", outputs=outputs)]), "A title")
     assert cell.outputs[0].text == "a⟨U+0000⟩⟨U+202E⟩b\tc\nd" and cell.outputs[1].data["text/plain"] == "⟨U+000C⟩'e'"
 
 
-def test_overview_leads_to_every_generation(shown: Shown) -> None:
+def test_overview_leads_to_every_generation(shown: BookRun) -> None:
     page = book_pages.overview_page(shown, "results.csv")
     assert all(f"](generation-{generation:02d})" in page for generation in range(4))
     assert "3 of 4 generations" in page and f"what perplexity {plain('<')} is" in page
@@ -212,7 +187,7 @@ def test_overview_leads_to_every_generation(shown: Shown) -> None:
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
 
 
-def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: Shown) -> None:
+def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: BookRun) -> None:
     shown.results[1]["train"]["series"]["holdout_losses"] = [4.0, 3.5]
     cap = "**Cap reached, hold-out still falling by 0.500 nats an epoch**"
     assert cap in book_pages.overview_page(shown, "results.csv") and cap in book_pages.numbers(shown)["stopping"]
@@ -221,23 +196,28 @@ def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: Show
     assert "Early stopping: the loss on held-out stories was lowest after epoch 2" in book_pages.overview_page(shown, "results.csv")
 
 
-def test_a_run_says_where_the_rows_of_its_tasks_come_from(shown: Shown) -> None:
+def test_a_run_says_where_the_rows_of_its_tasks_come_from(shown: BookRun) -> None:
     changes = {"classification.tasks": "[yelp, grammar_fits]", "classification.data": "here", "classification.notes": "Yelp is [another]."}
-    noted = Shown(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    noted = BookRun(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
     said = "Yelp: local files, which were not checked against the public data sets of these names; Ending fits: the story grammar. Yelp is [another]."
     page = book_pages.overview_page(noted, "results.csv")
     assert said in html.unescape(page) and "[another]" not in page.partition("```")[0]  # the protocol behind it stands in a block of code
 
 
-def test_curves_are_the_same_bytes_for_the_same_numbers(shown: Shown) -> None:
-    svg = book_pages.generation_curves(shown, 2)
-    assert svg == book_pages.generation_curves(shown, 2) and "<svg" in svg and "generation 1" in svg
-    assert "perplexity on validation stories" in book_pages.overview_curve(shown)
+def test_curves_are_the_same_bytes_for_the_same_numbers() -> None:
+    points = [(1, 5.25), (2, 5.5), (3, 5.75)]
+    made = [figures.training_and_perplexity("made-up", {1: [[1, 7.0], [10, 3.0]], 2: None}, points, generation) for generation in (2, 2)]
+    assert made[0].svg == made[1].svg and "generation 1" in made[0].svg
+    left, right = made[0].axes
+    assert [line.get_ydata().tolist() for line in left.get_lines()] == [[7.0, 3.0]]
+    assert [list(line.get_ydata()) for line in right.get_lines()] == [[5.25, 5.5, 5.75], [5.25, 5.5]]
+    (panel,) = figures.perplexity_so_far("made-up", points, 3).axes
+    assert panel.get_ylabel() == "perplexity on validation stories"
 
 
 def test_control_characters_of_a_recorded_output_are_shown() -> None:
     outputs = [new_output("stream", name="stdout", text="a\x1b[31m\x85b\n\tc"), new_output("display_data", {"text/markdown": "x\u2028y\n"})]
-    stream, shown = book_pages.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
+    stream, shown = notebooks.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
     assert stream.text == "a⟨U+001B⟩[31m⟨U+0085⟩b\n\tc" and shown.data["text/markdown"] == "x⟨U+2028⟩y\n"
 
 
@@ -249,7 +229,7 @@ def test_a_bar_is_shown_once_as_it_ended(name: str, pieces: str) -> None:
     whole = "".join(states)
     texts = {"one output": [whole], "one a state": states, "anywhere": [whole[at : at + 7] for at in range(0, len(whole), 7)]}[pieces]
     cell = new_code_cell("train()", outputs=[new_output("stream", name=name, text=text) for text in texts])
-    (output,) = book_pages.section(new_notebook(cells=[cell]), "A title")[1].outputs
+    (output,) = notebooks.section(new_notebook(cells=[cell]), "A title")[1].outputs
     assert output.text == "epoch 1: 100%|#####| 9/9\nnote: half\nepoch 2: 100%|#####| 9/9"
 
 
@@ -266,15 +246,15 @@ def test_no_bar_of_a_committed_run_is_unfinished_or_shown_twice() -> None:
     assert not [line for line in lines if re.search(r" \d{1,2}%\|", line)]
 
 
-def test_figure_page_offers_its_parts(tmp_path: Path) -> None:
+def test_figure_page_offers_its_parts() -> None:
     both = {"application/vnd.plotly.v1+json": {}, "text/html": "<div></div><script>Plotly.newPlot()</script>"}
     cells = [
         new_markdown_cell("# Figure 9: a title"),
         new_code_cell("a", metadata={"mystnb": {"image": {"alt": "words"}}}, outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})]),
         new_code_cell("b", outputs=[new_output("display_data", {"image/svg+xml": "<svg>2</svg>"}), new_output("display_data", both)]),
     ]
-    nbformat.write(new_notebook(cells=cells, metadata={"papermill": {}}), tmp_path / "figure_9.ipynb")
-    page, images = book_pages.executed_page(tmp_path / "figure_9.ipynb", "figure_9", ["demo", "other"])
+    executed = new_notebook(cells=cells, metadata={"papermill": {}})
+    page, images = notebooks.executed_page(executed, NotebookPage("figure_9", Path("figure_9.ipynb")), ["demo", "other"])
     assert images == {"figure_9.svg": "<svg>1</svg>", "figure_9-2.svg": "<svg>2</svg>"}
     assert page.cells[0].source == "# Figure 9: a title" and page.cells[2].metadata.mystnb.image.alt == "words"
     head = page.cells[1].source
@@ -298,8 +278,8 @@ def test_a_figure_has_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
     for name in ("demo", "other"):
         write_run(tmp_path / "runs", name, 2)
-    nbformat.write(new_notebook(metadata={"collapse": {"data": data}} if data else {}), tmp_path / "figure_9.ipynb")
-    rows = list(csv.DictReader(io.StringIO(book_pages.figure_data(tmp_path / "figure_9.ipynb", ["demo", "other"]))))
+    executed = new_notebook(metadata={"collapse": {"data": data}} if data else {})
+    rows = list(csv.DictReader(io.StringIO(notebooks.figure_data(executed, results.load("demo,other")))))
     assert {row["run"] for row in rows} == {"demo", "other"}
     if steps is None:
         assert {"seconds", "device", "torch"} <= rows[0].keys()
@@ -307,21 +287,42 @@ def test_a_figure_has_its_numbers_beside_it(tmp_path: Path, monkeypatch: pytest.
         assert {row["step"] for row in rows} == steps and {"generation", "metric", "value", "unit"} <= rows[0].keys()
 
 
-def test_a_chapter_offers_its_notebook_alone(tmp_path: Path) -> None:
+def test_a_chapter_offers_its_notebook_alone() -> None:
     cells = [new_markdown_cell("# One"), new_code_cell("a", outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})])]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "1_one.ipynb")
-    page, images = book_pages.executed_page(tmp_path / "1_one.ipynb", "1_one")
+    page, images = notebooks.executed_page(new_notebook(cells=cells), NotebookPage("1_one", Path("1_one.ipynb")))
     assert page.cells[1].source == "Download {download}`this notebook <source/1_one.ipynb>`." and images == {}
+
+
+def test_pages_of_one_notebook_have_their_own_titles_parameters_and_names() -> None:
+    pages = {page.name: page for page in notebooks.notebook_pages("figures")}
+    assert list(pages)[:9] == [
+        *("figure_1_perplexity", "figure_2_entropy_oov", "figure_3_judged_quality", "figure_4_classification", "figure_a1_schematic"),
+        *("figure_a2_entropy_oov_1m", "figure_a3_classification_1m", "figure_a4_f1", "figure_a5_f1_1m"),
+    ]
+    several = {page.name: page.parameters["figure"] for page in pages.values() if page.title}
+    assert list(several.values()) == ["2", "4", "A2", "A3", "A4", "A5"]
+    for name, figure in several.items():
+        page = pages[name]
+        assert re.match(rf"(Extended Data )?Figure {figure}: ", page.title) and name.startswith(f"figure_{figure.lower()}_")
+        made, _ = notebooks.executed_page(nbformat.read(page.notebook, as_version=4), page, ["demo"])
+        assert made.cells[0].source.startswith(f"# {page.title}\n\n") and f'(here with `figure = "{figure}"`)' in made.cells[1].source
+        assert f"<source/{page.notebook.name}>" in made.cells[1].source
+    assert len({page.title for page in pages.values() if page.title}) == len(several)
+
+
+@pytest.mark.parametrize("page", [page for folder in book.FOLDERS for page in notebooks.notebook_pages(folder)], ids=lambda page: page.name)
+def test_a_page_gives_its_notebook_parameters_that_it_has(page: NotebookPage) -> None:
+    assert page.parameters.keys() <= papermill.inspect_notebook(str(page.notebook)).keys()
 
 
 def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> None:
     contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
     inserts = [chapter["insert"] for part in contents["parts"] for chapter in part["chapters"] if "insert" in chapter]
     assert inserts == ["figures", "theory", "runs"]
-    assert [file.stem[:2] for file in book._notebooks("theory")] == ["1_", "2_", "3_", "4_", "5_"]
+    assert [page.name[:2] for page in notebooks.notebook_pages("theory")] == ["1_", "2_", "3_", "4_", "5_"]
 
 
-def test_prose_uses_only_numbers_that_exist(shown: Shown) -> None:
+def test_prose_uses_only_numbers_that_exist(shown: BookRun) -> None:
     used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
     assert used, "the landing page has numbers"
     assert used == set(book_pages.numbers(shown))
@@ -341,9 +342,10 @@ def test_the_landing_page_leads_to_each_of_the_papers_findings() -> None:
     assert linked == {"figure_1", "figure_2", "figure_3", "figure_4"}
 
 
-def test_what_a_run_on_the_grammar_measures_is_not_called_real(shown: Shown) -> None:
+def test_what_a_run_on_the_grammar_measures_is_not_called_real(shown: BookRun) -> None:
     prose = [(SOURCE / name).read_text(encoding="utf-8") for name in ("index.md", "experiment.md")]
-    generated = [book_pages.generation_opening(shown, 2), book_pages.overview_page(shown, "results.csv"), book_pages.overview_curve(shown)]
+    generated = [book_pages.generation_opening(shown, 2), book_pages.overview_page(shown, "results.csv")]
+    generated.append(figures.perplexity_so_far("made-up", [(1, 5.0)], 1).svg)
     assert not any(re.search(r"(?i)(perplexity|surprised)[^.|]* real stories", text) for text in prose + generated)
 
 
@@ -356,18 +358,18 @@ def test_every_difference_of_the_presets_is_in_the_table() -> None:
 
 def test_prose_names_only_fields_presets_and_pages_that_exist() -> None:
     fields = load_preset("paper-33m").flat()
+    made = {f"{folder}/{page.name}" for folder in book.FOLDERS for page in notebooks.notebook_pages(folder)}
     sections = "|".join({name.partition(".")[0] for name in fields if "." in name})
     for file in SOURCE.glob("*.md"):
         text = file.read_text(encoding="utf-8")
         for name in re.findall(rf"(?:`|--set )((?:{sections})\.(?!py\b)\w+)", text):
             assert name in fields, f"{file.name} names {name}"
         for page in re.findall(r"\]\(([a-z][\w/-]*)\)", text):
-            sources = (SOURCE / f"{page}.md", project_root() / "notebooks" / f"{page}.ipynb")
-            assert page == "overflow" or any(source.is_file() for source in sources), f"{file.name} links {page}"
+            assert page in made or (SOURCE / f"{page}.md").is_file() or page == "overflow", f"{file.name} links {page}"
         for preset in re.findall(r"collapse run ([\w-]+)", text):
             load_preset(preset)
         for figure in re.findall(r"figures/(\w+)", text):
-            assert (project_root() / "notebooks" / "figures" / f"{figure}.ipynb").is_file(), f"{file.name} shows {figure}"
+            assert f"figures/{figure}" in made, f"{file.name} shows {figure}"
 
 
 def test_every_page_of_prose_is_in_the_contents() -> None:
@@ -376,7 +378,7 @@ def test_every_page_of_prose_is_in_the_contents() -> None:
     assert listed == {file.stem for file in SOURCE.glob("*.md")}
 
 
-def test_contents_get_figures_and_runs(shown: Shown) -> None:
+def test_contents_get_figures_and_runs(shown: BookRun) -> None:
     contents = yaml.safe_load(book._contents(SOURCE, [shown], {"figures": ["figure_9"], "theory": ["1_one", "2_two"]}))
     chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
     assert {"file": "figures/figure_9"} in chapters and not any("insert" in chapter for chapter in chapters)
@@ -412,12 +414,12 @@ def test_no_run_is_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
     stage = tmp_path / "_generated"
-    first = book._Staging(stage)
+    first = Staging(stage)
     for name in ("a/same.md", "a/changing.md", "gone.md", "executed/kept.ipynb"):
         first.text(name, "x")
     (tmp_path / "_build").mkdir()
     times = {name: (stage / name).stat().st_mtime_ns for name in ("a/same.md", "a/changing.md")}
-    second = book._Staging(stage)
+    second = Staging(stage)
     second.text("a/same.md", "x")
     second.text("a/changing.md", "y")
     second.sweep(keep="executed")

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from collapse_lib.book import pages as book_pages
+from collapse_lib.book import notebooks
 from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.progress import settled
 from collapse_lib.experiment.warm_kernel import warm_kernel
@@ -101,7 +101,7 @@ def test_the_batch_records_bars_as_they_ended(executed):
 def test_a_page_shows_them_so_when_papermill_alone_executed(executed):
     notebook = nbformat.read(executed / "papermill.ipynb", as_version=4)
     assert len(texts(notebook)) > 10, "papermill by itself keeps every state"
-    page, _ = book_pages.executed_page(executed / "papermill.ipynb", "bars")
+    page, _ = notebooks.executed_page(notebook, notebooks.NotebookPage("bars", executed / "papermill.ipynb"))
     assert [re.sub(r"\[.*", "", text) for _, text in texts(page)] == [
         re.sub(r"\[.*", "", text) for _, text in texts(nbformat.read(executed / "batch.ipynb", as_version=4))
     ]

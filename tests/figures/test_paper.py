@@ -7,12 +7,12 @@ import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
-import pandas
 import pytest
 from synthetic_runs import write_run
 
+from collapse_lib import figures
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures import paper as figures
+from collapse_lib.figures.paper import sized_names
 from collapse_lib.studies import results
 
 
@@ -43,11 +43,10 @@ def test_figure_2_says_how_large_the_models_are(runs):
         record["metrics"]["parameters"] = {"value": size, "unit": "parameters", "definition": "made up"}
         file.write_text(json.dumps(record), encoding="utf-8")
     table = results.load("alpha,steep")
-    picture, labels = figures.figure_2(table, ["alpha", "steep"]), figures.with_sizes(table, ["alpha", "steep"])
+    picture, labels = figures.figure_2(table, ["alpha", "steep"]), sized_names(table, ["alpha", "steep"])
     assert labels == {"alpha": "alpha (1,234 parameters, the smaller model)", "steep": "steep (56,789 parameters, the larger model)"}
     assert [axes.get_title() for axes in picture.figure.axes][:2] == list(labels.values()) and picture.title.endswith(", ".join(labels.values()))
     assert figures.figure_2(table, "alpha").figure.axes[0].get_title() == "alpha (1,234 parameters)"  # alone it is no smaller one
-    assert figures.shown(table, ["steep"]).data == "Shown here: **steep** (56,789 parameters)."
 
 
 def test_figure_1_draws_the_numbers_of_the_table():
@@ -163,29 +162,6 @@ def test_few_generations_get_a_tick_each(runs, generations, dtick):
         assert axis.get("dtick") == dtick and "tickformat" not in axis  # a format would print 1.5 as 1 or 2
 
 
-def test_table_a1_takes_evenly_spaced_generations_and_shows_text_as_text():
-    rows = figures.table_a1("alpha", each=2).data.splitlines()[2:]
-    assert len(rows) == 8 * 2
-    chosen = list(dict.fromkeys(int(row.split("|")[1]) for row in rows))
-    assert chosen[0] == 1 and chosen[-1] == 9 and len(chosen) == 8
-    assert all(row.count("|") == 3 and "<b>" not in row for row in rows)
-    assert [int(row.split("|")[1]) for row in figures.table_a1("alpha", [2, 5], each=1).data.splitlines()[2:]] == [2, 5]
-
-
-def test_beside_the_paper():
-    text = figures.beside_paper(results.load("alpha,steep"), ["perplexity", "entropy"]).data
-    assert text.count("\n") == 1 + 2 * 2
-    assert "rises in every generation from 1 to 40" in text and "up in all 8 steps" in text
-
-
-def test_the_entropy_beside_the_paper_is_that_of_the_text(runs):
-    """Another step measures an entropy too, that of the models at some contexts."""
-    table = results.load("alpha")
-    other = table[table["metric"] == "entropy"].assign(step="alpha", value=99.0)
-    both = pandas.concat([other, table], ignore_index=True)
-    assert figures.beside_paper(both, ["entropy"]).data == figures.beside_paper(table, ["entropy"]).data
-
-
 def test_what_has_not_been_measured_is_said():
     table = results.load("barely")
     for draw in (figures.figure_1, figures.figure_1_interactive):
@@ -194,14 +170,12 @@ def test_what_has_not_been_measured_is_said():
     for draw in (figures.figure_2, figures.figure_2_interactive):
         with pytest.raises(UserError, match="'barely'"):
             draw(table, "barely")
-    with pytest.raises(UserError, match="no finished step 'sample'"):
-        figures.table_a1("barely")
 
 
 def test_an_interactive_figure_without_points_can_be_laid_out():
     import plotly.graph_objects as go
 
-    from collapse_lib.figures.paper import plotly_layout
+    from collapse_lib.figures.style import plotly_layout
 
     figure = go.Figure()
     plotly_layout(figure, "loss")

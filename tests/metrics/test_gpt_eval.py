@@ -14,12 +14,15 @@ import pytest
 import yaml
 from scripted_judge import GOOD, KEY, Scripted
 
-from collapse_lib import steps
+from collapse_lib import figures, steps
+from collapse_lib.book import wording
+from collapse_lib.book.wording.judged import first_sentence
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
-from collapse_lib.figures import judged as judged_figures
+from collapse_lib.figures.judged import graded_runs
 from collapse_lib.judge.ledger import Answer
 from collapse_lib.metrics import gpt_eval as module
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, controls, grade, messages, read_grade, read_prompts
@@ -161,6 +164,7 @@ def points(value: int) -> str:
     return json.dumps({"grammar": value, "creativity": 5, "consistency": value})
 
 
+JUDGED = ["grammar", "consistency", "control rows"]
 CONTROL_ROWS = {kind: [Exercise(f"Story {n}", f" {kind} {n}") for n in range(4)] for kind in module.CONTROLS}
 
 
@@ -253,16 +257,16 @@ def test_completions_without_a_judge_are_kept_and_shown(tiny):
     assert "nothing is graded here" in how_to_grade(tiny).data
     with pytest.raises(UserError, match="no step 'gpt_eval'"):
         steps.gpt_eval(tiny, 1)
-    assert judged_figures.graded_runs("tiny") == []
-    assert "Not graded yet: **tiny**. `collapse run tiny --set gpt_eval.judge=MODEL`" in judged_figures.ungraded("tiny").data
+    assert graded_runs("tiny") == []
+    assert "Not graded yet: **tiny**. `collapse run tiny --set gpt_eval.judge=MODEL`" in wording.ungraded("tiny").data
 
 
 def test_a_run_without_completions_is_told_to_make_some(tiny):
     bare = Run.create("bare", tiny.protocol.with_changes({"completions.every": "null"}))
     steps.corpus(bare)
-    said = judged_figures.ungraded("bare").data
+    said = wording.ungraded("bare").data
     assert "Not graded yet: **bare**. `collapse run bare --set completions.every=1 --set gpt_eval.judge=MODEL`" in said
-    assert judged_figures.beside_paper(results.load("bare"), []).data.count("not graded") == 3
+    assert wording.beside_paper(results.load("bare"), JUDGED).data.count("not measured") == 3
 
 
 def test_baseline_and_model_write_different_things(tiny):
@@ -288,7 +292,7 @@ def test_a_judge_chosen_later_grades_without_the_model(tiny, server, capsys):
     sent = len(server.seen)
     steps.gpt_eval(run, 0)
     assert len(server.seen) == sent + 6  # the control rows have been answered
-    assert "unreliable" in judged_figures.verdict(measured).data
+    assert "unreliable" in wording.judge_verdict(measured).data
     assert run.step(1, "gpt_eval").results() == measured
 
 
@@ -385,21 +389,21 @@ def test_the_key_reaches_nothing_that_is_written(tiny, server, tmp_path, capfd):
 # --- figures -------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_judges_name_is_text(tiny, server, monkeypatch):
+def test_a_judges_name_is_text(tiny, server):
     name = "a|$x$|{{ 7*7 }}\r\r<img src=x>"
     run = with_judge(tiny)
     for generation in (0, 1):
         record = steps.gpt_eval(run, generation)
     record["examples"]["judge"] = [name]
-    monkeypatch.setattr(judged_figures, "_first", lambda run: record)
+    write_json(run.step(0, "gpt_eval").metrics_file, record | {"generation": 0})
     table = results.load("tiny")
-    said = (judged_figures.verdict(record), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny"))
+    said = (wording.judge_verdict(record), wording.beside_paper(table, JUDGED), wording.table_a2("tiny"))
     protocol = run.protocol.with_changes({"gpt_eval.judge": json.dumps(name)})
     for shown in (*said, how_to_grade(dataclasses.replace(run, protocol=protocol))):
         assert literal(name).removeprefix('<span class="sample">').removesuffix("</span>") in shown.data
         assert not any(sign in shown.data for sign in ("{{", "<img", "$x$", "\r"))
     assert {row.count("|") for row in said[1].data.splitlines()} == {5}
-    assert "judge a|$x$|{{ 7*7 }}⟨U+000D⟩⟨U+000D⟩&lt;img src=x&gt; " in judged_figures.figure_3(table, "tiny").svg
+    assert "judge a|$x$|{{ 7*7 }}⟨U+000D⟩⟨U+000D⟩&lt;img src=x&gt; " in figures.figure_3(table, "tiny").svg
 
 
 def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server):
@@ -407,22 +411,22 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
     for generation in (0, 1):
         steps.gpt_eval(run, generation)
     table = results.load("tiny")
-    picture = judged_figures.figure_3(table, "tiny")
+    picture = figures.figure_3(table, "tiny")
     left, right = picture.figure.axes
     assert "grammar" in left.get_ylabel() and "consistency" in right.get_ylabel()
     assert {tuple(line.get_ydata()) for line in left.get_lines() if len(line.get_xdata()) == 2} == {(6, 6)}
-    assert "unreliable" in picture.svg and picture.svg == judged_figures.figure_3(table, "tiny").svg
-    assert "consistency" in judged_figures.figure_3_interactive(table, "tiny").html
-    shown = judged_figures.table_a2("tiny").data
+    assert "unreliable" in picture.svg and picture.svg == figures.figure_3(table, "tiny").svg
+    assert "consistency" in figures.figure_3_interactive(table, "tiny").html
+    shown = wording.table_a2("tiny").data
     assert shown.startswith("⚠ Judge") and "unreliable" in shown
     rows = [row for row in shown.split("\n") if row.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["1", "1", "Baseline", "Baseline"]
-    assert "**no**" in judged_figures.beside_paper(table, ["tiny"]).data
-    assert judged_figures.controls_table("tiny").data.count("\n") == 5
+    assert "**no**" in wording.beside_paper(table, JUDGED).data
+    assert wording.controls_table("tiny").data.count("\n") == 5
     with pytest.raises(UserError, match="no beginning 7"):
-        judged_figures.table_a2("tiny", beginning=7)
+        wording.table_a2("tiny", beginning=7)
     with pytest.raises(UserError, match="No generation of run 'absent'"):
-        judged_figures.figure_3(table, "absent")
+        figures.figure_3(table, "absent")
 
 
 def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
@@ -432,8 +436,8 @@ def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
     server.script = ["<script>\r\r{{ 7 * 7 }}\n| $x$"] * 3  # of six completions
     measured = steps.gpt_eval(run, 1)
     table = results.load("tiny")
-    judged_figures.figure_3(table, "tiny").figure.savefig(BytesIO())  # matplotlib would take dollars for a formula
-    pages = judged_figures.verdict(measured), judged_figures.beside_paper(table, ["tiny"]), judged_figures.table_a2("tiny")
+    figures.figure_3(table, "tiny").figure.savefig(BytesIO())  # matplotlib would take dollars for a formula
+    pages = wording.judge_verdict(measured), wording.beside_paper(table, JUDGED), wording.table_a2("tiny")
     shown = [*pages, graded(measured["examples"]["cases"])]
     for page in (markdown.data for markdown in shown):
         assert not any(markup in page for markup in ("<img", "|**", "$", "<script", "{{", "\r")), page
@@ -452,7 +456,7 @@ def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):
     ],
 )
 def test_a_completion_is_cut_behind_its_first_sentence(text, expected):
-    cut = judged_figures.first_sentence(text)
+    cut = first_sentence(text)
     assert cut == expected if expected is not None else cut.endswith("…") and len(cut) <= 90
 
 

@@ -159,9 +159,9 @@ def test_no_run_at_all(tmp_path, monkeypatch):
 
 def test_reading_results_and_drawing_needs_no_torch():
     program = (
-        "import sys; from collapse_lib.studies import results; from collapse_lib.figures import paper; table = results.load('alpha');"
-        "paper.figure_1(table).svg;"
-        "paper.figure_1_interactive(table).html; paper.table_a1('alpha'); paper.beside_paper(table, ['perplexity']);"
+        "import sys; from collapse_lib.studies import results; from collapse_lib import figures; table = results.load('alpha');"
+        "figures.figure_1(table).svg; figures.figure_1_interactive(table).html;"
+        "from collapse_lib.book import wording; wording.table_a1('alpha'); wording.beside_paper(table, ['perplexity']);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

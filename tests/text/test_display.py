@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from collapse_lib.experiment.paths import project_root
-from collapse_lib.figures.alpha import _words
-from collapse_lib.figures.paper import STYLE
+from collapse_lib.figures.alpha import context_label
+from collapse_lib.figures.style import styled
 from collapse_lib.studies.results import measured
 from collapse_lib.text.display import early_stopping, excerpts, figure_text, literal, metrics_table, plain, quotation
 
@@ -138,10 +138,9 @@ def test_any_text_comes_out_of_a_built_page_as_itself(texts):
 @given(TEXTS)
 @example("$x$ \\$ $\\frac{1}$")
 def test_any_text_comes_out_of_a_figure_as_itself(text):
-    import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its font lacks most of Unicode
         figure, file = Figure(), io.StringIO()
         figure.text(0, 0.5, f"a{figure_text(text)}b")
@@ -152,7 +151,7 @@ def test_any_text_comes_out_of_a_figure_as_itself(text):
 
 @given(TEXTS.filter(bool))
 def test_plotly_gets_text_and_no_markup(text):
-    name = _words(text)
+    name = context_label(text)
     assert html.unescape(name) == f"“{seen(text)}”"
     assert not re.search(r"[<>$%{]|&(?!#\d+;)", name)
 
@@ -163,7 +162,7 @@ def test_plotly_gets_text_and_no_markup(text):
         ([4.1, 3.8, 3.61, 3.46], 4, r"^\*\*Cap reached, hold-out still falling by 0\.150 nats an epoch\*\*: `training\.max_epochs` = 4 ended"),
         ([4.1], 1, r"^\*\*Cap reached, hold-out still not seen to have stopped falling\*\*"),
         ([4.1, 3.8, 3.9], 2, r"^Early stopping: .* lowest after epoch 2, 3\.800 nats a token, and did not fall in the next\.$"),
-        ([], 3, r"^Nothing was held out here .* the epochs, 3, were given or had been found in generation 1\.$"),
+        ([], 3, r"^Nothing was held out here .* the epochs, 3, were given or had been decided in generation 1\.$"),
     ],
 )
 def test_what_ended_a_training_is_said(losses, epochs, said):

@@ -1,0 +1,99 @@
+"""Every public figure: its signature tells the truth, its example runs, it can be changed and saved."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+
+import pytest
+from synthetic_runs import write_run
+
+from collapse_lib import figures
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.paths import project_root
+from collapse_lib.studies import results, twins
+
+FUNCTIONS = {name: function for name, function in vars(figures).items() if inspect.isfunction(function)}
+TYPES = {name for name, kind in vars(figures).items() if inspect.isclass(kind)}
+
+
+def test_the_figures_of_the_paper_are_public():
+    assert {"figure_1", "figure_2", "figure_3", "figure_4", "figure_a1", "draw", "turn", "memory", "twin_distances"} <= FUNCTIONS.keys()
+    assert {"Picture", "Interactive", "Curve"} == TYPES
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_signature_says_what_goes_in_and_what_comes_out(name):
+    signature = inspect.signature(FUNCTIONS[name])
+    assert signature.parameters and signature.return_annotation in ("Picture", "Interactive")
+    for parameter in signature.parameters.values():
+        assert parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.annotation is not parameter.empty
+    assert FUNCTIONS[name].__doc__.count("\n    Example: ``figures.") == 1
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_its_example_runs_and_gives_what_the_signature_says(name, tmp_path, monkeypatch):
+    """On the committed run, in whose name the examples' ``demo`` is changed."""
+    monkeypatch.setenv("COLLAPSE_RUNS", str(project_root() / "papermill_runs"))
+    monkeypatch.chdir(tmp_path)
+    example = re.search(r"Example: ``(.*)``", FUNCTIONS[name].__doc__)[1].replace('"demo"', '"tinystories-small"')
+    assert example.startswith(f"figures.{name}(")
+    call, _, _ = example.partition(".save(")
+    names = {"figures": figures, "records": records, "results": results, "twins": twins}
+    made = eval(call, names)
+    assert type(made).__name__ == inspect.signature(FUNCTIONS[name]).return_annotation
+    assert len(made.svg if isinstance(made, figures.Picture) else made.html) > 1000
+    if call != example:
+        eval(example, names)
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    write_run(tmp_path, "alpha", 4)
+    return results.load("alpha")
+
+
+def test_a_change_of_a_picture_is_in_what_is_shown_and_saved(table, tmp_path):
+    picture = figures.figure_1(table)
+    before = picture.svg
+    picture.axes[0].set_title("Ours\non three lines\nof title", fontsize=30)
+    after = picture.svg
+    assert "on three lines" in after and "on three lines" not in before and after == picture.svg
+    frames = [re.search(r'<g id="patch_2">\s*<path d="([^"]+)"', svg)[1] for svg in (before, after)]
+    assert frames[0] != frames[1]  # laid out anew: the axes make room for the title
+    picture.save(tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").read_text(encoding="utf-8") == after
+    picture.figure.savefig(tmp_path / "matplotlib.pdf")
+    assert (tmp_path / "matplotlib.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_an_interactive_figure_is_saved_as_a_page_that_stands_alone(table, tmp_path):
+    made = figures.figure_1_interactive(table)
+    made.figure.update_layout(title="Ours")
+    made.save(tmp_path / "figure.html")
+    page = (tmp_path / "figure.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") and len(page) > 1_000_000 and '"Ours"' in page and not re.search(r"<script[^>]* src=", page)
+
+
+@pytest.mark.parametrize(("draw", "ending"), [(figures.figure_1, ".docx"), (figures.figure_1_interactive, ".svg")])
+def test_an_ending_that_cannot_be_written_is_refused(table, tmp_path, draw, ending):
+    with pytest.raises(UserError, match=rf"cannot be written to 'figure{ending}'; the name must end in "):
+        draw(table).save(tmp_path / f"figure{ending}")
+    assert not list(tmp_path.glob("figure*"))
+
+
+def test_importing_figures_is_cheap():
+    heavy = "{'matplotlib', 'pandas', 'plotly', 'scipy', 'torch', 'transformers', 'spacy', 'datasets'}"
+    program = f"import sys; from collapse_lib import figures; print(*{heavy} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == ""
+
+
+def test_figures_import_nothing_of_the_book():
+    program = "import sys; from collapse_lib import figures; print(*(name for name in sys.modules if name.startswith('collapse_lib.book')))"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == ""
+    sources = [file.read_text(encoding="utf-8") for file in (project_root() / "collapse_lib" / "figures").glob("*.py")]
+    assert sources and not any("collapse_lib.book" in source for source in sources)
