@@ -36,7 +36,9 @@ class CorpusSettings(Section):
     """Generation 0: the text that the first model learns."""
 
     source: str = Field("grammar", description="'grammar' (the embedded one), a .txt, .jsonl[.gz] or .parquet file, a folder, or a hub name")
-    grammar: Literal["standard", "twin"] = Field("standard", description="parameter set of the embedded story grammar")
+    grammar: Literal["standard", "twin", "small", "small-twin"] = Field(
+        "standard", description="language of the embedded story grammar; a twin has the same stories with reversed probabilities"
+    )
     stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
     validation_source: str | None = Field(
         None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source"
