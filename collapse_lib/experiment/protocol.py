@@ -95,6 +95,9 @@ class TrainingSettings(Section):
     max_epochs: Count = Field(10, description="most epochs that early stopping tries")
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
     learning_rate: Positive = 5e-4
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="the learning rate's, constant as in the paper or falling linearly to zero; the latter needs a number of epochs"
+    )
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
@@ -105,6 +108,12 @@ class TrainingSettings(Section):
         "derived", description="a fresh shuffle each generation, or the same one every time as in the released code"
     )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _fall_has_an_end(self) -> TrainingSettings:
+        if self.schedule == "linear" and self.epochs == "early_stopping":
+            raise ValueError("training.schedule is linear, which needs to know the last step: give training.epochs a number")
+        return self
 
 
 class SamplingSettings(Section):
@@ -254,7 +263,7 @@ FREE_FIELDS = (
 
 
 # Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
-LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None}
+LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None, "training.schedule": "constant"}
 
 
 class Protocol(Section):
