@@ -199,6 +199,7 @@ class ClassificationSettings(Section):
     """Fine-tuning on classification tasks (section 5.4); without tasks a run has no such step."""
 
     tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
+    grammar: Literal["standard", "small"] = Field("standard", description="language of the stories in 'grammar_fits' and 'grammar_happy'")
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
     every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
     seeds: Count = Field(
@@ -263,7 +264,13 @@ FREE_FIELDS = (
 
 
 # Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
-LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None, "training.schedule": "constant"}
+LATER_FIELDS: dict[str, Any] = {
+    "corpus.skip": 0,
+    "corpus.seed": None,
+    "training.schedule": "constant",
+    "classification.grammar": "standard",
+    "gpt_eval.samples": None,
+}
 
 
 class Protocol(Section):
