@@ -148,7 +148,9 @@ class CompletionsSettings(Section):
     """Story beginnings that generations are asked to complete (section 5.3.3, step 1); always sampled from the model's own distribution."""
 
     prompts: str = Field(
-        "own", description="'own' (44 beginnings shipped with the library), a .yaml file or a folder with one, or a hub name (roneneldan/TinyStories)"
+        "own",
+        description="'own' (44 beginnings shipped with the library), 'small' (12 of the small grammar), a .yaml file or a folder with one, "
+        "or a hub name (roneneldan/TinyStories)",
     )
     beginnings: Count | None = Field(None, description="how many of the prompts are used, from the first on; null takes all")
     samples: Count = Field(10, description="completions of each beginning")

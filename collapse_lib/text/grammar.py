@@ -48,7 +48,8 @@ class Story:
     """One story and what is known about how it was made.
 
     ``plot`` names the plot of the body and ``ending_plot`` that of the ending: they differ only where a misfit was asked for. ``ending_name`` is
-    the ending's among ``StoryGrammar.ending_probabilities``. ``cast`` holds the word that each slot of the story stands for, such as ``{"hero": "Lily", "toy": "kite"}``.
+    the ending's among ``StoryGrammar.ending_probabilities``. ``cast`` holds the word that each slot of the story stands for, such as
+    ``{"hero": "Lily", "toy": "kite"}``.
     """
 
     body: str
