@@ -89,7 +89,7 @@ class Grade(BaseModel):
 
 
 def read_prompts(source: str) -> list[str]:
-    """Story beginnings: ``own`` or ``small``, which are shipped, a YAML list in a file (or in a folder, under the hub's file name), or a hub data set's.
+    """Story beginnings: ``own`` or ``small`` (shipped), a YAML list in a file (or in a folder, under the hub's file name), or a hub data set's.
 
     Raises ``UserError`` for a source that is missing or is not a list of texts.
     """

@@ -203,8 +203,7 @@ class StoryGrammar:
 
     @functools.cached_property
     def _sentences(self) -> _Sequence:
-        starts = _sentence_starts(self._root)
-        return (_Choice(starts, [1.0] * len(starts)),)
+        return (_factored(_sentence_starts(self._root)),)
 
     def _write(self, sequence: _Sequence, uniform: Callable[[], float], bound: list[int]) -> str:
         out: list[str] = []
@@ -308,7 +307,7 @@ def words_in(text: str) -> list[str]:
 
 def sentences_in(text: str) -> list[str]:
     """The sentences of a text: each ends in . ! or ?, and a closing quotation mark if there is one, before white space or the text's end."""
-    return re.split(rf"(?<=[.!?])\s+|(?<=[.!?]\")\s+", text.strip())
+    return re.split(r"(?<=[.!?])\s+|(?<=[.!?]\")\s+", text.strip())
 
 
 # ---- the compiled form ---------------------------------------------------------------------------------------------------------------
@@ -532,6 +531,15 @@ def _sentence_starts(root: _Sequence) -> list[_Sequence]:
                 starts[sequence] = None
             waiting.append((rest, ""))
     return list(starts)
+
+
+def _factored(sequences: Iterable[_Sequence]) -> _Choice:
+    """One choice among different sequences, beginnings in common written once: to try a text against them costs far less. Weights mean nothing."""
+    by_first: dict[_Piece | None, list[_Sequence]] = defaultdict(list)
+    for sequence in sequences:
+        by_first[sequence[0] if sequence else None].append(sequence)
+    options = [group[0] if len(group) == 1 else (first, _factored(sequence[1:] for sequence in group)) for first, group in by_first.items()]
+    return _Choice(options, [1.0] * len(options))
 
 
 # ---- from the source to the compiled form ----------------------------------------------------------------------------------------------

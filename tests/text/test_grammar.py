@@ -237,9 +237,15 @@ def test_an_unknown_variant_is_the_users_error():
 
 
 READABLE = {
-    2: 'Anna lived near the pond with her sister. One Sunday, Anna had a cookie for lunch. Tom had nothing to eat.\n\nAnna gave Tom half of the cookie, and they ate together.',
-    9: 'Mia had a red drum, but one evening it was gone. She looked under the bed, but it was not there.\n\nThen Tom came with the red drum. "Thank you," said Mia.',
-    11: "One cloudy Friday, a dog came to Tom's door. It was very hungry.\n\nThe dog ate and played and stayed with Tom for ever.",
+    2: (
+        "Anna lived near the pond with her sister. One Sunday, Anna had a cookie for lunch. Tom had nothing to eat.\n\n"
+        "Anna gave Tom half of the cookie, and they ate together."
+    ),
+    9: (
+        "Mia had a red drum, but one evening it was gone. She looked under the bed, but it was not there.\n\n"
+        'Then Tom came with the red drum. "Thank you," said Mia.'
+    ),
+    11: ("One cloudy Friday, a dog came to Tom's door. It was very hungry.\n\nThe dog ate and played and stayed with Tom for ever."),
 }
 
 
@@ -312,7 +318,7 @@ def test_expectations_of_the_tiny_grammar_are_sums_over_all_its_stories():
     """All stories are written out and weighted with the automaton's probabilities: two recursions that share no code agree."""
     for variant in ("standard", "twin"):
         grammar = StoryGrammar(variant, source=TINY)
-        drawn = {grammar.sample(11, index).text: grammar.sample(11, index) for index in range(30_000)}
+        drawn = {story.text: story for story in (grammar.sample(11, index) for index in range(30_000))}
         words, plots, endings, cast = Counter(), Counter(), Counter(), Counter()
         for text, story in drawn.items():
             probability = math.exp(grammar.log_probability(text))
