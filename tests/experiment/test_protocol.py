@@ -34,8 +34,8 @@ def test_presets_spell_out_model_training_and_sampling(name):
 
 def test_a_falling_rate_needs_to_know_its_last_step():
     demo = load_preset("demo")
-    assert demo.training.schedule == "linear" and Protocol().training.schedule == "constant"
-    with pytest.raises(UserError, match="give training.epochs a number"):
+    assert demo.training.schedule == "linear" and load_preset("paper-1m").training.schedule == "constant"
+    with pytest.raises(UserError, match=r"give training\.epochs a number"):
         demo.with_changes({"training.epochs": "early_stopping"})
 
 
