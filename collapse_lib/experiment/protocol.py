@@ -37,7 +37,9 @@ class CorpusSettings(Section):
     """Generation 0: the text that the first model learns."""
 
     source: str = Field("grammar", description="'grammar' (the embedded one), a .txt, .jsonl[.gz] or .parquet file, a folder, or a hub name")
-    grammar: Literal["standard", "twin"] = Field("standard", description="parameter set of the embedded story grammar")
+    grammar: Literal["standard", "twin", "small", "small-twin"] = Field(
+        "standard", description="language of the embedded story grammar; a twin has the same stories with reversed probabilities"
+    )
     stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
     validation_source: str | None = Field(
         None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source"
@@ -94,6 +96,9 @@ class TrainingSettings(Section):
     max_epochs: Count = Field(10, description="most epochs that early stopping tries")
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
     learning_rate: Positive = 5e-4
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="the learning rate's, constant as in the paper or falling linearly to zero; the latter needs a number of epochs"
+    )
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
@@ -107,6 +112,12 @@ class TrainingSettings(Section):
         "derived", description="a fresh shuffle each generation, or the same one every time as in the released code"
     )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _fall_has_an_end(self) -> TrainingSettings:
+        if self.schedule == "linear" and self.epochs == "early_stopping":
+            raise ValueError("training.schedule is linear, which needs to know the last step: give training.epochs a number")
+        return self
 
 
 class SamplingSettings(Section):
@@ -173,7 +184,9 @@ class CompletionsSettings(Section):
     """Story beginnings that generations are asked to complete (section 5.3.3, step 1); always sampled from the model's own distribution."""
 
     prompts: str = Field(
-        "own", description="'own' (44 beginnings shipped with the library), a .yaml file or a folder with one, or a hub name (roneneldan/TinyStories)"
+        "own",
+        description="'own' (44 beginnings shipped with the library), 'small' (12 of the small grammar), a .yaml file or a folder with one, "
+        "or a hub name (roneneldan/TinyStories)",
     )
     beginnings: Count | None = Field(None, description="how many of the prompts are used, from the first on; null takes all")
     samples: Count = Field(10, description="completions of each beginning")
@@ -224,6 +237,7 @@ class ClassificationSettings(Section):
     """Fine-tuning on classification tasks (section 5.4); without tasks a run has no such step."""
 
     tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
+    grammar: Literal["standard", "small"] = Field("standard", description="language of the stories in 'grammar_fits' and 'grammar_happy'")
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
     every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
     seeds: Count = Field(
@@ -292,6 +306,8 @@ LATER_FIELDS: dict[str, Any] = {
     "corpus.skip": 0,
     "corpus.seed": None,
     "training.init": "fresh",
+    "training.schedule": "constant",
+    "classification.grammar": "standard",
     "gpt_eval.samples": None,
     **{f"regime.{name}": field.default for name, field in RegimeSettings.model_fields.items()},
 }

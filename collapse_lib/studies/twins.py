@@ -47,6 +47,8 @@ PAIRS = {
     "both": ("twin", "reseeded"),  # another initial corpus and other seeds
 }
 RECORD = "twins.json"
+TWINS = {"standard": "twin", "small": "small-twin"}  # parameter sets of the story grammar's languages
+
 # Evaluations that the comparison does not need, and that the two other runs are spared.
 SPARED = {"completions.every": "null", "gpt_eval.judge": "null", "classification.tasks": "[]"}
 
@@ -66,7 +68,7 @@ def protocols(name: str, protocol: Protocol, changes: dict[str, str] | None = No
     corpus = protocol.corpus
     if not changes:
         if corpus.source == "grammar":
-            changes = {"corpus.grammar": "twin" if corpus.grammar == "standard" else "standard"}
+            changes = {"corpus.grammar": TWINS.get(corpus.grammar) or next(name for name, twin in TWINS.items() if twin == corpus.grammar)}
         elif corpus.stories is None:
             raise UserError(
                 "corpus.stories is null, so the chain takes all stories and leaves none to its twin; "

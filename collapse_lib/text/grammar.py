@@ -1,9 +1,9 @@
 """A probabilistic grammar of short children's stories: an initial corpus without a download, whose true distribution is known.
 
-A story is the text of one of some ten plots, put together from phrases and words of ``data/storygrammar.yaml``. Each list there is ordered
-from common to rare and its probabilities follow Zipf's law by rank, so the language has the long tail whose loss the paper measures
-(section 5.2). Because the grammar is a finite automaton with memory for its cast, the probability of any text, and of any beginning of a
-text, is computed exactly; a model trained on the stories can be compared with the truth.
+A story is the text of one of eight or ten plots, put together from phrases and words of ``data/storygrammar.yaml`` or, two to five sentences
+long, of ``data/smallgrammar.yaml``. Each list there is ordered from common to rare and its probabilities follow Zipf's law by rank, so the
+language has the long tail whose loss the paper measures (section 5.2). Because the grammar is a finite automaton with memory for its cast, the
+probability of any text, and of any beginning of a text, is computed exactly; a model trained on the stories can be compared with the truth.
 
 The template language, one alternative a line:
 
@@ -24,35 +24,39 @@ import hashlib
 import math
 import random
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, permutations
 from typing import Any
 
 import yaml
 
 from collapse_lib.experiment.errors import UserError
 
-VARIANTS = ("standard", "twin")
+VARIANTS = {"standard": "storygrammar", "twin": "storygrammar", "small": "smallgrammar", "small-twin": "smallgrammar"}
 PARAGRAPH = "\n\n"
+PLOT, ENDING, LABELS = -2, -1, 2  # places behind the cast in what a state has bound, and how many
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+_SENTENCE_END = r"[.!?]\"?"
 
 
 @dataclass(frozen=True)
 class Story:
     """One story and what is known about how it was made.
 
-    ``plot`` names the plot of the body and ``ending_plot`` that of the ending: they differ only where a misfit was asked for.
-    ``cast`` holds the word that each slot of the story stands for, such as ``{"hero": "Lily", "toy": "kite"}``.
+    ``plot`` names the plot of the body and ``ending_plot`` that of the ending: they differ only where a misfit was asked for. ``ending_name`` is
+    the ending's among ``StoryGrammar.ending_probabilities``. ``cast`` holds the word that each slot of the story stands for, such as
+    ``{"hero": "Lily", "toy": "kite"}``.
     """
 
     body: str
     ending: str
     plot: str
     ending_plot: str
+    ending_name: str
     happy: bool
     cast: Mapping[str, str]
 
@@ -67,24 +71,45 @@ class Story:
         return self.plot == self.ending_plot
 
 
-class StoryGrammar:
-    """The embedded language; ``variant`` 'twin' writes the same stories with the probabilities of every list in reversed order.
+@dataclass(frozen=True)
+class Reading:
+    """What a text, which need not be a story of the grammar, tells as far as it can be read.
 
-    ``source`` replaces the embedded rules by others of the same layout (the sections of the YAML file); a rule that cannot be understood raises
-    ``ValueError``.
+    ``legal`` counts the characters before the first impossible one: ``len(text)`` for a story and for the beginning of one. ``plot`` and
+    ``cast`` are what all stories with this legal beginning have in common; ``plot`` is None where they differ, as in a first sentence that two
+    plots share, and a slot that is not yet filled is missing in ``cast``. ``ending`` names the ending that the text behind the last paragraph
+    break tells, read by itself and with any cast, so that a broken story may still have one; None if there is none or more than one.
+    """
+
+    legal: int
+    plot: str | None
+    ending: str | None
+    cast: Mapping[str, str]
+
+
+class StoryGrammar:
+    """An embedded language: ``variant`` 'standard' has stories of two paragraphs, 'small' stories of two to five sentences.
+
+    'twin' and 'small-twin' write the same stories as these with the probabilities of every list in reversed order. ``source`` replaces the
+    embedded rules by others of the same layout (the sections of the YAML files); a rule that cannot be understood raises ``ValueError``.
     """
 
     def __init__(self, variant: str = "standard", source: Mapping[str, Any] | None = None):
         if variant not in VARIANTS:
-            raise UserError(f"There is no story grammar '{variant}'; there are {' and '.join(VARIANTS)}.")
+            raise UserError(f"There is no story grammar '{variant}'; there are {', '.join(VARIANTS)}.")
         self.variant = variant
-        compiler = _Compiler(source or _embedded_source(), reverse=variant == "twin")
+        compiler = _Compiler(source or _embedded_source(VARIANTS[variant]), reverse=variant.endswith("twin"))
         self._slots = compiler.slots
         self._plots = compiler.plots
-        self._plot_choice = compiler.choice(list(self._plots), "phrases")
+        self._endings = compiler.endings
+        self._plot_choice = compiler.choice(list(self._plots), "plots")
         self._ending_choice = compiler.choice([True, False], "phrases")
-        plot_bodies = tuple((*plot.body, PARAGRAPH, _Choice(plot.endings, self._ending_choice.weights)) for plot in self._plots.values())
+        plot_bodies = tuple(
+            (_Label(PLOT, number), *plot.body, PARAGRAPH, _Choice(plot.endings, self._ending_choice.weights))
+            for number, plot in enumerate(self._plots.values())
+        )
         self._root: _Sequence = (_Choice(plot_bodies, self._plot_choice.weights),)
+        self._unbound = (-1,) * (len(self._slots) + LABELS)
 
     @property
     def plots(self) -> tuple[str, ...]:
@@ -107,7 +132,7 @@ class StoryGrammar:
         """
         digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).digest()
         uniform = random.Random(int.from_bytes(digest, "big")).random
-        bound = [-1] * len(self._slots)
+        bound = list(self._unbound)
         plot = ending_plot = self._plot_choice.draw(uniform)
         body = self._write(self._plots[plot].body, uniform, bound)
         happy = self._ending_choice.draw(uniform)
@@ -115,39 +140,70 @@ class StoryGrammar:
             others = [name for name in self._plots if name != plot]
             ending_plot = others[int(uniform() * len(others))]
         ending = self._write(self._plots[ending_plot].endings[0 if happy else 1], uniform, bound)
-        cast = {slot.name: slot.words[word][""] for slot, word in zip(self._slots, bound, strict=True) if word >= 0}
-        return Story(body, ending, plot, ending_plot, happy, cast)
+        return Story(body, ending, plot, ending_plot, self._endings[bound[ENDING]], happy, self._cast(bound))
 
     def log_probability(self, text: str) -> float:
         """Natural logarithm of the probability that a story is exactly ``text``, all its derivations added up; -inf if there is none."""
-        return self._log_mass(text, whole=True)
+        return _log_sum(self._derive(self._root, text, whole=True).values())
 
     def log_prefix_probability(self, prefix: str) -> float:
         """Natural logarithm of the probability that a story begins with these characters.
 
         The exact law of the next character or token is a ratio of two such probabilities.
         """
-        return self._log_mass(prefix, whole=False)
+        return _log_sum(self._derive(self._root, prefix, whole=False).values())
+
+    def read(self, text: str) -> Reading:
+        """What a text tells, whether it is a story of the grammar or only begins like one."""
+        legal = bisect_left(range(1, len(text) + 1), True, key=lambda length: not self._derive(self._root, text[:length], whole=False))
+        stories = list(self._derive(self._root, text[:legal], whole=False))
+        shared = [numbers[0] if len(set(numbers)) == 1 else -1 for numbers in zip(*stories, strict=True)]
+        _, has_ending, ending = text.rpartition(PARAGRAPH)
+        roots = [root for plot in self._plots.values() for root in plot.endings] if has_ending else []
+        told = {bound[ENDING] for root in roots for bound in self._derive(root, ending, whole=True)}
+        return Reading(
+            legal=legal,
+            plot=self.plots[shared[PLOT]] if shared[PLOT] >= 0 else None,
+            ending=self._endings[told.pop()] if len(told) == 1 else None,
+            cast=self._cast(shared),
+        )
+
+    def is_sentence(self, text: str) -> bool:
+        """Whether ``text`` is a sentence, as ``sentences_in`` cuts them, of some story: exact, with any cast that a story can have there."""
+        if sentences_in(text) != [text]:
+            return False
+        return any(self._derive(self._sentences, text + after, whole=not after) for after in ("", " ", "\n"))
+
+    def plot_probabilities(self) -> dict[str, float]:
+        """The probability that a story has each plot."""
+        return dict(zip(self._plots, self._plot_choice.shares, strict=True))
+
+    def ending_probabilities(self) -> dict[str, float]:
+        """The probability that a story has each ending; 'lost-happy-2' is the second in the list of happy endings of the plot 'lost'."""
+        return dict(zip(self._endings, self._expectation.endings, strict=True))
+
+    def cast_probabilities(self, slot: str) -> dict[str, float]:
+        """The probability that a story has each word in a slot of its cast, such as 'hero'; together the probability that it has one there."""
+        return dict(self._expectation.cast[slot])
+
+    def word_counts(self) -> dict[str, float]:
+        """The expected number of occurrences in a story of every word that it can hold (``words_in`` gives the words); exact."""
+        return dict(self._expectation.words)
 
     def word_types(self) -> set[str]:
         """Every word that a story can hold, in lower case and without a possessive 's; ``words_in`` splits a text the same way."""
-        types: set[str] = set()
-        seen: set[int] = set()
-        waiting: list[_Piece] = list(self._root)
-        while waiting:
-            piece = waiting.pop()
-            if id(piece) in seen:
-                continue
-            seen.add(id(piece))
-            if isinstance(piece, str):
-                types.update(words_in(piece))
-            elif isinstance(piece, _Mention):
-                types.update(word for forms in self._slots[piece.slot].words for word in words_in(forms[piece.form]))
-            elif isinstance(piece, _Choice):
-                waiting.extend(inner for option in piece.options for inner in option)
-            elif piece is not _CAPITAL:
-                types.update(("a", "an"))
-        return types
+        return set(self._expectation.words)
+
+    def _cast(self, bound: Sequence[int]) -> dict[str, str]:
+        return {slot.name: slot.words[word][""] for slot, word in zip(self._slots, bound, strict=False) if word >= 0}
+
+    @functools.cached_property
+    def _expectation(self) -> _Expectation:
+        return _Expectation(self._slots, self._endings, self._root)
+
+    @functools.cached_property
+    def _sentences(self) -> _Sequence:
+        return (_factored(_sentence_starts(self._root)),)
 
     def _write(self, sequence: _Sequence, uniform: Callable[[], float], bound: list[int]) -> str:
         out: list[str] = []
@@ -161,6 +217,9 @@ class StoryGrammar:
                     break
                 if kind is _Mark:
                     mark = piece
+                    continue
+                if kind is _Label:
+                    bound[piece.place] = piece.value
                     continue
                 if kind is _Mention:
                     if bound[piece.slot] < 0:
@@ -179,13 +238,14 @@ class StoryGrammar:
             pass
         bound[slot] = word
 
-    def _log_mass(self, text: str, whole: bool) -> float:
+    def _derive(self, root: _Sequence, text: str, whole: bool) -> dict[tuple[int, ...], float]:
+        """Log weights, by the cast and labels bound, of the derivations from ``root`` that write ``text``, or begin with it; empty without any."""
         # The forward algorithm. A state is where the derivation stands (a stack of sequences still to be written), the cast bound so far and
         # a pending mark; `waiting` holds, by characters written, the log weight of each state. Derivations that meet are added up.
         end = len(text)
-        total = -math.inf
+        totals: dict[tuple[int, ...], float] = {}
         waiting: dict[int, dict[_State, float]] = defaultdict(dict)
-        waiting[0][((self._root, 0, None), (-1,) * len(self._slots), None)] = 0.0
+        waiting[0][((root, 0, None), self._unbound, None)] = 0.0
 
         def reaches(piece: str, position: int, mark: _Mark | None) -> int | None:
             # Characters written once `piece` is, None if the text says something else; past the end counts for a beginning only.
@@ -207,7 +267,7 @@ class StoryGrammar:
                 continue
             (frame, bound, mark), weight = states.popitem()
             if position >= end and (frame is None or not whole):
-                total = _log_add(total, weight)
+                totals[bound] = _log_add(totals.get(bound, -math.inf), weight)
             if frame is None or (position >= end and not whole):
                 continue
             sequence, index, rest = frame
@@ -223,6 +283,8 @@ class StoryGrammar:
                         add(reached, (after, bound, None if first else mark), weight + log_share)
             elif isinstance(piece, _Mark):
                 add(position, (rest, bound, piece), weight)
+            elif isinstance(piece, _Label):
+                add(position, (rest, _replaced(bound, piece.place, piece.value), mark), weight)
             elif isinstance(piece, str):
                 if (reached := reaches(piece, position, mark)) is not None:
                     add(reached, (rest, bound, None), weight)
@@ -233,14 +295,19 @@ class StoryGrammar:
                 free = weight - math.log1p(-sum(slot.choice.shares[other] for other in taken if other >= 0))
                 for candidate in range(len(slot.words)) if word < 0 else (word,):
                     if candidate not in taken and (reached := reaches(slot.words[candidate][piece.form], position, mark)) is not None:
-                        cast = (*bound[: piece.slot], candidate, *bound[piece.slot + 1 :])
+                        cast = _replaced(bound, piece.slot, candidate)
                         add(reached, (rest, cast, None), weight if word >= 0 else free + slot.choice.log_shares[candidate])
-        return total
+        return totals
 
 
 def words_in(text: str) -> list[str]:
     """The words of a text as ``StoryGrammar.word_types`` counts them: lower case, hyphens and inner apostrophes kept, possessive 's dropped."""
     return [word.removesuffix("'s") for word in _WORD.findall(text.lower())]
+
+
+def sentences_in(text: str) -> list[str]:
+    """The sentences of a text: each ends in . ! or ?, and a closing quotation mark if there is one, before white space or the text's end."""
+    return re.split(r"(?<=[.!?])\s+|(?<=[.!?]\")\s+", text.strip())
 
 
 # ---- the compiled form ---------------------------------------------------------------------------------------------------------------
@@ -249,11 +316,12 @@ def words_in(text: str) -> list[str]:
 class _Choice:
     """Weighted alternatives."""
 
-    __slots__ = ("_beginnings", "cumulative", "log_shares", "options", "shares", "weights")
+    __slots__ = ("_beginnings", "cumulative", "is_of_words", "log_shares", "options", "shares", "weights")
 
     def __init__(self, options: Any, weights: list[float]):
         total = sum(weights)
         self.options = tuple(options)
+        self.is_of_words = all(isinstance(option, tuple) and len(option) == 1 and isinstance(option[0], str) for option in self.options)
         self._beginnings: dict[str, list[tuple[_Sequence, str, float]]] = {}
         self.weights = weights
         self.shares = [weight / total for weight in weights]
@@ -300,6 +368,14 @@ class _Mention:
     form: str
 
 
+@dataclass(frozen=True)
+class _Label:
+    """Writes nothing, and notes in a state which plot or which ending is being told."""
+
+    place: int
+    value: int
+
+
 @dataclass(frozen=True, eq=False)
 class _Slot:
     """A member of the cast: the words it may stand for and the slots that must stand for others."""
@@ -316,7 +392,7 @@ class _Plot:
     endings: tuple[_Sequence, _Sequence]  # happy, sad
 
 
-_Piece = str | _Mark | _Mention | _Choice
+_Piece = str | _Mark | _Mention | _Label | _Choice
 _Sequence = tuple[_Piece, ...]
 _Frame = tuple[_Sequence, int, Any]  # a sequence, the next piece in it, and the frame to return to
 _State = tuple[_Frame | None, tuple[int, ...], _Mark | None]
@@ -330,18 +406,148 @@ def _initial(text: str, position: int, mark: _Mark | None) -> str:
     return text[position : position + 1].lower()
 
 
+def _replaced(bound: tuple[int, ...], place: int, value: int) -> tuple[int, ...]:
+    changed = list(bound)
+    changed[place] = value
+    return tuple(changed)
+
+
+def _log_sum(values: Iterable[float]) -> float:
+    return functools.reduce(_log_add, values, -math.inf)
+
+
 def _log_add(a: float, b: float) -> float:
     if a < b:
         a, b = b, a
     return a if b == -math.inf else a + math.log1p(math.exp(b - a))
 
 
+# ---- what is expected of a story -------------------------------------------------------------------------------------------------------
+
+
+class _Expectation:
+    """Expected numbers of words and endings in a story, and the distribution of its cast, by one exact recursion over the rules.
+
+    A word of the cast depends on the path to it through one thing only: how many of the slots that share its list were filled before. So the
+    recursion carries, with its probability, the order in which slots were filled (of slots that do not share a list, sorted) and the pending mark.
+    """
+
+    def __init__(self, slots: list[_Slot], endings: list[str], root: _Sequence):
+        self._slots = slots
+        self._shares = functools.cache(self._share_law)
+        self._visits: dict[tuple[_Choice | _Mention | str, tuple[int, ...], _Mark | None], float] = defaultdict(float)
+        self.endings = [0.0] * len(endings)
+        finished = self._advance(root, {((), None): 1.0})
+        self.cast = {slot.name: dict.fromkeys((forms[""] for forms in slot.words), 0.0) for slot in slots}
+        for (order, _), probability in finished.items():
+            for slot in order:
+                for forms, share in zip(slots[slot].words, self._shares(slot, self._rank(slot, order)), strict=True):
+                    self.cast[slots[slot].name][forms[""]] += probability * share
+        self.words: dict[str, float] = defaultdict(float)
+        for (piece, order, mark), probability in self._visits.items():
+            for text, share in self._texts(piece, order):
+                for word in words_in(mark.join(text) if mark and text else re.sub(r"^'s\b", "", text)):  # of 'Lily' + "'s kite"
+                    self.words[word] += probability * share
+
+    def _advance(self, sequence: _Sequence, states: dict[_Standing, float]) -> dict[_Standing, float]:
+        """The states behind a sequence, from those before it; what is written in it is counted in ``_visits``."""
+        for piece in sequence:
+            after: dict[_Standing, float] = defaultdict(float)
+            for (order, mark), probability in states.items():
+                if isinstance(piece, _Choice) and not piece.is_of_words:
+                    for option, share in zip(piece.options, piece.shares, strict=True):
+                        for state, weight in self._advance(option, {(order, mark): probability * share}).items():
+                            after[state] += weight
+                    continue
+                if isinstance(piece, _Mark):
+                    mark = piece
+                elif isinstance(piece, _Label):
+                    if piece.place == ENDING:
+                        self.endings[piece.value] += probability
+                else:
+                    if isinstance(piece, _Mention) and piece.slot not in order:
+                        order = tuple(sorted((*order, piece.slot), key=lambda slot: min((slot, *self._slots[slot].rivals))))
+                    self._visits[piece, order if isinstance(piece, _Mention) else (), mark] += probability
+                    mark = None
+                after[order, mark] += probability
+            states = after
+        return states
+
+    def _texts(self, piece: _Choice | _Mention | str, order: tuple[int, ...]) -> Iterator[tuple[str, float]]:
+        if isinstance(piece, str):
+            yield piece, 1.0
+        elif isinstance(piece, _Choice):
+            yield from ((option[0], share) for option, share in zip(piece.options, piece.shares, strict=True))
+        else:
+            shares = self._shares(piece.slot, self._rank(piece.slot, order))
+            yield from ((forms[piece.form], share) for forms, share in zip(self._slots[piece.slot].words, shares, strict=True))
+
+    def _rank(self, slot: int, order: tuple[int, ...]) -> int:
+        """How many slots of the same list were filled before ``slot``."""
+        return sum(other in self._slots[slot].rivals for other in order[: order.index(slot)])
+
+    def _share_law(self, slot: int, rank: int) -> list[float]:
+        """The law of the word drawn for a slot when ``rank`` other words of its list, unknown ones, are taken."""
+        shares = self._slots[slot].choice.shares
+        totals = [0.0] * len(shares)
+        for taken in permutations(range(len(shares)), rank):
+            weight, free = 1.0, 1.0
+            for word in taken:
+                weight, free = weight * shares[word] / free, free - shares[word]
+            for word, share in enumerate(shares):
+                totals[word] += 0.0 if word in taken else weight * share / free
+        return totals
+
+
+_Standing = tuple[tuple[int, ...], _Mark | None]  # slots in the order in which they were filled, and a pending mark
+
+
+# ---- sentences by themselves -----------------------------------------------------------------------------------------------------------
+
+
+def _sentence_starts(root: _Sequence) -> list[_Sequence]:
+    """What is still to be written of a story, cast aside, wherever a sentence of it begins."""
+    starts: dict[_Sequence, None] = {}
+    seen: set[tuple[_Sequence, str]] = set()
+    waiting = [(root, ". ")]  # what is to be written, and the end of what was, as far as it belongs to a sentence's end
+    while waiting:
+        state = waiting.pop()
+        sequence, before = state
+        if not sequence or state in seen:
+            continue
+        seen.add(state)
+        piece, rest = sequence[0], sequence[1:]
+        if isinstance(piece, _Choice):
+            waiting.extend(((*option, *rest), before) for option in piece.options)
+        elif isinstance(piece, _Label):
+            waiting.append((rest, before))
+        elif isinstance(piece, str):
+            text = before + piece
+            places = [match.end() - len(before) for match in re.finditer(rf"{_SENTENCE_END}\s+(?=\S)", text)]
+            starts.update(((piece[place:], *rest), None) for place in places if place >= 0)
+            waiting.append((rest, re.search(rf"({_SENTENCE_END}\s*)?$", text)[0]))
+        else:
+            if before[-1:].isspace():
+                starts[sequence] = None
+            waiting.append((rest, ""))
+    return list(starts)
+
+
+def _factored(sequences: Iterable[_Sequence]) -> _Choice:
+    """One choice among different sequences, beginnings in common written once: to try a text against them costs far less. Weights mean nothing."""
+    by_first: dict[_Piece | None, list[_Sequence]] = defaultdict(list)
+    for sequence in sequences:
+        by_first[sequence[0] if sequence else None].append(sequence)
+    options = [group[0] if len(group) == 1 else (first, _factored(sequence[1:] for sequence in group)) for first, group in by_first.items()]
+    return _Choice(options, [1.0] * len(options))
+
+
 # ---- from the source to the compiled form ----------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _embedded_source() -> Mapping[str, Any]:
-    return yaml.safe_load((resources.files("collapse_lib.text") / "data" / "storygrammar.yaml").read_text(encoding="utf-8"))
+def _embedded_source(name: str) -> Mapping[str, Any]:
+    return yaml.safe_load((resources.files("collapse_lib.text") / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 class _Compiler:
@@ -349,6 +555,7 @@ class _Compiler:
 
     def __init__(self, source: Mapping[str, Any], reverse: bool):
         self._zipf = source.get("zipf", {"words": [1.0, 0.0], "compounds": [1.0, 0.0], "phrases": [1.0, 0.0]})
+        self._zipf = {"plots": self._zipf["phrases"], **self._zipf}
         self._reverse = reverse
         self._rules = {name: text.strip().splitlines() for name, text in source.get("rules", {}).items()}
         self._words = {name: _read_words(name, text, source.get("kinds", {})) for name, text in source.get("words", {}).items()}
@@ -369,13 +576,27 @@ class _Compiler:
             )
             for name in names
         ]
+        self.endings: list[str] = []
         self.plots = {
             name: _Plot(
                 self._sequence(PARAGRAPH.join(plot["body"].strip().splitlines())),
-                ((self._alternatives(plot["happy"].strip().splitlines()),), (self._alternatives(plot["sad"].strip().splitlines()),)),
+                ((self._labelled(plot["happy"], f"{name}-happy"),), (self._labelled(plot["sad"], f"{name}-sad"),)),
             )
             for name, plot in source["plots"].items()
         }
+
+    def _labelled(self, text: str, name: str) -> _Choice:
+        """The alternatives of an ending, each with its label; a single line that is a rule stands for the rule's alternatives."""
+        choice = self._alternatives(text.strip().splitlines())
+        inner = choice.options[0][0] if len(choice.options) == 1 and len(choice.options[0]) == 1 else None
+        if isinstance(inner, _Choice):
+            return _Choice([(self._with_labels(inner, name),)], choice.weights)
+        return self._with_labels(choice, name)
+
+    def _with_labels(self, choice: _Choice, name: str) -> _Choice:
+        first = len(self.endings)
+        self.endings += [f"{name}-{number}" for number in range(1, len(choice.options) + 1)]
+        return _Choice([(_Label(ENDING, first + index), *option) for index, option in enumerate(choice.options)], choice.weights)
 
     def choice(self, options: Any, level: str) -> _Choice:
         """Options with Zipf-Mandelbrot weights, ``(rank + shift) ** -exponent``, by their order or, for the twin, against it."""

@@ -1,4 +1,4 @@
-"""One generation's pre-training (section 5.1.2): a fixed corpus, AdamW at a constant rate, an exact effective batch.
+"""One generation's pre-training (section 5.1.2): a fixed corpus, AdamW at the paper's constant rate or a falling one, an exact effective batch.
 
 The work goes through ``accelerate``, so the same call trains on one CPU, on one GPU, or on every process that ``accelerate launch``
 or ``torchrun`` has started. An interrupted training continues from its last checkpoint and, on the same machine, ends with the
@@ -227,6 +227,7 @@ class _Trainer:
         mark = time.perf_counter()
         with self._bar(position) as bar:
             for batch in batches[position.step :]:
+                self._set_rate((position.epoch + position.step / len(batches)) / self.limit)
                 loss, targets = self.take_step(batch)
                 pending.append(loss)
                 position.targets += targets
@@ -249,6 +250,12 @@ class _Trainer:
         position.epoch += 1
         position.step = 0
         position.skipped.append(skipped - sum(position.skipped))
+
+    def _set_rate(self, done: float) -> None:
+        """The learning rate of the next step, ``done`` being the share of all steps that are behind it."""
+        if self.settings.schedule == "linear":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * (1 - done)
 
     def take_step(self, batch: np.ndarray) -> tuple[Tensor, int]:
         """One optimizer step on the blocks of an effective batch; this process's part of their mean loss, and all their targets."""

@@ -32,6 +32,13 @@ def test_presets_spell_out_model_training_and_sampling(name):
         assert {field: type(value) for field, value in text[section].items()} == {field: type(value) for field, value in spelled_out[section].items()}
 
 
+def test_a_falling_rate_needs_to_know_its_last_step():
+    demo = load_preset("demo")
+    assert demo.training.schedule == "linear" and load_preset("paper-1m").training.schedule == "constant"
+    with pytest.raises(UserError, match=r"give training\.epochs a number"):
+        demo.with_changes({"training.epochs": "early_stopping"})
+
+
 @pytest.mark.parametrize("size", ["1m", "33m"])
 def test_paper_presets_say_what_the_paper_says(size):
     protocol = load_preset(f"paper-{size}")
