@@ -11,6 +11,7 @@ import pytest
 from synthetic_runs import write_run
 
 from collapse_lib import figures
+from collapse_lib.cost.bench import records
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.studies import results, twins
