@@ -299,7 +299,7 @@ class Chain:
         check_run_name(name)
         return name
 
-    @property
+    @cached_property
     def protocol(self) -> Protocol:
         return self.study.protocol(self.arm, self.seed)
 
