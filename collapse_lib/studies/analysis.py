@@ -76,9 +76,7 @@ class EquivalenceAnswer:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All answers of a study. ``comparisons`` (Dunnett's, with the control) and ``trends`` are by arm, on the primary measure.
-
-    """
+    """All answers of a study. ``comparisons`` (Dunnett's, with the control) and ``trends`` are by arm, on the primary measure."""
 
     study: Study
     contrasts: tuple[ContrastAnswer, ...]
@@ -179,5 +177,7 @@ def _compared(study: Study, table: DataFrame) -> dict[str, inference.Comparison]
 def _trends(study: Study, table: DataFrame) -> dict[str, inference.Trend]:
     """The primary measure from generation 1 on, of the chains that have come to the last one."""
     wide = measured(study, table, study.primary_measure).drop(columns=0, errors="ignore").reindex(columns=range(1, study.generations + 1)).dropna()
-    series = {arm: [(list(wide.columns), wide.loc[(arm, seed)].tolist()) for seed in study.seeds_of(arm) if (arm, seed) in wide.index] for arm in study.arms}
+    series = {
+        arm: [(list(wide.columns), wide.loc[(arm, seed)].tolist()) for seed in study.seeds_of(arm) if (arm, seed) in wide.index] for arm in study.arms
+    }
     return {arm: inference.trend(found, 1 - study.level) for arm, found in series.items() if found and study.generations > 1}

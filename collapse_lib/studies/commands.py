@@ -72,7 +72,7 @@ def _plan(options: argparse.Namespace) -> None:
     timed = seconds_a_generation(study)
     print(f"study {study.name}: {len(study.chains())} chains of {study.generations} generations, steps {', '.join(study.steps)}\n")
     print(f"{'arm':<22}{'chains':>8}{'to do':>8}{'s a generation':>16}  otherwise than {study.base}")
-    to_do = {arm: 0 for arm in study.arms}
+    to_do = dict.fromkeys(study.arms, 0)
     for chain in study.chains():
         to_do[chain.arm] += study.generations - generations_done(chain)
         _ = chain.protocol  # what is wrong with an arm is said here, and not when its turn comes

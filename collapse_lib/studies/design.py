@@ -11,15 +11,15 @@
     measures: {loss: {metric: perplexity.perplexity, log: true}}
     contrasts: [{arm: warm, against: replace, measure: loss, expected: greater}]
 
-Seeds change weights, order and sampling. The initial corpus is shared by all chains of a study, so that what is inferred holds for this corpus,
-unless an arm says that it ``changes_data``.
+Seeds change weights, order and sampling; they are drawn anew for every arm, so that all chains are independent and an exact test may deal them to
+arms as it likes. The initial corpus is shared by all chains of a study, so that what is inferred holds for this corpus, unless an arm says that it
+``changes_data``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -72,7 +72,7 @@ def _dotted(fields: Any) -> Any:
 class Arm(Section):
     """A way in which chains differ from the base: ``fields`` of the protocol under their dotted names."""
 
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = Field({}, description="of the protocol, otherwise than in the base")
     seeds: Seeds | None = Field(None, description="of this arm alone; null: the study's")
     changes_data: bool = Field(False, description="whether it may have another initial corpus, tokenizer or validation set than the base")
     note: str = ""
@@ -169,7 +169,7 @@ class Study(Section):
     def _fits_together(self) -> Study:
         for kind, name in (("study", self.name), *(("arm", arm) for arm in self.arms)):
             if not RUN_NAME.fullmatch(name):
-                raise ValueError(f"a{'n' * (kind == 'arm')} {kind} cannot be called {name!r}: letters, digits, '.', '_' and '-' become part of runs' names")
+                raise ValueError(f"no {kind} can be called {name!r}; names become part of runs' names, and have letters, digits, '.', '_' and '-'")
         for arm in self.arms:
             seeds = self.seeds_of(arm)
             if again := [seed for seed in seeds if seeds.count(seed) > 1]:
@@ -257,8 +257,11 @@ class Study(Section):
         own, shared = protocol.deciding(DATA), self.base_protocol.deciding(DATA)
         other = [name for name in own if own[name] != shared[name]]
         if other and not self.arms[arm].changes_data:
-            raise UserError(f"{where} changes '{other[0]}', after which its numbers need not mean what those of other arms do; say changes_data: true.")
-        return _changed(protocol, {"seed": seed}, where)
+            raise UserError(
+                f"{where} changes '{other[0]}', after which its numbers need not mean what those of other arms do; say changes_data: true."
+            )
+        independent = int.from_bytes(hashlib.sha256(f"{arm}/{seed}".encode()).digest()[:4], "big")
+        return _changed(protocol, {"seed": independent}, where)
 
     def differences(self, earlier: Study) -> str | None:
         """The dotted name of the first field in which this study is not ``earlier`` with arms or seeds added; None if there is none."""

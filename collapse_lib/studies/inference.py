@@ -123,7 +123,9 @@ def permutation(arm: ArrayLike, against: ArrayLike, level: float = 0.95) -> Perm
     a, b = _chains(arm), _chains(against)
     arrangements = math.comb(len(a) + len(b), len(a))
     if arrangements > MOST_ARRANGEMENTS:
-        raise UserError(f"{len(a)} against {len(b)} chains have {arrangements:,} arrangements; an exact test goes through {MOST_ARRANGEMENTS:,} at most.")
+        raise UserError(
+            f"{len(a)} against {len(b)} chains have {arrangements:,} arrangements; an exact test goes through {MOST_ARRANGEMENTS:,} at most."
+        )
     difference = float(a.mean() - b.mean())
     least = (2 if len(a) == len(b) else 1) / arrangements
     if min(len(a), len(b)) < FEWEST:
@@ -193,7 +195,7 @@ def trend(series: Sequence[tuple[ArrayLike, ArrayLike]], level: float = 0.95) ->
     from scipy.stats import kendalltau
 
     taus = [float(np.nan_to_num(kendalltau(generations, values).statistic)) for generations, values in series]  # 0 where all values are the same
-    slopes = [float(np.polyfit(generations, values, 1)[0]) for generations, values in series]
+    slopes = [_slope(np.asarray(generations, dtype=float), np.asarray(values, dtype=float)) for generations, values in series]
     p = p_signs = None
     if len(slopes) >= FEWEST:
         error, degrees = _error_of_mean(np.array(slopes))
@@ -250,6 +252,12 @@ def _dealt(n: int, m: int) -> NDArray[np.float64]:
 def _as_far(difference: float, values: NDArray[np.float64]) -> float:
     """A difference, less what rounding may take from an equal one: sums of the same numbers in another order."""
     return difference - 1e-12 * max(1e-300, float(np.abs(values).max()))
+
+
+def _slope(generations: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """Least-squares slope; exactly 0 for a constant, where a general solver's rounding, the same in all chains, would pass for certainty."""
+    away = generations - generations.mean()
+    return float(away @ (values - values.mean()) / (away @ away))
 
 
 def _sign_flips(values: NDArray[np.float64]) -> float:

@@ -173,7 +173,10 @@ def seconds_a_generation(study: Study) -> dict[str, float]:
 
 
 def table(study: Study) -> DataFrame:
-    """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``; ``UserError`` if there is nothing yet."""
+    """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``.
+
+    Raises ``UserError`` if nothing has been measured yet.
+    """
     runs = {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
     if not runs:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
@@ -201,7 +204,7 @@ class _Child:
     def start(cls, chain: Chain, source: str, device: str, generations: int) -> _Child:
         command = [sys.executable, "-m", "collapse_lib.cli", "study", "run", source, "--chain", chain.label]
         options = ["--device", device, "--generations", str(generations), "--end-with-input"]
-        errors = tempfile.TemporaryFile()  # not a pipe, which would have to be read
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process; a pipe would have to be read meanwhile
         process = subprocess.Popen(
             command + options,
             stdin=subprocess.PIPE,
@@ -302,4 +305,3 @@ def _memberships() -> dict[str, dict[str, Any]]:
     """What the runs that belong to studies say of themselves, by the run's name, the one that advanced last first."""
     found = {name: read_json(runs_root() / name / RECORD, Membership) for name in run_names()}
     return {name: member for name, member in found.items() if member}
-
