@@ -60,8 +60,9 @@ def _run(options: argparse.Namespace) -> None:
     study = open_study(options.study)
     print(f"study {study.name}: {len(study.chains()) - len(failures)} of {len(study.chains())} chains in {time.perf_counter() - began:.1f} s")
     if failures:
+        what = "1 chain" if len(failures) == 1 else f"{len(failures)} chains"
         said = "; ".join(f"{failure.chain.label}: {failure.reason.rstrip('.')}" for failure in failures)
-        print(f"collapse: {one_line(f'{len(failures)} chains failed, and the same command goes on with them ({said}).')}", file=sys.stderr)
+        print(f"collapse: {one_line(f'{what} failed ({said}); the same command goes on from here.')}", file=sys.stderr)
         raise SystemExit(1)
 
 
