@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -125,20 +124,20 @@ def test_a_study_of_ones_own_corpus_and_a_chain_that_fails(runs, own, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strike", [signal.SIGINT, signal.SIGKILL])
-def test_chains_end_with_the_study_and_go_on_with_it(runs, own, strike):
-    with started(own, "--device", "cpu", "--jobs", "2") as driver:
-        wait_for(lambda: len(list(runs.glob("*/generation-01/train.lock"))) == 2 or driver.poll() is not None)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        assert len(family) >= 4  # two chains and their kernels
-        driver.send_signal(strike)
-        _, said = driver.communicate(timeout=60)
-        assert driver.returncode == (130 if strike == signal.SIGINT else -signal.SIGKILL)
-        assert strike == signal.SIGKILL or "interrupted; nothing finished is lost" in said
-        assert psutil.wait_procs(family, timeout=45)[1] == []
+def test_chains_end_with_the_study_and_go_on_with_it(runs, own, monkeypatch):
+    for strike, moment in ((signal.SIGINT, "*/generation-01/train.lock"), (signal.SIGKILL, "*/generation-01/sample.lock")):
+        with started(own, "--device", "cpu", "--jobs", "2") as driver:
+            wait_for(lambda moment=moment: len(list(runs.glob(moment))) == 2)
+            family = psutil.Process(driver.pid).children(recursive=True)
+            assert len(family) >= 4  # two chains and their kernels
+            driver.send_signal(strike)
+            _, said = driver.communicate(timeout=60)
+            assert driver.returncode == (130 if strike == signal.SIGINT else -signal.SIGKILL)
+            assert strike == signal.SIGKILL or "interrupted; nothing finished is lost" in said
+            assert psutil.wait_procs(family, timeout=45)[1] == []
     assert run_study(own, "cpu", say=lambda line: None) == []
     broken = {name: metrics(runs, name) for name in ("mine-replace-1", "mine-warm-1")}
-    os.environ["COLLAPSE_RUNS"] = str(runs.with_name("unbroken"))
+    monkeypatch.setenv("COLLAPSE_RUNS", str(runs.with_name("unbroken")))
     assert run_study(own, "cpu", jobs=1, say=lambda line: None) == []  # and however many there are at once
     assert {name: metrics(runs.with_name("unbroken"), name) for name in broken} == broken
 
