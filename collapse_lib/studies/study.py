@@ -29,7 +29,6 @@ from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.experiment.shapes import Membership
-from collapse_lib.steps.preflight import begun, check
 from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
 from collapse_lib.studies.results import COLUMNS, load
 
@@ -69,6 +68,8 @@ def check_study(study: Study, device: str = "auto") -> None:
 
     That is what ``collapse run`` refuses, runs of these names that are none of this study's, and a study that was changed since it has chains.
     """
+    from collapse_lib.steps.preflight import check  # which imports torch, and most commands on studies need none
+
     memberships = _memberships()
     for name, member in memberships.items():
         if member["study"] == study.name:
@@ -93,6 +94,8 @@ def check_study(study: Study, device: str = "auto") -> None:
 
 def run_chain(study: Study, label: str, device: str = "auto", generations: int | None = None) -> list[Step]:
     """Make one chain, ``<arm>-<seed>``, or go on with it, in this process; returns the steps that were executed."""
+    from collapse_lib.steps.preflight import begun
+
     chain = _chain(study, label)
     protocol = chain.protocol.model_copy(update={"generations": min(generations or study.generations, study.generations)})
     # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
