@@ -113,10 +113,10 @@ def comparisons(analysis: Analysis) -> Markdown:
 def trends(analysis: Analysis) -> Markdown:
     """Each arm's trend over the generations, tested across its chains."""
     rows = [
-        [plain(arm), len(found.slopes), _interval(found.slope), _p(found.p), _interval(found.tau), _p(found.p_signs)]
+        [plain(arm), len(found.slopes), _interval(found.slope), _p(found.p), _p(analysis.trend_p_holm.get(arm)), f"{found.tau.mean:.3g}"]
         for arm, found in analysis.trends.items()
     ]
-    return _table(["arm", "chains", "slope a generation", "p, t test", "Kendall's tau", "p, signs of the slopes"], rows)
+    return _table(["arm", "chains", "slope a generation", "p, t test", "p, Holm", "Kendall's tau, mean"], rows)
 
 
 def _draw(panel: Axes, chains: DataFrame, arm: str, colour: str, level: float) -> None:

@@ -84,6 +84,12 @@ class Analysis:
     comparisons: dict[str, inference.Comparison]
     trends: dict[str, inference.Trend]
 
+    @property
+    def trend_p_holm(self) -> dict[str, float]:
+        """The trends' p-values (t test), adjusted for as many arms as have one."""
+        p_values = {arm: found.p for arm, found in self.trends.items() if found.p is not None}
+        return dict(zip(p_values, inference.holm(list(p_values.values())), strict=True))
+
 
 def measured(study: Study, table: DataFrame, measure: str) -> DataFrame:
     """One measure of a study (``study.table``): a row a chain (index ``arm``, ``seed``), a column a generation; missing where not measured yet."""

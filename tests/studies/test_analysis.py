@@ -144,7 +144,9 @@ def test_other_arms_are_compared_with_the_control_and_those_with_other_data_are_
 
 
 def test_a_trend_is_a_number_a_chain():
-    found = answers().trends
+    analysis = answers()
+    found = analysis.trends
+    assert list(analysis.trend_p_holm.values()) == inference.holm([trend.p for trend in found.values()])
     assert list(found) == list(GROWTHS)
     assert found["replace"].slopes == pytest.approx([math.log(growth) for growth in GROWTHS["replace"]]) and set(found["replace"].taus) == {1.0}
     assert found["replace"].p < 1e-4 and found["fresh"].p > 0.5
