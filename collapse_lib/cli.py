@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from collapse_lib import __version__
 from collapse_lib.experiment.errors import NotebookFailed, UserError, explained, first_line, one_line
+from collapse_lib.studies import commands as study_commands
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import Protocol
@@ -128,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("preset", nargs="?", help="show this one in full")
     presets.add_argument("--fields", action="store_true", help="list every field of a protocol with its meaning and default")
     presets.set_defaults(command=_presets)
+
+    study_commands.add_arguments(commands)
 
     results = commands.add_parser("results", help="print everything a run measured, or write it to a file")
     results.add_argument("run", nargs="?", default="newest", help="default: the run that advanced last")

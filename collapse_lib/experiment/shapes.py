@@ -132,6 +132,16 @@ class Comparison(TypedDict):
     generations: list[Distances]
 
 
+class Membership(TypedDict):
+    """``study.json``"""
+
+    study: str
+    arm: str
+    seed: int
+    hash: str
+    specification: dict[str, Any]
+
+
 class Side(TypedDict):
     rate: float
     peak_memory_bytes: float
