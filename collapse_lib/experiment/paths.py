@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from collapse_lib.experiment.errors import UserError
@@ -29,25 +30,33 @@ def runs_root() -> Path:
     for folder in (here, *here.parents):
         if (folder / RUNS_FOLDER).is_dir():
             return folder / RUNS_FOLDER
-    return (_beside() if _is_checkout() else here) / RUNS_FOLDER
+    return (_checkout() or here) / RUNS_FOLDER
 
 
 def project_root() -> Path:
-    """The checkout this library was installed from: the folder with ``notebooks`` and ``book``; ``UserError`` where there is none."""
-    if not _is_checkout():
+    """The folder with ``notebooks`` and ``book``: the checkout, or what a wheel installed of it inside the library.
+
+    Raises ``UserError`` where there is neither.
+    """
+    installed = Path(__file__).resolve().parents[1] / "project"
+    root = installed if (installed / "notebooks" / "steps").is_dir() else _checkout()
+    if root is None:
         raise UserError(
-            f"The notebooks that do the work are not installed with the library ({_beside() / 'notebooks'} is missing); "
-            "clone the project and, in its folder, `pip install -e .`."
+            f"The notebooks that do the work are not installed with the library ({installed / 'notebooks'} is missing); "
+            "install it again, or clone the project and, in its folder, `pip install -e .`."
         )
-    return _beside()
+    return root
 
 
-def _beside() -> Path:
-    return Path(__file__).resolve().parents[2]
+def book_folder() -> Path:
+    """Where a book is built: the ``book`` folder of the checkout, or of the working directory where the library was installed without one."""
+    return (_checkout() or Path.cwd()) / "book"
 
 
-def _is_checkout() -> bool:
-    return (_beside() / "notebooks" / "steps").is_dir()
+def _checkout() -> Path | None:
+    """The checkout that this file lies in, if it does."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "notebooks" / "steps").is_dir() else None
 
 
 def check_run_name(name: str) -> None:
@@ -63,27 +72,32 @@ def check_run_name(name: str) -> None:
 
 
 def run_names() -> list[str]:
-    """Names of all runs, the most recently advanced one first; a folder with other signs in its name is none."""
-    protocols = [path for path in runs_root().glob("*/protocol.yaml") if RUN_NAME.fullmatch(path.parent.name)]
-    return [path.parent.name for path in sorted(protocols, key=lambda path: (-_last_advance(path.parent), path.parent.name))]
+    """Names of all runs, the most recently advanced one first; a folder that no run can be called is none."""
+    protocols = [path for path in runs_root().glob("*/protocol.yaml") if _is_name(path.parent.name)]
+    return [path.parent.name for path in sorted(protocols, key=lambda path: (-last_advance(path.parent), path.parent.name))]
 
 
-def run_folder(name: str = "newest") -> Path:
-    """The folder of a run that exists; ``newest`` is the run that advanced last.
+def run_folder(name: str = "newest", suits: Callable[[Path], bool] = Path.is_dir) -> Path:
+    """The folder of a run that exists; ``newest`` is the run that advanced last, of those whose folder ``suits`` if there is one.
 
     Raises ``UserError`` naming the runs there are.
     """
-    if RUN_NAME.fullmatch(name) and (runs_root() / name / "protocol.yaml").is_file():  # without a look at all others: a study asks for many
-        return runs_root() / name
-    names = run_names()
+    root = runs_root()
     if name == "newest":
-        if not names:
-            raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
-        return runs_root() / names[0]
-    if name not in names:
-        raise UserError(f"There is no run {name!r} in {runs_root()}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
-    return runs_root() / name
+        folders = [root / name for name in run_names()]
+        if not folders:
+            raise UserError(f"There is no run in {root} yet; `collapse run demo` makes one.")
+        return next(filter(suits, folders), folders[0])
+    if not (_is_name(name) and (root / name / "protocol.yaml").is_file()):  # not a search: whoever reads many runs asks for each
+        names = run_names()
+        raise UserError(f"There is no run {name!r} in {root}; there {'are ' + ', '.join(names) if names else 'is none yet'}.")
+    return root / name
 
 
-def _last_advance(folder: Path) -> float:
+def _is_name(name: str) -> bool:
+    return len(name) <= LONGEST_NAME and RUN_NAME.fullmatch(name) is not None
+
+
+def last_advance(folder: Path) -> float:
+    """When a run last finished a step, or was begun: seconds since the epoch."""
     return max((path.stat().st_mtime for path in folder.glob("generation-*/manifests/*.json")), default=(folder / "protocol.yaml").stat().st_mtime)

@@ -10,7 +10,8 @@ import difflib
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -415,22 +416,21 @@ class Protocol(Section):
         except ValidationError as error:
             raise UserError(f"{where}: {_one_sentence(error)}") from None
 
-    def with_changes(self, changes: dict[str, str]) -> Protocol:
-        """The protocol with some dotted fields set from text, as ``--set field=value`` gives them.
+    def with_changes(self, changes: Mapping[str, Any]) -> Protocol:
+        """The protocol with some fields set: ``{"seed": 2, "sampling.temperature": "0.9", "model": {"num_layers": 4}}``.
 
-        Values are read as YAML, so ``null``, ``1e-3``, ``true`` and ``[global, local]`` mean what they say.
+        Text is read as YAML, as ``--set field=value`` gives it, so ``null``, ``1e-3``, ``true`` and ``[global, local]`` mean what they say;
+        other values are taken as they are. Raises ``UserError`` for a field that there is not and a value that it cannot have.
         """
+        if not isinstance(changes, Mapping):
+            raise UserError(f"Changes of a protocol are values by field, such as {{sampling.temperature: 0.9}}, not {_shown(changes)}.")
         fields = self.model_dump(mode="json")
         known = self.flat()
-        for name, text in changes.items():
+        for name, value in _flattened(changes, fields).items():
             if name not in known:
                 raise UserError(f"There is no field '{name}'; {_nearest(name, known)}.")
-            try:
-                value = yaml.safe_load(text)
-            except (yaml.YAMLError, ValueError, RecursionError):
-                raise UserError(f"The value {text!r} for field '{name}' is not a plain value.") from None
             if isinstance(value, str):
-                value = _number_or_text(value)
+                value = _read_value(name, value)
             section, _, field = name.rpartition(".")
             (fields[section] if section else fields)[field or name] = value
         return type(self).from_fields(fields, "The changed protocol")
@@ -459,12 +459,24 @@ def _preset_folder():
     return resources.files("collapse_lib.experiment") / "presets"
 
 
-def _number_or_text(text: str) -> float | str:
-    # YAML 1.1 reads '5e-4' as text; a person means a number.
+def _flattened(changes: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes by dotted name; a section's may be given together, ``{"sampling": {"length": 300}}``."""
+    flat: dict[str, Any] = {}
+    for name, value in changes.items():
+        is_section = isinstance(value, Mapping) and isinstance(fields.get(name), dict)
+        flat |= {f"{name}.{field}": inner for field, inner in value.items()} if is_section else {str(name): value}
+    return flat
+
+
+def _read_value(name: str, text: str) -> Any:
     try:
-        return float(text)
-    except ValueError:
-        return text
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise UserError(f"The value {text!r} for field '{name}' is not a plain value.") from None
+    if isinstance(value, str):
+        with suppress(ValueError):  # YAML 1.1 reads '5e-4' as text; a person means a number
+            return float(value)
+    return value
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ others, its descendants are found stale by the next call, and go together.
 
 from __future__ import annotations
 
-from collapse_lib.experiment.artefacts import ARTEFACTS, is_whole, path_of
+from collapse_lib.experiment.artefacts import ARTEFACTS, is_whole, path_of, read_metrics
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.run import Run, Step
 
@@ -56,7 +56,7 @@ def _damage(step: Step) -> str | None:
     """What is wrong with a step's records and artefacts; an artefact that is not there is missed by those who need it alone."""
     try:
         manifest = step.manifest()
-        step.measured(manifest)
+        read_metrics(step.folder, step.name, manifest)
         for name in manifest["outputs"].keys() & ARTEFACTS.keys():
             if path_of(step.folder, name).exists():
                 path = step.artefact(name)

@@ -22,14 +22,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from collapse_lib.experiment.artefacts import content_hash, mend, path_of, remove
+from collapse_lib.experiment.artefacts import content_hash, mend, path_of, read_manifest, read_metrics, remove
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, write_json, write_text
 from collapse_lib.experiment.lineage import STEPS, Read, StepKind, reads_of, steps_of
 from collapse_lib.experiment.machine import device_name, versions
-from collapse_lib.experiment.paths import check_run_name, run_folder, run_names, runs_root
+from collapse_lib.experiment.paths import check_run_name, run_folder, runs_root
 from collapse_lib.experiment.protocol import Protocol
-from collapse_lib.experiment.shapes import Manifest, Measured, Notebook
+from collapse_lib.experiment.shapes import Notebook
 
 FORMAT = 2  # of a run folder. 1, which manifests do not name, recorded no hashes of metrics, notebooks and word lists: it can be read, not continued.
 ORPHAN_PATIENCE = 30.0  # seconds that a kernel whose parent was killed may take to notice and let go of its step
@@ -45,22 +45,21 @@ class Run:
     @classmethod
     def open(cls, name: str = "newest") -> Run:
         """Open a run by name; ``newest`` is, of those that can be opened, the one that advanced last."""
-        if name == "newest":
-            return cls._newest()
-        file = run_folder(name) / "protocol.yaml"
-        return cls(file.parent, Protocol.from_yaml(read_text(file), f"{file}"))
+        return cls._read(run_folder(name, suits=cls._is_readable))
 
     @classmethod
-    def _newest(cls) -> Run:
-        refusals = []
-        for name in run_names():
-            try:
-                return cls.open(name)
-            except UserError as refusal:  # one broken run hides no other
-                refusals.append(refusal)
-        if refusals:
-            raise refusals[0]
-        raise UserError(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+    def _read(cls, folder: Path) -> Run:
+        file = folder / "protocol.yaml"
+        return cls(folder, Protocol.from_yaml(read_text(file), f"{file}"))
+
+    @classmethod
+    def _is_readable(cls, folder: Path) -> bool:
+        """One broken run hides no other."""
+        try:
+            cls._read(folder)
+        except UserError:
+            return False
+        return True
 
     @classmethod
     def proposed(cls, name: str, protocol: Protocol, exact: bool = False) -> Run:
@@ -231,7 +230,7 @@ class Step:
 
     def manifest(self) -> dict[str, Any] | None:
         """From what, by what and when this step was done; None while it is not. Raises ``UserError`` when the file is damaged."""
-        return read_json(self.manifest_file, Manifest, mend(self.run.name))
+        return read_manifest(self.folder, self.name)
 
     def results(self) -> dict[str, Any] | None:
         """What this step measured, or None while it is unfinished.
@@ -247,15 +246,7 @@ class Step:
             current = step.manifest()
             if current is not None and current["outputs"] != manifest["parents"].get(parent, current["outputs"]):
                 raise UserError(f"Step {self} was made from another {parent} than there is now; {mend(self.run.name)}.")
-        return self.measured(manifest)
-
-    def measured(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        """The metrics file that a manifest belongs to; ``UserError`` when it is not there or not what was recorded."""
-        if not self.metrics_file.is_file():
-            raise UserError(f"{self.metrics_file} is missing; {mend(self.run.name)}.")
-        if manifest.get("metrics", digest := sha256(self.metrics_file)) != digest:
-            raise UserError(f"{self.metrics_file} is not what step {self} measured; {mend(self.run.name)}.")
-        return read_json(self.metrics_file, Measured, mend(self.run.name))
+        return read_metrics(self.folder, self.name, manifest)
 
     def is_finished(self) -> bool:
         """Whether its work and its executed notebook are both there, and whole."""

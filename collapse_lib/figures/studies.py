@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.paper import COLOURS, drawn
+from collapse_lib.figures.style import COLOURS, Picture, styled
 from collapse_lib.studies import inference
 from collapse_lib.studies.analysis import Analysis, measured
 from collapse_lib.studies.design import Study
@@ -22,8 +22,8 @@ CONTROL_COLOUR = "#555555"
 ARMS_A_PANEL = len(COLOURS)  # beside the control, which stands in every panel
 
 
-@drawn
-def by_generation(study: Study, table: DataFrame, measure: str, arms: Sequence[str] = ()) -> tuple[Figure, str]:
+@styled()
+def by_generation(study: Study, table: DataFrame, measure: str, arms: Sequence[str] = ()) -> Picture:
     """A measure by generation: each arm's mean over chains, the band of its t intervals, and its chains as thin lines.
 
     The control is drawn in every panel, grey. Arms (default: all) with fewer than three chains have no band.
@@ -44,7 +44,7 @@ def by_generation(study: Study, table: DataFrame, measure: str, arms: Sequence[s
             _draw(panel, wide.loc[arm], arm, colour, 1 - study.level)
         panel.legend(frameon=False, fontsize=9)
         panel.set(xlabel="generation", ylabel=figure_text(declared.label or f"{'log ' * declared.log}{declared.name.replace('_', ' ')}"))
-    return figure, f"Study {study.name}: {measure} by generation, means over chains with t bands between chains"
+    return Picture(figure, f"Study {study.name}: {measure} by generation, means over chains with t bands between chains")
 
 
 def setup(study: Study) -> Markdown:

@@ -41,6 +41,7 @@ def train_model(
     ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from, and
     ``corpus``, what generation 0 measured, where texts accumulate.
     """
+    from collapse_lib.model.folder import save
     from collapse_lib.train.loop import train as run_training
 
     settings, record = task.protocol.training, task.record
@@ -57,7 +58,7 @@ def train_model(
         epochs=None if finds_epochs else epochs_of(task, first_train),
         epoch_share=epoch_share(task, learned_text, corpus),
     )
-    task.publish("model", model.save_pretrained)
+    task.publish("model", lambda folder: save(model, tokenizer, folder))
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
     record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")
     record.measure("steps", result.steps, "steps", "optimizer steps taken")

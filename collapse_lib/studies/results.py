@@ -6,15 +6,15 @@ One row a number: ``run``, ``generation``, ``step``, ``metric``, ``value``, ``un
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_lib.experiment.artefacts import read_manifest, read_metrics
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import naming, read_json
+from collapse_lib.experiment.files import naming
 from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.paths import run_folder, run_names, runs_root
-from collapse_lib.experiment.shapes import Manifest, Measured
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,10 +34,11 @@ def load(runs: Runs = "newest") -> DataFrame:
 
     rows = []
     for run in select(runs):
-        measured = list(_finished(run))
-        if not measured:
+        manifests = _manifests(run)
+        if not manifests:
             raise UserError(f"Run '{run}' has no results yet; `collapse run {run}` goes on with it.")
-        for record in measured:
+        for folder, manifest in manifests:
+            record = read_metrics(folder, manifest["step"], manifest)
             for name, metric in record["metrics"].items():
                 rows.append([run, record["generation"], record["step"], name, metric["value"], metric["unit"], metric.get("standard_error")])
     return DataFrame(rows, columns=COLUMNS).astype({"value": float, "standard_error": float})
@@ -47,27 +48,29 @@ def select(runs: Runs = "newest") -> list[str]:
     """Names of the runs that are meant, each once; see ``load``. A run that was begun and has no results yet is not the ``newest``."""
     refuse_unknown_parameters()  # here, where every notebook of figures begins
     names = [name.strip() for name in runs.split(",")] if isinstance(runs, str) else list(runs)
-    if "newest" in names and (finished := runs_with_results()):
-        names = [finished[0] if name == "newest" else name for name in names]
     if names == ["all"]:
         names = runs_with_results()
         if not names:
             raise UserError(f"No run in {runs_root()} has results yet; `collapse run demo` makes some.")
-    return list(dict.fromkeys(run_folder(name).name for name in names))
+    return list(dict.fromkeys(run_folder(name, suits=_has_results).name for name in names))
 
 
 def runs_with_results() -> list[str]:
     """Names of the runs that have at least one finished step, the most recently advanced one first."""
-    return [name for name in run_names() if any((runs_root() / name).glob("generation-*/manifests/*.json"))]
+    return [name for name in run_names() if _has_results(runs_root() / name)]
+
+
+def _has_results(folder: Path) -> bool:
+    return any(folder.glob("generation-*/manifests/*.json"))
 
 
 def measured(run: str, generation: int, step: str) -> dict[str, Any]:
     """All that one finished step measured: ``metrics``, ``series``, ``examples``, ``seconds``."""
     folder = run_folder(run) / f"generation-{generation:02d}"
-    record = read_json(folder / "metrics" / f"{step}.json", Measured)
-    if record is None or not (folder / "manifests" / f"{step}.json").is_file():
+    manifest = read_manifest(folder, step)
+    if manifest is None:
         raise UserError(f"Step '{step}' of generation {generation} of run '{folder.parent.name}' is not finished.")
-    return record
+    return read_metrics(folder, step, manifest)
 
 
 def metric(table: DataFrame, run: str, name: str, step: str | None = None) -> DataFrame:
@@ -87,7 +90,7 @@ def executed(runs: Runs = "all") -> DataFrame:
 
     rows = []
     for run in select(runs):
-        for manifest in _manifests(run):
+        for _, manifest in _manifests(run):
             head = {name: manifest[name] for name in ("generation", "step", "seconds", "device", "started")}
             rows.append({"run": run} | head | manifest["versions"])
     return DataFrame(rows)
@@ -118,17 +121,11 @@ def save(table: DataFrame, path: Path) -> None:
             path.write_text(formatted(table, suffix[1:]) + "\n", encoding="utf-8")
 
 
-def _manifests(run: str) -> Iterator[dict[str, Any]]:
-    """Manifests of a run's finished steps in the order of execution."""
-    found = [read_json(path, Manifest) for path in (runs_root() / run).glob("generation-*/manifests/*.json")]
-    yield from sorted(
-        (manifest for manifest in found if manifest), key=lambda manifest: (manifest["generation"], manifest["started"], manifest["step"])
-    )
-
-
-def _finished(run: str) -> Iterator[dict[str, Any]]:
-    for manifest in _manifests(run):
-        yield measured(run, manifest["generation"], manifest["step"])
+def _manifests(run: str) -> list[tuple[Path, dict[str, Any]]]:
+    """Generation folders and manifests of a run's finished steps in the order of execution."""
+    files = (runs_root() / run).glob("generation-*/manifests/*.json")
+    manifests = [(file.parents[1], read_manifest(file.parents[1], file.stem)) for file in files]
+    return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], found[1]["step"]))
 
 
 def _short(value: float) -> str:

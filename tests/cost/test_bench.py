@@ -16,7 +16,7 @@ from collapse_lib.figures import speed
 
 def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
-    assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--json", str(file)]) == 0
+    assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--output", str(file)]) == 0
     shown = capsys.readouterr().out
     report = json.loads(shown.splitlines()[-1])
     assert report == json.loads(file.read_text())
@@ -63,7 +63,7 @@ def test_what_there_is_not(arguments: tuple[str, ...], sentence: str) -> None:
 
 
 def test_a_folder_that_is_not_there_is_noticed_before_the_work(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "sampling", "--json", str(tmp_path / "no" / "report.json")]) == 2
+    assert cli.main(["bench", "sampling", "--output", str(tmp_path / "no" / "report.json")]) == 2
     assert "There is no folder" in capsys.readouterr().err
 
 

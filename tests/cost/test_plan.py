@@ -256,7 +256,7 @@ def recorded(demo, tmp_path, monkeypatch) -> str:
 
 def test_the_command_prints_a_table_and_writes_a_line(recorded, tmp_path, capsys):
     file = tmp_path / "plan.json"
-    assert main(["plan", "demo", "--machine", recorded, "--generations", "3", "--json", str(file)]) == 0
+    assert main(["plan", "demo", "--machine", recorded, "--generations", "3", "--output", str(file)]) == 0
     shown = capsys.readouterr().out
     for word in ("whole run", "time", "disk", "memory", "most is", "assumed to find 3 epochs"):
         assert word in shown
@@ -271,7 +271,7 @@ def test_the_command_prints_a_table_and_writes_a_line(recorded, tmp_path, capsys
         (["nonsense"], "no preset 'nonsense'"),
         (["demo", "--machine", "nowhere"], "no recorded machine 'nowhere'"),
         (["demo", "--machine", "MACHINE", "--record", "x.json"], "one of the two"),
-        (["demo", "--machine", "MACHINE", "--json", "nowhere/plan.json"], "no folder"),
+        (["demo", "--machine", "MACHINE", "--output", "nowhere/plan.json"], "no folder"),
         (["demo", "--machine", "MACHINE", "--check", "norun"], "no run 'norun'"),
         (["demo", "--machine", "MACHINE", "--set", "sampling.length=-1"], "sampling.length"),
         (["demo", "--machine", "MACHINE", "--set", "corpus.source=missing.txt"], "missing.txt"),
@@ -305,7 +305,7 @@ def test_a_real_run_leaves_the_files_that_were_planned(tmp_path, monkeypatch, ca
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     file = tmp_path / "plan.json"
     assert main(["run", "smoke"]) == 0
-    assert main(["plan", "smoke", "--check", "smoke", "--record", str(tmp_path / "machine.json"), "--json", str(file)]) == 0
+    assert main(["plan", "smoke", "--check", "smoke", "--record", str(tmp_path / "machine.json"), "--output", str(file)]) == 0
     assert "wall clock" in capsys.readouterr().out
     assert calibration.load(str(tmp_path / "machine.json")).kind in ("cpu", "cuda")
     found, left = json.loads(file.read_text()), [path for path in (tmp_path / "smoke").rglob("*") if path.is_file()]

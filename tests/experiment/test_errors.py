@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import nbformat
@@ -127,7 +126,7 @@ ARGUMENTS = [
     (["judge", "serve", "--port", "-1"], "not a port"),
     (["judge", "serve", "--threads", "0"], "at least 1"),
     (["bench", "sampling", "--rounds", "0"], "at least one round"),
-    (["bench", "sampling", "--json", LONG + "/x.json"], "too long"),
+    (["bench", "sampling", "--output", LONG + "/x.json"], "too long"),
     (["plan", "smoke", "--machine", LONG], "too long"),
 ]
 
@@ -400,51 +399,20 @@ def as_stranger(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", STRANGER, *arguments], capture_output=True, text=True, env=environment, check=False)
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """A folder into which a wheel of the library alone was unpacked, as ``pip install --no-deps --target`` does it."""
-    place = tmp_path_factory.mktemp("wheel")
-    source = place / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "collapse_lib", source / "collapse_lib", ignore=shutil.ignore_patterns("__pycache__"))
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    built = subprocess.run([sys.executable, "-c", build, str(place)], cwd=source, capture_output=True, text=True, check=False)
-    if built.returncode:
-        pytest.skip(f"setuptools cannot build a wheel here: {built.stderr.strip().splitlines()[-1]}")
-    (wheel,) = place.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(place / "site-packages")
-    return place / "site-packages"
-
-
-def test_an_installation_without_notebooks_says_what_is_missing_and_keeps_runs_where_one_stands(installed, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLLAPSE_RUNS", raising=False)
-    environment = {"PYTHONPATH": str(installed)}
-    before = sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts)
-    for command in (["run", "smoke"], ["twins", "smoke"]):
-        done = collapse(*command, stdout=subprocess.PIPE, environment=environment)
-        assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1
-        assert "notebooks is missing" in done.stderr and "clone the project" in done.stderr
-    assert not list(tmp_path.iterdir())
-    write_run(tmp_path / "papermill_runs", "mine", 1)
-    shown = collapse("results", stdout=subprocess.PIPE, environment=environment)
-    assert shown.returncode == 0 and "mine" in shown.stdout
-    assert sorted(path for path in installed.rglob("*") if "__pycache__" not in path.parts) == before
-
-
-def test_without_a_checkout_runs_go_to_the_working_directory(tmp_path, monkeypatch):
+def test_without_a_checkout_runs_and_the_book_go_to_the_working_directory(tmp_path, monkeypatch):
     from collapse_lib.experiment import paths
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLLAPSE_RUNS", raising=False)
-    assert runs_root() == ROOT / "papermill_runs"
+    assert (runs_root(), paths.project_root(), paths.book_folder()) == (ROOT / "papermill_runs", ROOT, ROOT / "book")
     monkeypatch.setattr(paths, "__file__", str(tmp_path / "site-packages" / "collapse_lib" / "experiment" / "paths.py"))
-    assert runs_root() == tmp_path / "papermill_runs"
-    with pytest.raises(UserError, match="notebooks"):
+    assert (runs_root(), paths.book_folder()) == (tmp_path / "papermill_runs", tmp_path / "book")
+    with pytest.raises(UserError, match=r"notebooks is missing\); install it again, or clone the project"):
         paths.project_root()
+    project = tmp_path / "site-packages" / "collapse_lib" / "project"
+    (project / "notebooks" / "steps").mkdir(parents=True)
+    assert paths.project_root() == project
+    assert (runs_root(), paths.book_folder()) == (tmp_path / "papermill_runs", tmp_path / "book")
 
 
 def test_a_recorded_machine_among_the_bench_reports_is_passed_over(runs):

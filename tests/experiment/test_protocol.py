@@ -104,6 +104,27 @@ def test_wrong_values_are_named_in_one_sentence(field, value, said):
     assert said in message and "\n" not in message and message.endswith(".")
 
 
+def test_changes_may_be_values_and_whole_sections():
+    typed = {"seed": 2, "sampling": {"temperature": 0.9, "top_k": None}, "model.attention_pattern": ["global"], "training": {"learning_rate": "1e-3"}}
+    text = {
+        "seed": "2",
+        "sampling.temperature": "0.9",
+        "sampling.top_k": "null",
+        "model.attention_pattern": "[global]",
+        "training.learning_rate": "1e-3",
+    }
+    assert load_preset("smoke").with_changes(typed) == load_preset("smoke").with_changes(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"seed": {"a": 1}}, "field 'seed'"), ({"sampling": {"heat": 1}}, "sampling.heat"), ({3: 1}, "no field '3'"), ([1], "values by field")],
+)
+def test_changes_of_another_form_are_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        load_preset("smoke").with_changes(changes)
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "generations: [", "nonsense: 1", "generations: none"])
 def test_a_wrong_protocol_file_is_refused(tmp_path, text):
     path = tmp_path / "mine.yaml"

@@ -7,6 +7,8 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from synthetic_runs import write_run
@@ -165,3 +167,23 @@ def test_reading_results_and_drawing_needs_no_torch():
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_each_file_is_opened_once_however_many_runs_there_are(tmp_path, monkeypatch):
+    """Work grows with the number of runs and no faster: neither a file's text nor a run's folder is asked for again for another run's sake."""
+    opened, listed = Counter(), Counter()
+    read, glob = Path.read_text, Path.glob
+    monkeypatch.setattr(Path, "read_text", lambda path, *more, **options: opened.update([path]) or read(path, *more, **options))
+    monkeypatch.setattr(Path, "glob", lambda path, *more, **options: listed.update([path]) or glob(path, *more, **options))
+    counted = {}
+    for runs in (4, 12):
+        root = tmp_path / f"{runs}-runs"
+        monkeypatch.setenv("COLLAPSE_RUNS", str(root))
+        for number in range(runs):
+            write_run(root, f"run-{number}", 3)
+        opened.clear(), listed.clear()
+        table = results.load("all")
+        assert table["run"].nunique() == runs
+        assert set(opened.values()) == {1} and len(opened) == runs * 2 * (1 + 3 * 4)
+        counted[runs] = listed.total()
+    assert counted[12] - 1 == 3 * (counted[4] - 1)  # one listing of the folder of runs

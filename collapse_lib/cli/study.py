@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from collapse_lib.experiment.errors import UserError, one_line
+from collapse_lib.cli.arguments import add_device, count
+from collapse_lib.experiment.errors import one_line
 
 if TYPE_CHECKING:
     from collapse_lib.studies.design import Study
 
 
-def add_arguments(commands: argparse._SubParsersAction) -> None:
-    """Give the command line its ``study`` command."""
+def add_commands(commands: Any) -> None:
     study = commands.add_parser(
         "study",
         help="run many chains that differ in named ways, side by side, and test what was declared beforehand",
@@ -32,9 +32,9 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
         task.add_argument("study", metavar="STUDY", help="a study of the library, a .yaml file, or the name of a study that has runs", **named)
         task.set_defaults(command=command)
         if name == "run":
-            task.add_argument("--jobs", type=int, metavar="N", help="chains at once (default: one a core; on a GPU one)")
-            task.add_argument("--generations", type=int, metavar="N", help="stop after so many for now; the same command without it goes on")
-            task.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+            task.add_argument("--jobs", type=count, metavar="N", help="chains at once (default: one a core; on a GPU one)")
+            task.add_argument("--generations", type=count, metavar="N", help="stop after so many for now; the same command without it goes on")
+            add_device(task)
             task.add_argument("--chain", metavar="ARM-SEED", help="make this chain alone, for schedulers that start one a job")
             task.add_argument("--end-with-input", action="store_true", help=argparse.SUPPRESS)  # how chains are started, and ended
         if name == "results":
@@ -45,9 +45,6 @@ def add_arguments(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.studies.study import check_study, end_with_input, open_study, run_chain, run_study
 
-    for name in ("jobs", "generations"):
-        if (value := getattr(options, name)) is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be 1 or more.")
     if options.end_with_input:
         end_with_input()
     if options.chain:

@@ -1,0 +1,130 @@
+"""Listing runs and deleting one, on made-up runs; JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from synthetic_runs import write_run
+
+from collapse_lib import cli
+from collapse_lib.experiment import inventory
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
+from collapse_lib.experiment.run import Run
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def made_up(runs):
+    """Three runs: ``whole``; ``half`` of a preset's, two of its three generations whole; ``torn``, whose protocol cannot be read."""
+    for name, generations in (("whole", 2), ("half", 3), ("torn", 1)):
+        for file in write_run(runs, name, generations).glob("generation-*/manifests/train.json"):
+            file.with_name("alpha.json").write_text(file.read_text().replace('"train"', '"alpha"'))
+    smoke = load_preset("smoke").with_changes({"completions.every": None, "classification.tasks": []})
+    (runs / "half" / "protocol.yaml").write_text(smoke.with_changes({"generations": 3}).to_yaml())
+    (runs / "whole" / "protocol.yaml").write_text(smoke.with_changes({"description": "mine"}).to_yaml())
+    (runs / "half" / "generation-03" / "manifests" / "free_text.json").unlink()
+    (runs / "torn" / "protocol.yaml").write_text("generations: [1")
+    return runs
+
+
+def printed(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    assert cli.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_every_run_is_listed_with_how_far_it_is(made_up, capsys):
+    listed = {entry["name"]: entry for entry in json.loads(printed(capsys, "list", "--json"))}
+    assert {name: (entry["finished"], entry["planned"], entry["preset"]) for name, entry in listed.items()} == {
+        "whole": (2, 2, None),
+        "half": (2, 3, "smoke"),
+        "torn": (0, None, None),
+    }
+    assert "torn/protocol.yaml" in listed["torn"]["problem"] and listed["whole"]["problem"] is None
+    lines = printed(capsys, "list").splitlines()
+    rows = {line.split()[0]: line for line in lines[1:]}
+    assert "2 of 3" in rows["half"] and "smoke" in rows["half"] and "2 of 2" in rows["whole"] and "unreadable" in rows["torn"]
+
+
+def test_a_list_of_no_runs_says_how_to_make_one(capsys):
+    assert "collapse run demo" in printed(capsys, "list") and json.loads(printed(capsys, "list", "--json")) == []
+
+
+def test_size_is_what_deleting_frees(made_up):
+    before = inventory.run("whole").size
+    (made_up / "whole" / "model").write_bytes(bytes(range(256)) * 4096)
+    assert inventory.run("whole").size == pytest.approx(before + 2**20, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["whole", "torn"])
+def test_a_run_is_deleted_when_that_is_confirmed(made_up, capsys, name):
+    said = printed(capsys, "rm", name, "--yes")
+    assert str(made_up / name) in said and f"deleted run {name}" in said
+    assert sorted(path.name for path in made_up.iterdir()) == sorted({"whole", "half", "torn"} - {name})
+
+
+@pytest.mark.parametrize(("answer", "goes"), [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_deleting_asks(made_up, answer, goes):
+    command = [sys.executable, "-m", "collapse_lib", "rm", "whole"]
+    done = subprocess.run(command, input=answer, capture_output=True, text=True, check=False)
+    assert "2 of 2 generations" in done.stdout and "delete it? [y/N]" in done.stdout
+    assert (made_up / "whole").exists() != goes
+    assert done.returncode == (2 if answer == "" else 0)
+    assert ("--yes" in done.stderr) == (answer == "")
+
+
+@pytest.mark.parametrize("name", ["absent", "newest", "all", "..", "../runs/whole"])
+def test_only_a_run_called_by_its_name_is_deleted(made_up, capsys, name):
+    assert cli.main(["rm", name, "--yes"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and len(list(made_up.iterdir())) == 3
+
+
+def test_a_run_that_is_driven_is_not_deleted(made_up, capsys):
+    run = Run.open("whole")
+    with run.exclusive():
+        assert [entry.name for entry in inventory.runs() if entry.driven] == ["whole"]
+        assert "a process works on it now" in printed(capsys, "list")
+        assert cli.main(["rm", "whole", "--yes"]) == 2 and "in use by another process" in capsys.readouterr().err
+        entry = inventory.run("half")
+        with Run.open("half").exclusive(), pytest.raises(UserError, match="in use by another process"):
+            inventory.remove(entry)  # begun since it was looked at
+    assert len(list(made_up.iterdir())) == 3
+
+
+def test_status_for_a_program(made_up, capsys):
+    report = json.loads(printed(capsys, "status", "half", "--json"))
+    assert (report["run"], report["driven"], report["working"]) == ("half", False, None)
+    states = {row["generation"]: {name: step["state"] for name, step in row["steps"].items()} for row in report["generations"]}
+    assert states[3]["free_text"] == "missing" and states[3]["train"] == "notebook missing" and states[0]["corpus"] == "notebook missing"
+    assert report["steps"] == sum(map(len, states.values())) and report["finished"] == 0
+
+
+def test_presets_for_a_program(capsys):
+    assert [preset["name"] for preset in json.loads(printed(capsys, "presets", "--json"))] == preset_names()
+    assert Protocol.from_fields(json.loads(printed(capsys, "presets", "demo", "--json"))) == load_preset("demo")
+    fields = {field["name"]: field for field in json.loads(printed(capsys, "presets", "--fields", "--json"))}
+    assert fields.keys() == load_preset("demo").flat().keys() and fields["sampling.temperature"]["default"] == 1.0
+
+
+@pytest.mark.parametrize("module", ["collapse_lib", "collapse_lib.cli"])
+def test_the_library_is_the_command(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("collapse ")
+
+
+def test_help_costs_no_heavy_import():
+    program = (
+        "import sys; from collapse_lib.cli import _parser; _parser().format_help(); "
+        "sys.exit(bool({'torch', 'pydantic', 'pandas', 'argcomplete'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
