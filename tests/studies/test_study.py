@@ -210,7 +210,7 @@ def test_a_plan_before_anything_was_timed(own, capsys):
         (["status"], "There is no study 'newest'; there are regimes, smoke"),
         (["status", "absent"], "There is no study 'absent'"),
         (["results", "smoke"], "Study 'smoke' has no results yet; `collapse study run smoke` makes some."),
-        (["run", "smoke", "--jobs", "0"], "--jobs is 0; it must be 1 or more."),
+        (["run", "smoke", "--jobs", "0"], "'0' is not a whole number of at least 1"),
         (["run", "smoke", "--chain", "replace-7"], "Study 'smoke' has no chain 'replace-7'; its chains are replace-1, warm-1"),
     ],
 )
