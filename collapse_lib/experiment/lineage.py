@@ -22,6 +22,10 @@ def _initial(protocol: Protocol, generation: int) -> bool:
     return generation == 0
 
 
+def _from_grammar(protocol: Protocol, generation: int) -> bool:
+    return generation >= 1 and protocol.corpus.source == "grammar"
+
+
 def _completes(protocol: Protocol, generation: int) -> bool:
     """Generation 0 stands for the untrained baseline."""
     every = protocol.completions.every
@@ -190,6 +194,30 @@ STEPS: dict[str, StepKind] = {
         _alpha_reads,
         ("seed", "alpha", "evaluation.max_context"),
         "D_inf {divergence:.2f} nats at {contexts} contexts, accumulated {accumulated:.2f}",
+        optional=True,
+    ),
+    "exact": StepKind(
+        "Against the exact law",
+        (
+            "model",
+            "text",
+            "initial text",
+            "initial validation",
+            "initial tokenizer",
+            "initial corpus results",
+            "previous exact results",
+            "first exact results",
+        ),
+        ("seed", "exact", "evaluation.max_context"),
+        "excess loss {excess_loss:.2f} nats a story, {excess_share:.0%} of the floor",
+        done_in=_from_grammar,
+        optional=True,
+    ),
+    "texture": StepKind(
+        "The text as a whole",
+        ("model", "text", "first model", "first text", "initial validation", "initial tokenizer"),
+        ("seed", "texture", "evaluation.max_context"),
+        "the context decides {context_information:.2f} of {unigram_entropy:.2f} nats",
         optional=True,
     ),
     # Two steps, because a judge may be chosen, or changed, long after the models are gone.

@@ -286,6 +286,22 @@ class AlphaSettings(Section):
     )
 
 
+class ExactSettings(Section):
+    """What is held against the exact law of the embedded grammar (step ``exact``), where the stories come from it."""
+
+    stories: Count = Field(300, description="of each generation's complete stories, how many the grammar judges")
+    loss_stories: Count = Field(60, description="validation stories whose tokens' true probabilities are worked out")
+
+
+class TextureSettings(Section):
+    """The sample on which a text is looked at as a whole (step ``texture``)."""
+
+    rows: Count = Field(600, description="sampled rows whose next-token laws and likelihoods are worked out")
+    stories: Count = Field(300, description="complete stories that are compared with each other")
+    block_tokens: Count = Field(20_000, description="tokens in which distinct n-grams are counted, the same number for every generation")
+    block_stories: Annotated[int, Field(ge=2)] = Field(100, description="stories among which self-BLEU, compression and distances are taken")
+
+
 # Fields that say how the work is done and how far, never what comes out: a run may go on with others.
 FREE_FIELDS = (
     "description",
@@ -328,6 +344,8 @@ class Protocol(Section):
     regime: RegimeSettings = RegimeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     alpha: AlphaSettings = AlphaSettings()
+    exact: ExactSettings = ExactSettings()
+    texture: TextureSettings = TextureSettings()
     classification: ClassificationSettings = ClassificationSettings()
     completions: CompletionsSettings = CompletionsSettings()
     gpt_eval: GPTEvalSettings = GPTEvalSettings()

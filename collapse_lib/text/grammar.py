@@ -190,6 +190,11 @@ class StoryGrammar:
         """The expected number of occurrences in a story of every word that it can hold (``words_in`` gives the words); exact."""
         return dict(self._expectation.words)
 
+    @property
+    def slots(self) -> list[list[dict[str, str]]]:
+        """The members of each slot of the cast, each by its forms: ``{"": "Lily", "he": "she"}``."""
+        return [slot.words for slot in self._slots]
+
     def word_types(self) -> set[str]:
         """Every word that a story can hold, in lower case and without a possessive 's; ``words_in`` splits a text the same way."""
         return set(self._expectation.words)
