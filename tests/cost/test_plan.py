@@ -114,7 +114,7 @@ def test_every_step_of_every_generation_has_its_time(demo):
         for generation in plan.plan(protocol, machine(protocol), INITIAL).generations:
             assert list(generation.seconds) == steps_of(protocol, generation.number)
             assert all(value > 0 for value in generation.seconds.values())
-    judged = changed(load_preset("smoke"), gpt_eval__judge="a-judge")
+    judged = changed(load_preset("smoke"), gpt_eval__judge="a-judge", regime__name="mix", regime__share="0.5", regime__real="fresh")
     planned = plan.plan(judged, machine(judged), INITIAL)
     assert set(planned.by_step) == set(STEPS)
     requests = judged.completions.beginnings * judged.completions.samples + 3 * judged.gpt_eval.controls
@@ -123,7 +123,7 @@ def test_every_step_of_every_generation_has_its_time(demo):
 
 @pytest.mark.parametrize("unit", RATES)
 def test_every_rate_that_is_measured_is_used(unit, demo):
-    """By the demo or, if it does without, by a protocol that decodes beyond its coninitial."""
+    """By the demo or, if it does without, by a protocol that decodes beyond its context."""
     long = changed(demo, sampling__max_context="64")
     assert plan.plan(long, machine(demo, rates={unit: 1.0}), INITIAL).by_step != plan.plan(long, machine(demo, rates={}), INITIAL).by_step
 
