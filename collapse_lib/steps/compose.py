@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,11 +112,11 @@ def _likelihood_scores(task: Task, stories: Selection, model: GPTNeo) -> np.ndar
 
 
 def _grammar_scores(task: Task, stories: Selection, tokenizer: Tokenizer) -> np.ndarray:
-    """Log-probability a token, the story's end included, of each story under the grammar: -inf for what it cannot tell."""
+    """``StoryGrammar.grade`` a token, the story's end included: whole stories of the grammar first, then what it could have begun longest."""
     from collapse_lib.text.grammar import StoryGrammar
 
-    grammar = StoryGrammar(task.protocol.corpus.grammar)
-    return np.array([grammar.log_probability(tokenizer.decode(row[1:])) / len(row) for row in stories.iter_rows()])
+    grade = functools.cache(StoryGrammar(task.protocol.corpus.grammar).grade)  # selected texts repeat themselves
+    return np.array([grade(tokenizer.decode(row[1:])) / len(row) for row in stories.iter_rows()])
 
 
 def _record(task: Task, parts: list[Part], views: list) -> None:

@@ -35,7 +35,7 @@ from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import RUN_NAME, check_run_name
 from collapse_lib.experiment.protocol import Protocol, Section, load_preset
 
-CHAIN_STEPS = ("corpus", "train", "sample")  # what makes a chain; all others look at it
+CHAIN_STEPS = ("corpus", "compose", "train", "sample")  # what makes a chain; all others look at it
 DATA = tuple(name for name in (*STEPS["corpus"].decided_by, "evaluation") if name != "seed")  # what two arms must share to be compared
 RESERVED = {"seed": "a chain's seed is one of 'seeds', and the initial corpus has 'corpus.seed'", "generations": "all arms have the study's"}
 ARM_WORDS = ("seeds", "changes_data", "note")  # beside them an arm holds fields of the protocol
@@ -213,7 +213,7 @@ class Study(Section):
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """The steps that each chain has, in the order of execution."""
+        """The steps that chains have, in the order of execution; ``compose`` where there is anything to compose."""
         return tuple(name for name in STEPS if name in CHAIN_STEPS or name in self.evaluate)
 
     @property

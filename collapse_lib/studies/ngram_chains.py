@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import chain as chain_of
 from itertools import count, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,10 @@ class GrammarWords:
             raise UserError(f"{self.tokens} tokens and {self.held_out_stories} held-out stories were asked for; one of each is the fewest.")
         StoryGrammar(self.grammar)  # raises if there is none
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For the processes of ``chains``: all but the grammar, whose memory of what it has worked out cannot be sent."""
+        return {name: value for name, value in self.__dict__.items() if name != "_stories"}
+
     @property
     def name(self) -> str:
         return f"grammar {self.grammar}"
@@ -101,10 +105,10 @@ class GrammarWords:
         return self._corpus_of(FRESH_STORIES * (1 + number), tokens)
 
     def scores(self, corpus: TokenCorpus) -> NDArray[np.float64]:
-        """The mean log-probability of a token by the exact law of the grammar, [rows]; -inf for a row that is no story of it."""
+        """``StoryGrammar.grade`` a token, [rows]: the mean log-probability of a token by the exact law, and less for what is no story of it."""
         texts = self.tokenizer.decode_batch([row[1:] for row in corpus.iter_rows()])
-        exact = {text: self._stories.log_probability(text) for text in set(texts)}  # selected texts repeat themselves
-        return np.array([exact[text] for text in texts]) / row_tokens(corpus)
+        grades = {text: self._stories.grade(text) for text in set(texts)}  # selected texts repeat themselves
+        return np.array([grades[text] for text in texts]) / row_tokens(corpus)
 
     @cached_property
     def _stories(self) -> StoryGrammar:

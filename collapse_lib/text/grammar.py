@@ -27,6 +27,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.text.templates import ENDING, LABELS, PARAGRAPH, PLOT, Choice, Compiler, Label, Mark, Mention, Piece, Pieces, Slot
 
 VARIANTS = {"standard": "storygrammar", "twin": "storygrammar", "small": "smallgrammar", "small-twin": "smallgrammar"}
+ILLEGAL = 1e6  # nats for a character that no story has there, more than any whole story's whole surprise
 _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 _SENTENCE_END = r"[.!?]\"?"
 
@@ -141,9 +142,21 @@ class StoryGrammar:
         """
         return _log_sum(self._derive(self._root, prefix, whole=False).values())
 
+    def grade(self, text: str) -> float:
+        """``log_probability`` of a story; of any other text that of its legal beginning, less ``ILLEGAL`` nats for each character after it.
+
+        A text that stops where the grammar goes on counts as one character too long. So all that models write can be told better from worse, where
+        the probability of most of it is 0.
+        """
+        exact = self.log_probability(text)
+        if exact > -math.inf:
+            return exact
+        legal = self._legal(text)
+        return self.log_prefix_probability(text[:legal]) - ILLEGAL * max(1, len(text) - legal)
+
     def read(self, text: str) -> Reading:
         """What a text tells, whether it is a story of the grammar or only begins like one."""
-        legal = bisect_left(range(1, len(text) + 1), True, key=lambda length: not self._derive(self._root, text[:length], whole=False))
+        legal = self._legal(text)
         stories = list(self._derive(self._root, text[:legal], whole=False))
         shared = [numbers[0] if len(set(numbers)) == 1 else -1 for numbers in zip(*stories, strict=True)]
         _, has_ending, ending = text.rpartition(PARAGRAPH)
@@ -186,6 +199,10 @@ class StoryGrammar:
     def word_types(self) -> set[str]:
         """Every word that a story can hold, in lower case and without a possessive 's; ``words_in`` splits a text the same way."""
         return set(self._expectation.words)
+
+    def _legal(self, text: str) -> int:
+        """Characters before the first impossible one."""
+        return bisect_left(range(1, len(text) + 1), True, key=lambda length: not self._derive(self._root, text[:length], whole=False))
 
     def _cast(self, bound: Sequence[int]) -> dict[str, str]:
         return {slot.name: slot.words[word][""] for slot, word in zip(self._slots, bound, strict=False) if word >= 0}

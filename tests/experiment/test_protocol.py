@@ -12,7 +12,7 @@ from collapse_lib.experiment.protocol import FREE_FIELDS, Protocol, load_preset,
 
 
 def test_the_presets_that_the_documentation_names_are_there():
-    assert preset_names() == ["smoke", "demo", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    assert preset_names() == ["smoke", "demo", "laboratory", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -48,7 +48,7 @@ def test_chains_and_their_protocols():
         }.get(chain.arm, set())
         assert set(base.differences(protocol)) == expected
     assert (study.protocol("warm", 4).sampling.temperature, study.protocol("warm", 4).sampling.top_k) == (1.5, 40)
-    assert study.steps == ("corpus", "train", "sample", "perplexity", "free_text")
+    assert study.steps == ("corpus", "compose", "train", "sample", "perplexity", "free_text")
     assert (study.control_arm, study.primary_measure) == ("replace", "loss")
 
 
@@ -100,7 +100,7 @@ REFUSED = [
     (
         "perplexity.perplexity",
         "alpha.divergence",
-        "measure 'loss' needs step 'alpha', and this study has corpus, train, sample, perplexity, free_text",
+        "measure 'loss' needs step 'alpha', and this study has corpus, compose, train, sample, perplexity, free_text",
     ),
     ("seeds: 3", "evaluate: [perplexity, taste]", "evaluate names 'taste'; the steps are perplexity, free_text"),
     ("seeds: 3", "control: cold", "control names arm 'cold'"),
@@ -208,8 +208,10 @@ def test_the_study_of_regimes_asks_what_it_was_designed_to_ask():
     assert study.expectations and study.citations and study.generations == 10 and study.control_arm == "replace"
     names = [chain.name for chain in study.chains()]
     assert len(set(names)) == len(names) == 4 * 5 + 13 * 3
-    of_today = [arm for arm in study.arms if not any(name.startswith(("regime.", "training.init")) for name in study.arms[arm].fields)]
-    assert len({study.protocol(arm, 1).seed for arm in of_today}) == len(of_today) == 8  # the fields of the others are a section of their own
+    measure = study.measures[study.primary_measure]
+    assert measure.metric == "exact.log_excess_loss" and measure.across_data and not measure.log  # it is the logarithm already
+    assert len({chain.protocol.seed for chain in study.chains()}) == len(names)
+    assert "compose" in study.steps and study.protocol("fresh", 1).corpus.grammar == "small"
 
 
 def test_every_pair_of_chains_has_a_name_of_its_own():

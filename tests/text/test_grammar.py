@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.text.grammar import StoryGrammar, sentences_in, words_in
+from collapse_lib.text.grammar import ILLEGAL, StoryGrammar, sentences_in, words_in
 from collapse_lib.text.tokenizer import learn
 
 # Small enough to write out, with every construct: slots that exclude each other, kinds, forms, marks, choices, ambiguity, compounds.
@@ -415,3 +415,14 @@ def test_a_sentence_keeps_one_cast_but_need_not_fit_the_story(small):
     assert not small.is_sentence("Ben gave Ben half of the cookie, and they ate together.")
     assert not small.is_sentence("Ben gave Lily half of the kite, and they ate together.")
     assert small.is_sentence("Lily lived near the park with her mom.") and not small.is_sentence("Lily lived near the park with his mom.")
+
+
+def test_texts_are_graded_by_how_far_they_are_stories(tiny):
+    story = tiny.story(1, 0)
+    assert tiny.grade(story) == tiny.log_probability(story)
+    cut, broken = story[:-1], story[:12] + "#" * (len(story) - 12)
+    legal = tiny.read(broken).legal
+    assert tiny.grade(cut) == tiny.log_prefix_probability(cut) - ILLEGAL
+    assert tiny.grade(broken) == tiny.log_prefix_probability(story[:legal]) - ILLEGAL * (len(story) - legal)
+    assert tiny.grade("#") == -ILLEGAL == tiny.grade("")
+    assert tiny.grade(broken + "#") < tiny.grade(broken) < tiny.grade(cut) < tiny.grade(story)
