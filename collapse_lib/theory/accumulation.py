@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.theory.proof import Array, Generator
 from collapse_lib.theory.repeated_error import blend
 
@@ -19,10 +20,9 @@ def kept_of_union(error: float, generations: ArrayLike) -> Array:
     G is Euler's gamma function. By Stirling's formula it falls like n^-eps / G(2 - eps): sum 1/k diverges. A fixed budget changes nothing about it, for
     a subsample has the union's mean.
     """
-    from scipy.special import gammaln
+    from scipy.special import gamma, poch
 
-    n = np.asarray(generations, float)
-    return np.exp(gammaln(n + 2 - error) - gammaln(2 - error) - gammaln(n + 2))
+    return 1 / (gamma(2 - error) * poch(np.asarray(generations, float) + 2 - error, error))
 
 
 def kept_of_mix(error: float, share: float, generations: ArrayLike = np.inf) -> Array:
@@ -36,14 +36,19 @@ def kept_of_mix(error: float, share: float, generations: ArrayLike = np.inf) -> 
     return limit + (1 - limit) * factor ** np.asarray(generations, float)
 
 
-def overtaking(error: float, share: float) -> int:
-    """The first generation in which an accumulating union keeps less of p_0 - u than a corpus with a persistent real share r > 0 (``kept_of_mix``).
+def overtaking(error: float, share: float) -> float:
+    """The first generation in which an accumulating union keeps less of p_0 - u than a corpus with a persistent real share r (``kept_of_mix``).
 
-    Both errors are positive; there is one such generation, for one falls to zero and the other does not. It is found by doubling and halving.
+    There is one, and the order never changes again: both keep 1 at n = 0, and of what is left generation n loses eps / (n + 1) and l_n. As ln(l_n (n + 1) / eps)
+    is concave in n, 0 at n = 0 and falls without bound, the union loses less a while (if r < 1/2) and more for ever after. Found by doubling and halving; infinite if later than 10^15.
     """
-    low, high = 1, 2
+    if not (0 < error < 1 and 0 < share < 1):
+        raise UserError("Accumulating is overtaken only where both the error and the real share lie between 0 and 1.")
+    low, high = 0, 1
     while kept_of_union(error, high) >= kept_of_mix(error, share, high):
         low, high = high, 2 * high
+        if high > 1e15:
+            return np.inf
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if kept_of_union(error, middle) >= kept_of_mix(error, share, middle) else (low, middle)
