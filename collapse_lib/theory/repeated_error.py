@@ -94,6 +94,15 @@ def rises_then_falls(start: ArrayLike, law: ArrayLike) -> bool:
     return bool(_cross_entropy(law, start) > entropy(start) and _cross_entropy(start, law) > entropy(law))
 
 
+def entropy_ceiling(start: ArrayLike, law: ArrayLike) -> float:
+    """ln(e^H(p_0) + e^H(u)), which the entropy of (1 - t) p_0 + t u never exceeds: perplexities add up, at most.
+
+    The mixture's entropy is at most h(t) + (1 - t) H(p_0) + t H(u), h being that of the toss, with equality where p_0 and u have no token in common;
+    the maximum over t is at t = e^H(u) / (e^H(p_0) + e^H(u)). So an error alone that ends below its start has raised the entropy by ln 2 at most.
+    """
+    return float(np.logaddexp(entropy(start), entropy(law)))
+
+
 def turning_point(path: ArrayLike) -> int | None:
     """The generation of the maximum of ``path`` [generations + 1] if that is neither the first nor the last one."""
     top = int(np.argmax(path))
