@@ -110,5 +110,5 @@ def turning_point(path: ArrayLike) -> int | None:
 
 
 def _cross_entropy(p: Array, q: Array) -> float:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return float(-np.sum(p * np.log(q), where=p > 0))

@@ -57,7 +57,9 @@ def test_t23_with_a_uniform_error_the_closed_form_is_the_recursion_and_monotone(
 
 
 def test_t23_without_an_error_it_is_drift():
-    np.testing.assert_allclose((1 - theory.uniform_homozygosity(START, 50, 0.0, np.arange(9))) / 0.7, proof.kept_heterozygosity(50, np.arange(9)), rtol=1e-12)
+    np.testing.assert_allclose(
+        (1 - theory.uniform_homozygosity(START, 50, 0.0, np.arange(9))) / 0.7, proof.kept_heterozygosity(50, np.arange(9)), rtol=1e-12
+    )
     assert theory.uniform_homozygosity(START, np.inf, 0.0, 40) == pytest.approx(0.3)
 
 
