@@ -1,7 +1,7 @@
 """T20 and T21: text that accumulates, with the error of every generation, and with a fixed budget (the advice of section 4).
 
-Block 0 is the real corpus, block n what generation n wrote, N tokens each. U_n, [K], are the shares of all blocks up to n: generation n + 1 learns from
-them, errs by eps of law u (``repeated_error.blend``) and writes the next block. So E[U_n - u] = (1 - eps / (n + 1)) E[U_{n-1} - u].
+Block 0 is the real corpus, block n what generation n wrote, N tokens each. U_n, [K], are the shares of all blocks up to n: generation n + 1 learns
+from them, errs by eps of law u (``repeated_error.blend``) and writes the next block. So E[U_n - u] = (1 - eps / (n + 1)) E[U_{n-1} - u].
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collapse_lib.theory.repeated_error import blend
 def kept_of_union(error: float, generations: ArrayLike) -> Array:
     """The share of p_0 - u that the union keeps, E U_n - u = (that) (p_0 - u): prod_{k=2}^{n+1} (1 - eps/k) = G(n + 2 - eps) / (G(2 - eps) G(n + 2)).
 
-    G is Euler's gamma function. By Stirling's formula it falls like n^-eps / G(2 - eps): sum 1/k diverges. A fixed budget changes nothing about it, for
-    a subsample has the union's mean.
+    G is Euler's gamma function. By Stirling's formula it falls like n^-eps / G(2 - eps): sum 1/k diverges. A fixed budget changes nothing about it,
+    for a subsample has the union's mean.
     """
     from scipy.special import gamma, poch
 
@@ -39,8 +39,9 @@ def kept_of_mix(error: float, share: float, generations: ArrayLike = np.inf) -> 
 def overtaking(error: float, share: float) -> float:
     """The first generation in which an accumulating union keeps less of p_0 - u than a corpus with a persistent real share r (``kept_of_mix``).
 
-    There is one, and the order never changes again: both keep 1 at n = 0, and of what is left generation n loses eps / (n + 1) and l_n. As ln(l_n (n + 1) / eps)
-    is concave in n, 0 at n = 0 and falls without bound, the union loses less a while (if r < 1/2) and more for ever after. Found by doubling and halving; infinite if later than 10^15.
+    The order then never changes again: both keep 1 at n = 0, and in generation n they lose the parts eps / (n + 1) and g_n of what is left. As
+    ln(g_n (n + 1) / eps) is concave in n, 0 at n = 0 and falls without bound, the union loses less for a while (if r < 1/2) and more for ever after.
+    Found by doubling and halving; infinite if later than 10^15. Raises ``UserError`` where error or share is not inside (0, 1).
     """
     if not (0 < error < 1 and 0 < share < 1):
         raise UserError("Accumulating is overtaken only where both the error and the real share lie between 0 and 1.")
@@ -58,8 +59,8 @@ def overtaking(error: float, share: float) -> float:
 def union_homozygosity(start: ArrayLike, tokens: float, error: float, generations: int, law: ArrayLike | None = None) -> Array:
     """E sum_i U_{n,i}^2 for n = 0 .. : noise and bias of accumulation in one recursion; eps = 0 is T14, infinite ``tokens`` T20.
 
-    With q = (1 - eps) U + eps u and k = n + 1, U' = U + (X/N - U) / k has the mean m = U + eps (u - U) / k and the variance (1 - |q|^2) / (N k^2). All of
-    it is quadratic in U, so that s = E|U|^2 and a = E U . u suffice.
+    With q = (1 - eps) U + eps u and k = n + 1, U' = U + (X/N - U) / k has the mean m = U + eps (u - U) / k and the variance (1 - |q|^2) / (N k^2).
+    All of it is quadratic in U, so that s = E|U|^2 and a = E U . u suffice.
     """
     start = np.asarray(start, float)
     law = np.full(start.shape, 1 / start.size) if law is None else np.asarray(law, float)
@@ -78,9 +79,9 @@ def union_homozygosity(start: ArrayLike, tokens: float, error: float, generation
 def kept_subsampling(tokens: float, generations: int) -> Array:
     """E H(U_n) / H_0 for n = 0 .. at a fixed budget without error: generation n learns from N tokens drawn from the union without replacement.
 
-    Of two different places among the union's M = kN tokens, the types differ with probability H(U) M / (M - 1); those are the pairs of a subsample, so
-    that E H(subsample) = (1 - 1/N) H(U) M / (M - 1). The next block, N draws *with* replacement, has (1 - 1/N) of that. Its mean is U, it enters with
-    weight 1 / (k + 1), and what H loses is its variance over (k + 1)^2:
+    Of two different places among the union's M = kN tokens, the types differ with probability H(U) M / (M - 1); those are the pairs of a subsample,
+    so that E H(subsample) = (1 - 1/N) H(U) M / (M - 1). The next block, N draws *with* replacement, has (1 - 1/N) of that. Its mean is U, it enters
+    with weight 1 / (k + 1), and what H loses is its variance over (k + 1)^2:
 
         E H(U') / H(U) = 1 - [1 - (1 - 1/N)^2 kN / (kN - 1)] / (k + 1)^2,        k = 1, 2, ...
 
@@ -106,7 +107,7 @@ def accumulate(start: ArrayLike, tokens: int, error: float, generations: int, ch
 
 
 def accumulate_subsample(corpus: ArrayLike, error: float, generations: int, chains: int, rng: Generator) -> Array:
-    """Shares of the union, [generations + 1, chains, K], from a ``corpus`` of counts [K]; each generation learns from as many tokens of it, redrawn."""
+    """Shares of the union, [generations + 1, chains, K], from a ``corpus`` of N counted tokens [K]; each generation learns from N of the union."""
     corpus = np.asarray(corpus, np.int64)
     tokens, counts = int(corpus.sum()), np.tile(corpus, (chains, 1))
     history = [counts / tokens]

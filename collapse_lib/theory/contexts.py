@@ -1,20 +1,23 @@
 """T22: an n-gram model, unsmoothed, trained on stories it wrote itself. Its N_x is random, and contexts vanish.
 
-A corpus is R whole stories. A **context** is the last k tokens, and context 0 the edge of a story, before its first token and after its last; the **flow**,
-[contexts, contexts], counts how often context y came after context x (so the token that followed x is y's last, and N_{x;v} = flow[x, y]). As many
-transitions enter a context as leave it. The model copies: at context x it picks one of x's N_x occurrences at random and writes what followed there. R
-independent stories of it, each to its end, are the next corpus. Several chains are [chains, contexts, contexts].
+A corpus is R whole stories. A **context** is the last k tokens, and context 0 the edge of a story, before its first token and after its last; the
+**flow**, [contexts, contexts], counts how often context y came after context x (so the token that followed x is y's last, and N_{x;v} = flow[x, y]).
+As many transitions enter a context as leave it. The model copies: at context x it picks one of x's N_x occurrences at random and writes what followed
+there. R independent stories of it, each to its end, are the next corpus. Several chains are [chains, contexts, contexts].
 
-1. E[N'_{x;v} | corpus] = N_{x;v}: every (k + 1)-gram is neutral, its count a martingale. For a walk's expected visits V solve V_y = R [start at y] + sum_x V_x
-   p(y | x), of which the corpus' own counts are a solution, and the only one, since from every context of a corpus of whole stories its edge is reached.
+1. E[N'_{x;v} | corpus] = N_{x;v}: every (k + 1)-gram is neutral, its count a martingale. For a walk's expected visits V solve V_y = R [start at y] +
+   sum_x V_x p(y | x), of which the corpus' own counts are a solution, and the only one, since from every context of a corpus of whole stories its
+   edge is reached.
 2. In the end R copies of *one* story are left, almost surely; a (k + 1)-gram survives with a probability of at most N_{x;v} / R. For a martingale of
-   non-negative integers is constant from some generation on. While two stories are possible, two with different counts are (cut out a loop of one that
-   has one; if none has, take the two ways on from a context), each may be written R times, and such a corpus cannot repeat for ever. In the last one no context occurs
-   twice in a story, so N_x is 0 or R, and E[lim N] <= N (Fatou), with equality where no context can occur twice, since then N <= R.
-3. A context is gone from the next corpus with probability (1 - h_x)^R exactly, where h_x = N_x / (R g_x) is the probability of a story with x in it and g_x >= 1 the
-   expected number of x in such a story. So at least (1 - N_x / R)^R, about e^-m for m occurrences, and more if they come in clumps.
-4. Where a context cannot occur twice in one story, N'_x is binomial (R, N_x / R) and the N'_{x;v} are multinomial: they drift in a population of R *stories*. It
-   is lost by generation n with q_n^m (``proof.extinction``), and E[N_x^2 H_x] falls by exactly 1 - 1/R a generation, H_x being the heterozygosity of what follows.
+   non-negative integers is constant from some generation on. While two stories are possible, two with different counts are (cut out a loop of one
+   that has one; if none has, take the two ways on from a context), each may be written R times, and such a corpus cannot repeat for ever. In the last
+   one no context occurs twice in a story, so N_x is 0 or R, and E[lim N] <= N (Fatou), with equality where no context can occur twice, since then N
+   <= R.
+3. A context is gone from the next corpus with probability (1 - h_x)^R exactly, where h_x = N_x / (R g_x) is the probability of a story with x in it
+   and g_x >= 1 the expected number of x in such a story. So at least (1 - N_x / R)^R, about e^-m for m occurrences, and more if they come in clumps.
+4. Where a context cannot occur twice in one story, N'_x is binomial (R, N_x / R) and the N'_{x;v} are multinomial: they drift in a population of R
+   *stories*. It is lost by generation n with q_n^m (``proof.extinction``), and E[N_x^2 H_x] falls by exactly 1 - 1/R a generation, H_x being the
+   heterozygosity of what follows.
 
 No closed form was found for E[H_x | x is still there], nor for several generations of contexts that recur: simulation alone.
 """
@@ -74,7 +77,7 @@ def rewrite_often(flow: ArrayLike, generations: int, chains: int, rng: Generator
 
 
 def visits(flow: ArrayLike) -> tuple[Array, Array]:
-    """Expected occurrences of each context in one story the model writes, and in one that has the context (g_x), [contexts] each; the edge has 1 and 1."""
+    """How often each context is expected in a story, and in a story that has it (g_x), [contexts] each; the edge counts once."""
     flow = np.asarray(flow, float)
     leaving = flow / np.maximum(flow.sum(axis=1, keepdims=True), 1)
     inner = np.linalg.inv(np.eye(len(flow) - 1) - leaving[1:, 1:])

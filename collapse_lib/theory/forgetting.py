@@ -7,8 +7,8 @@ corpus c' with a probability K(c -> c') > 0, and for delta = sum_c' min_c K(c ->
     ||law of c_n from c - law of c_n from d|| <= (1 - delta)^n        and        I(D; c_n) <= (1 - delta)^n I(D; c_0).
 
 Proof. K = delta nu + (1 - delta) R with the law nu(c') = min_c K(c -> c') / delta and a transition R. So one may toss a coin in every generation,
-blind to the corpus: with probability delta the next corpus is drawn from nu, whatever the last one was. Two chains that share the coins and those draws
-are one from the first success on; the probability of none in n generations is (1 - delta)^n. And whoever is told the coin B learns no less:
+blind to the corpus: with probability delta the next corpus is drawn from nu, whatever the last one was. Two chains that share the coins and those
+draws are one from the first success on; the probability of none in n generations is (1 - delta)^n. And whoever is told the coin B learns no less:
 I(D; c_{n+1}) <= I(D; c_{n+1} | B) = (1 - delta) I(D; R's outcome) <= (1 - delta) I(D; c_n), the last by data processing.
 
 What is learned from D once and kept (vocabulary, number of epochs) is part of the recipe: the theorem holds given it, and *it* is never forgotten.
@@ -36,8 +36,8 @@ def corpora(vocabulary: int, tokens: int) -> np.ndarray:
 
 
 def transition(written: ArrayLike, laws: ArrayLike) -> Array:
-    """K(c -> c'), [corpora, corpora]: the probability that a model writes each of the corpora ``written`` [corpora, K], for each model's law [corpora, K]."""
-    from scipy.special import gammaln, xlogy
+    """K(c -> c'), [models, corpora]: the probability that the model of each of ``laws`` [models, K] writes each of the corpora ``written`` [corpora,
+    K].""" from scipy.special import gammaln, xlogy
 
     written = np.asarray(written, float)
     ways = gammaln(written.sum(axis=-1) + 1) - gammaln(written + 1).sum(axis=-1)

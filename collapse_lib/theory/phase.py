@@ -1,13 +1,15 @@
 """Three fates of a count model that errs: which one, by its error eps and its N_x, and how both are estimated on real models.
 
-The chain is that of ``repeated_error``: N tokens a generation, an error eps of uniform law, from the law p_0 at one context. Two numbers, in closed form:
+The chain is that of ``repeated_error``: N tokens a generation, an error eps of uniform law, from the law p_0 at one context. Two numbers, in closed
+form:
 
 - **diversity**, E H_n / H_0: the probability that two draws differ, against the truth's;
-- **memory**, 2 E<p_n - u, p_0 - u> / (E|p_n - u|^2 + |p_0 - u|^2): Lin's concordance of generation n's probabilities with the initial law's over the vocabulary, expectations
-  taken in numerator and denominator. 1 for p_n = p_0; 0 for a law that is uniform or independent of the initial one.
+- **memory**, 2 E<p_n - u, p_0 - u> / (E|p_n - u|^2 + |p_0 - u|^2): Lin's concordance of generation n's probabilities with the initial law's over the
+  vocabulary, expectations taken in numerator and denominator. 1 for p_n = p_0; 0 for a law that is uniform or independent of the initial one.
 
-A chain is **remembering** while its memory is at least one half; otherwise it is **fixating** if its diversity is below the truth's and **dissolving** if
-it is not. The line between these two is ``repeated_error.balance_tokens``, in every generation the same: about 2 N eps = H_0 / (s_0 - 1/K).
+A chain is **remembering** while its memory is at least one half; otherwise it is **fixating** if its diversity is below the truth's and
+**dissolving** if it is not. The line between these two is the same in every generation: ``repeated_error.balance_tokens``, about N = H_0 / (2 eps
+(s_0 - 1/K)).
 """
 
 from __future__ import annotations
@@ -53,9 +55,9 @@ def place(error: ArrayLike, tokens: ArrayLike, law: ArrayLike = TOY_LAW, generat
 def unseen_error(laws: ArrayLike, counts: ArrayLike, law: ArrayLike | None = None) -> Array:
     """eps at each context, [contexts], from what a model puts on tokens that never followed there: their probability over u's.
 
-    ``laws`` are p_hat(. | x), ``counts`` the N_{x;v} of the corpus that the model learned from, ``law`` the error's u [K] (None: uniform). Exact if p_hat = (1 - eps)
-    N_{x;v} / N_x + eps u. For a model that knows more than its counts it is an *upper* bound: some of what it puts there is language that the corpus
-    happened not to show, about ``missing_mass`` of it. NaN where every token of u was seen.
+    ``laws`` are p_hat(. | x), ``counts`` the N_{x;v} of the corpus that the model learned from, ``law`` the error's u [K] (None: uniform). Exact if
+    p_hat = (1 - eps) N_{x;v} / N_x + eps u. For a model that knows more than its counts it is an *upper* bound: some of what it puts there is
+    language that the corpus happened not to show, about ``missing_mass`` of it. NaN where every token of u was seen.
     """
     laws, unseen = np.asarray(laws, float), np.asarray(counts) == 0
     expected = np.where(unseen, 1 / laws.shape[-1] if law is None else np.asarray(law, float), 0.0).sum(axis=-1)
@@ -79,10 +81,10 @@ class Step(NamedTuple):
 def estimate_step(previous: ArrayLike, current: ArrayLike, law: ArrayLike | None = None) -> Step:
     """eps and N from the laws of two neighbouring generations at the same contexts, [contexts, K] each; no counts are needed.
 
-    Assumed: E[p_{n+1} - u | p_n] = (1 - eps)(p_n - u) at every context, one eps for all, and the noise around it that of N independent tokens, times 1 - eps.
-    Then 1 - sum <p_{n+1} - u, p_n - u> / sum |p_n - u|^2 is unbiased for eps, and N = (1 - eps)^2 sum H(p_n) / sum |p_{n+1} - E p_{n+1}|^2 is the number of tokens
-    that would make a count model wander as far. A model that shares what it learns among contexts has an N above its N_x; one that errs
-    differently at each context has one below, for a bias of each context's own passes for noise. ``law`` None is a uniform u.
+    Assumed: E[p_{n+1} - u | p_n] = (1 - eps)(p_n - u) at every context, one eps for all, and the noise around it that of N independent tokens, times
+    1 - eps. Then 1 - sum <p_{n+1} - u, p_n - u> / sum |p_n - u|^2 is unbiased for eps, and N = (1 - eps)^2 sum H(p_n) / sum |p_{n+1} - E p_{n+1}|^2
+    is the number of tokens that would make a count model wander as far. A model that shares what it learns among contexts has an N above its N_x; one
+    that errs differently at each context has one below, for a bias of each context's own passes for noise. ``law`` None is a uniform u.
     """
     previous, current = np.asarray(previous, float), np.asarray(current, float)
     law = np.full(previous.shape[-1], 1 / previous.shape[-1]) if law is None else np.asarray(law, float)

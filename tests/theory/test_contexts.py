@@ -58,7 +58,7 @@ def test_t22_when_a_context_vanishes(rng, order):
 
 
 def test_t22_contexts_that_do_not_recur_drift_in_a_population_of_stories(rng):
-    flow, names = theory.story_flow([*["a x".split()] * 3, *["a y".split()] * 2, *["b x".split()] * 7], order=2)
+    flow, names = theory.story_flow([*[["a", "x"]] * 3, *[["a", "y"]] * 2, *[["b", "x"]] * 7], order=2)
     a, stories = names.index(("a",)), 12
     history = theory.rewrite_often(flow, 8, 4000, rng)
     counts = history[:, :, a].sum(axis=2)
