@@ -36,8 +36,8 @@ def corpora(vocabulary: int, tokens: int) -> np.ndarray:
 
 
 def transition(written: ArrayLike, laws: ArrayLike) -> Array:
-    """K(c -> c'), [models, corpora]: the probability that the model of each of ``laws`` [models, K] writes each of the corpora ``written`` [corpora,
-    K].""" from scipy.special import gammaln, xlogy
+    """K(c -> c'), [models, corpora]: the probability that each of ``laws`` [models, K] writes each of the corpora ``written`` [corpora, K]."""
+    from scipy.special import gammaln, xlogy
 
     written = np.asarray(written, float)
     ways = gammaln(written.sum(axis=-1) + 1) - gammaln(written + 1).sum(axis=-1)
