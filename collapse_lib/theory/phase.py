@@ -5,7 +5,7 @@ form:
 
 - **diversity**, E H_n / H_0: the probability that two draws differ, against the truth's;
 - **memory**, 2 E<p_n - u, p_0 - u> / (E|p_n - u|^2 + |p_0 - u|^2): Lin's concordance of generation n's probabilities with the initial law's over the
-  vocabulary, expectations taken in numerator and denominator. 1 for p_n = p_0; 0 for a law that is uniform or independent of the initial one.
+  vocabulary, expectations taken in numerator and denominator. 1 for p_n = p_0; 0 once the mean law is u.
 
 A chain is **remembering** while its memory is at least one half; otherwise it is **fixating** if its diversity is below the truth's and
 **dissolving** if it is not. The line between these two is the same in every generation: ``repeated_error.balance_tokens``, about N = H_0 / (2 eps

@@ -41,7 +41,7 @@ def test_rewriting_copies_only_what_was_there(rng):
 def test_t22_every_count_is_a_martingale(rng, order):
     flow, _ = theory.story_flow(STORIES, order)
     everywhere, _ = theory.visits(flow)
-    np.testing.assert_allclose(everywhere * len(STORIES), flow.sum(axis=1), rtol=0, atol=1e-9), "the only solution"
+    np.testing.assert_allclose(everywhere * len(STORIES), flow.sum(axis=1), rtol=0, atol=1e-9)
     later = theory.rewrite_often(flow, 3, 4000, rng)[[1, 3]]
     error = later.std(axis=1) / np.sqrt(4000)
     assert np.all(np.abs(later.mean(axis=1) - flow) <= 5 * error + 1e-12)
@@ -78,6 +78,7 @@ def test_t22_many_stories_make_the_extinction_law(rng):
 def test_t22_in_the_end_one_story_is_told(rng):
     flow, _ = theory.story_flow(STORIES, order=1)
     end = theory.rewrite_often(flow, 150, 150, rng)[-1]
-    assert np.isin(end, (0, len(STORIES))).mean() > 0.99 and np.all((end > 0).sum(axis=2).max(axis=1) >= 1)
-    assert np.all((end > 0).mean(axis=0) <= flow / len(STORIES) + 5 * 0.5 / np.sqrt(150))
-    assert np.mean([(one > 0).sum(axis=1).max() == 1 for one in end]) > 0.95, "each context has one way on"
+    assert np.isin(end, (0, len(STORIES))).all(axis=(1, 2)).mean() > 0.95
+    assert ((end > 0).sum(axis=2).max(axis=1) == 1).mean() > 0.95, "each context has one way on"
+    bound = np.minimum(flow / len(STORIES), 1)
+    assert np.all((end > 0).mean(axis=0) <= bound + 5 * np.sqrt(bound * (1 - bound) / 150))

@@ -23,7 +23,7 @@ def test_there_are_as_many_corpora_as_there_should_be():
 def test_the_transition_is_a_law_and_that_of_two_tokens_is_chapter_fours():
     np.testing.assert_allclose(count_chain(3, 6, 0.1).sum(axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(count_chain(2, 10, 0.1), proof.resampling_matrix(10, 0.05), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(np.diag(count_chain(3, 4, 0.0))[[0, -1]], 1), "what is lost is lost"
+    np.testing.assert_allclose(np.diag(count_chain(3, 4, 0.0))[[0, -1]], 1)  # without an error what is lost is lost
 
 
 @pytest.mark.parametrize(("vocabulary", "tokens", "error"), [(2, 10, 0.1), (3, 6, 0.1), (4, 4, 0.3)])

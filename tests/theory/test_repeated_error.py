@@ -161,7 +161,8 @@ def test_a_step_is_estimated_from_two_generations(rng):
         after = theory.blend(rng.multinomial(80, before) / 80, 0.03, u)
         step = phase.estimate_step(before, after, u)
         assert step.error == pytest.approx(0.03, abs=0.005) and step.tokens == pytest.approx(80, rel=0.05)
-    assert phase.estimate_step(before, before) == (pytest.approx(0, abs=1e-12), np.inf) or phase.estimate_step(before, before).tokens > 1e12
+    copy = phase.estimate_step(before, before)
+    assert copy.error == pytest.approx(0, abs=1e-12) and copy.tokens > 1e12
 
 
 def test_a_step_from_the_errors_own_law_tells_nothing():
