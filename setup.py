@@ -7,6 +7,7 @@ PROJECT = {  # folders of the project, which an installation keeps under collaps
     "notebooks/steps": ["*.ipynb"],
     "notebooks/theory": ["*.ipynb"],
     "notebooks/figures": ["*.ipynb"],
+    "notebooks/studies": ["*.ipynb"],
     "book": ["*.md", "*.bib", "*.yml", "_static/*"],
 }
 PACKAGES = {f"collapse_lib.project.{folder.replace('/', '.')}": folder for folder in PROJECT}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from collapse_lib.experiment.files import write_json, write_text
 from collapse_lib.experiment.protocol import Protocol
+from collapse_lib.studies.design import Study
 
 SAMPLES = ["Once upon a time | there was a *cat*.", "z z z z <b>z</b>\nz", "Tom and $x$ went to the park."]
 
@@ -48,6 +49,16 @@ def write_run(
         for step in steps:
             _write_step(folder, generation, step, *measured[step])
     return folder
+
+
+def write_study(root: Path, study: Study, growths: dict[str, list[float]], generations: int | None = None) -> None:
+    """Finished chains of a study: ``growths`` has the factor by which perplexity grows a generation, by arm, one a chain."""
+    for arm, of_arm in growths.items():
+        for seed, growth in zip(study.seeds_of(arm), of_arm, strict=False):
+            folder = write_run(root, f"{study.name}-{arm}-{seed}", generations or study.generations, growth)
+            write_text(folder / "protocol.yaml", study.protocol(arm, seed).to_yaml())
+            head = {"study": study.name, "arm": arm, "seed": seed, "hash": study.hash}
+            write_json(folder / "study.json", head | {"specification": study.model_dump(mode="json")})
 
 
 def _value(value: float, unit: str) -> dict:

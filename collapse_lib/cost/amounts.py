@@ -38,6 +38,20 @@ def _corpus(work: Workload, generation: int) -> Amounts:
     }
 
 
+def _compose(work: Workload, generation: int) -> Amounts:
+    regime, settings = work.protocol.regime.regime, work.protocol.sampling
+    if regime.name == "first_only":
+        return work.decoding(settings.sequences, settings.length)
+    amounts = Counter[str]()
+    if regime.needs_fresh_text:
+        stories = work.initial.stories * (1.0 if regime.name == "fresh" else regime.share or 0)
+        amounts += {"write_story": stories, "tokenise": stories * work.initial.mean_tokens}
+    if regime.needs_scores:
+        rows, tokens = work.corpus(generation - 1)
+        amounts += {"read_story": rows} if regime.verifier == "grammar" else {"encode_token": tokens, "score_token": tokens}
+    return dict(amounts)
+
+
 def _train(work: Workload, generation: int) -> Amounts:
     settings, (tokens, steps), tries = work.protocol.training, work.epoch(generation), work.epochs_tried(generation)
     held_out = work.initial.tokens * settings.holdout / 3 if work.stops_early and generation == 1 else 0  # forward alone
@@ -48,7 +62,8 @@ def _train(work: Workload, generation: int) -> Amounts:
 
 
 def _sample(work: Workload, generation: int) -> Amounts:
-    return work.decoding(work.protocol.sampling.sequences, work.protocol.sampling.length)
+    settings = work.protocol.sampling
+    return work.decoding(work.protocol.regime.regime.tokens_to_sample(settings.sequences), settings.length)
 
 
 def _perplexity(work: Workload, generation: int) -> Amounts:
@@ -75,6 +90,20 @@ def _alpha(work: Workload, generation: int) -> Amounts:
         "write_story": law,
         "tokenise": law * work.initial.mean_tokens,
     }
+
+
+def _exact(work: Workload, generation: int) -> Amounts:
+    settings, tokens = work.protocol.exact, work.initial.validation_stories * work.initial.mean_tokens
+    truth = settings.loss_stories * work.initial.mean_tokens if generation == 1 else 0  # a probability a token
+    words = _words(work.corpus(0)[1]) if generation == 1 else _words(work.corpus(0)[1] + work.corpus(generation)[1])
+    return {"encode_token": tokens, "score_token": tokens, "read_story": settings.stories + truth / 10, **words}
+
+
+def _texture(work: Workload, generation: int) -> Amounts:
+    settings = work.protocol.texture
+    rows, tokens = work.corpus(generation)
+    sampled = 3 * settings.rows * tokens / rows + 2 * settings.stories * work.initial.mean_tokens  # by this model, and by the first, two texts
+    return {"encode_token": sampled, "score_token": sampled}
 
 
 def _completions(work: Workload, generation: int) -> Amounts:
@@ -106,11 +135,14 @@ def _classification(work: Workload, generation: int) -> Amounts:
 # Of each of ``lineage.STEPS``, in a generation that has it.
 AMOUNTS: dict[str, Callable[[Workload, int], Amounts]] = {
     "corpus": _corpus,
+    "compose": _compose,
     "train": _train,
     "sample": _sample,
     "perplexity": _perplexity,
     "free_text": _free_text,
     "alpha": _alpha,
+    "exact": _exact,
+    "texture": _texture,
     "completions": _completions,
     "gpt_eval": _gpt_eval,
     "classification": _classification,

@@ -38,6 +38,7 @@ CACHE_BYTES = 2**28  # keys and values of the sequences that one CPU worker deco
 DECODING_STEPS = 8  # of all workers, between two looks at the clock
 ENCODED_BATCHES = 4  # likewise, for each worker
 TEXT_STORIES = 600  # of the grammar, on which work with text is timed
+READ_STORIES = 20  # that the grammar is timed to read
 TEXT_REPEATS = 8  # times the same text again, without a new word
 FINETUNING_STEPS, TRAINING_STEPS = 30, 40  # most
 CONTEXTS = (6, 256)  # fewest and most at which distributions are compared
@@ -52,6 +53,7 @@ RATES = {
     "decode_token": "token",  # sampling a token, apart from its context
     "decode_byte": "",  # a byte of keys and values in its context
     "write_story": "",  # a story of the grammar
+    "read_story": "",  # a sampled story, by the grammar
     "learn_story": "",  # learning a tokenizer from a story
     "tokenise": "",  # a token
     "load_words": "",  # spaCy's rules and the list of words, once a run
@@ -175,7 +177,10 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.grammar import StoryGrammar
 
-    grammar = StoryGrammar()
+    variant = protocol.corpus.grammar
+    grammar = StoryGrammar(variant)
+    spoilt = [" ".join(text.split(" ")[::-1]) for text in grammar.stories(2, READ_STORIES)]
+    _, read = timed(lambda: [(grammar.read(text), grammar.is_sentence(text)) for text in spoilt])
     texts, write = timed(lambda: list(grammar.stories(1, TEXT_STORIES)))
     tokenizer, learn = timed(lambda: tokenization.learn(iter(texts), protocol.tokenizer.vocabulary))
     encoded, encode = timed(lambda: tokenizer.encode_batch(texts))
@@ -188,6 +193,7 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     _, follow = timed(lambda: alpha.next_token_counts(alpha.story_heads(many, 25), prefixes, many.vocabulary, many.eos_id))
     return {
         "write_story": write / TEXT_STORIES,
+        "read_story": read / READ_STORIES,
         "learn_story": learn / TEXT_STORIES,
         "tokenise": encode / few.tokens,
         "load_words": load,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_json, replace_folder, sha256
-from collapse_lib.experiment.shapes import Corpus, Manifest, Measured
+from collapse_lib.experiment.shapes import Composition, Corpus, Manifest, Measured
 
 
 class Artefact(NamedTuple):
@@ -34,6 +34,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "validation": Artefact("corpus/validation", CORPUS_FILES),
     "words": Artefact("corpus/words.txt"),
     "tokenizer": Artefact("../tokenizer", ("tokenizer.json",)),
+    "composition": Artefact("composition", ("composition.json",)),  # which names the hashes of the rest
     "model": Artefact("model", ("config.json", "model.safetensors")),
     "corpus": Artefact("corpus", CORPUS_FILES),
     "completions": Artefact("completions.jsonl"),
@@ -81,10 +82,19 @@ def publish(folder: Path, name: str, save: Callable[[Path], object]) -> None:
 def is_whole(folder: Path, name: str) -> bool:
     """Whether every file that artefact ``name``, once ``content_hash`` has been compared, is said to hold is there and as it was: reads all of it."""
     path = path_of(folder, name)
-    if ARTEFACTS[name].files != CORPUS_FILES:
-        return True
-    shards = read_json(path / "corpus.json", Corpus)["shards"]
-    return all((path / shard["file"]).is_file() and sha256(path / shard["file"]) == shard["sha256"] for shard in shards)
+    recorded: list[tuple[Path, str]] = []
+    if name == "composition":
+        for part in read_json(path / "composition.json", Composition)["parts"]:
+            recorded += [(path / part["rows"], part["rows_sha256"])] if part["rows"] else []
+            recorded += [(path / "fresh" / "corpus.json", part["sha256"]), *_shards(path / "fresh")] if part["text"] is None else []
+    elif ARTEFACTS[name].files == CORPUS_FILES:
+        recorded = _shards(path)
+    return all(file.is_file() and sha256(file) == digest for file, digest in recorded)
+
+
+def _shards(corpus: Path) -> list[tuple[Path, str]]:
+    record = read_json(corpus / "corpus.json", Corpus)
+    return [(corpus / shard["file"], shard["sha256"]) for shard in record["shards"]] if record else []
 
 
 def remove(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-def advance(run: Run, device: str = "auto") -> list[Step]:
-    """Execute every unfinished step of a run and return those that were executed.
+def advance(run: Run, device: str = "auto", only: Container[str] = STEPS) -> list[Step]:
+    """Execute every unfinished step of a run, of those named in ``only``, and return those that were executed.
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
@@ -35,10 +35,12 @@ def advance(run: Run, device: str = "auto") -> list[Step]:
     # What the kernel inherits. Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse.
     inherited = {PROGRESS_VARIABLE: str(run.progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     executed = []
-    with run.exclusive(), _environment(inherited), warm_kernel() as kernel:
+    with run.exclusive(), environment(inherited), warm_kernel() as kernel:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
         for step in run.steps():
+            if step.name not in only:
+                continue
             if _is_finished(step):
                 step.record_notebook()  # one that plain papermill executed, or of a driver that was killed before it got here
                 continue
@@ -92,7 +94,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.stem}.tmp.ipynb")
     try:
-        with naming(beside), _environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
+        with naming(beside), environment({"COLLAPSE_RUNS": str(runs_root())}):  # the kernel works elsewhere, but on the same runs
             papermill.execute_notebook(
                 str(source),
                 str(beside),
@@ -135,7 +137,7 @@ def _tidy(executed: Path, name: str) -> None:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def environment(variables: dict[str, str]) -> Iterator[None]:
     """Set environment variables, for kernels that start while the block runs, and leave them as they were."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from collapse_lib.experiment.errors import LONGEST_VALUE, UserError
 from collapse_lib.experiment.files import read_text
+from collapse_lib.experiment.regimes import Regime
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -37,7 +38,9 @@ class CorpusSettings(Section):
     """Generation 0: the text that the first model learns."""
 
     source: str = Field("grammar", description="'grammar' (the embedded one), a .txt, .jsonl[.gz] or .parquet file, a folder, or a hub name")
-    grammar: Literal["standard", "twin"] = Field("standard", description="parameter set of the embedded story grammar")
+    grammar: Literal["standard", "twin", "small", "small-twin"] = Field(
+        "standard", description="language of the embedded story grammar; a twin has the same stories with reversed probabilities"
+    )
     stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
     validation_source: str | None = Field(
         None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source"
@@ -94,16 +97,28 @@ class TrainingSettings(Section):
     max_epochs: Count = Field(10, description="most epochs that early stopping tries")
     holdout: Share = Field(0.05, description="share of the initial corpus held out for early stopping")
     learning_rate: Positive = 5e-4
+    schedule: Literal["constant", "linear"] = Field(
+        "constant", description="the learning rate's, constant as in the paper or falling linearly to zero; the latter needs a number of epochs"
+    )
     betas: tuple[Share, Share] = (0.9, 0.95)
     epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
     max_grad_norm: Positive | None = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    init: Literal["fresh", "previous"] = Field(
+        "fresh", description="weights that a generation starts from: newly drawn, as in the paper, or its predecessor's"
+    )
     eos_is_target: bool = Field(True, description="false: every '<|endoftext|>' label is ignored, as in the released code")
     data_order: Literal["derived", "repeated"] = Field(
         "derived", description="a fresh shuffle each generation, or the same one every time as in the released code"
     )
     checkpoint_every: Count = Field(500, description="optimizer steps between checkpoints")
+
+    @model_validator(mode="after")
+    def _fall_has_an_end(self) -> TrainingSettings:
+        if self.schedule == "linear" and self.epochs == "early_stopping":
+            raise ValueError("training.schedule is linear, which needs to know the last step: give training.epochs a number")
+        return self
 
 
 class SamplingSettings(Section):
@@ -127,6 +142,38 @@ class SamplingSettings(Section):
     shard_sequences: Count = Field(1024, description="sequences a shard file holds; an interrupted run resumes at the last shard")
 
 
+class RegimeSettings(Section):
+    """What generation 2 and later ones learn from (``regimes`` says what each name means); generation 1 learns from the initial corpus."""
+
+    name: Literal["replace", "fresh", "first_only", "accumulate", "accumulate_subsample", "mix", "select"] = Field(
+        "replace", description="how real and synthetic text are arranged; 'replace', the predecessor's text alone, is the paper's"
+    )
+    share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="of real text in 'mix'; of the predecessor's stories that 'select' keeps"
+    )
+    real: Literal["old", "fresh"] = Field("old", description="real text of 'mix': the initial corpus' again, or text that nobody has read yet")
+    verifier: Literal["likelihood", "grammar"] = Field(
+        "likelihood", description="whose opinion 'select' goes by: generation 1's model, or the grammar's exact law"
+    )
+    training: Literal["steps", "epochs"] = Field(
+        "steps", description="how long 'accumulate' trains on its growing corpus: as many steps as on the predecessor's text, or as many epochs"
+    )
+
+    @model_validator(mode="after")
+    def _fields_belong_to_the_regime(self) -> RegimeSettings:
+        try:
+            self.regime  # noqa: B018 - it refuses what does not belong together
+        except UserError as refusal:
+            raise ValueError(str(refusal).rstrip(".")) from None
+        if self.training != "steps" and self.name != "accumulate":
+            raise ValueError(f"regime.training is {self.training}, which 'accumulate' alone has")
+        return self
+
+    @property
+    def regime(self) -> Regime:
+        return Regime(self.name, self.share, self.real, self.verifier)
+
+
 class EvaluationSettings(Section):
     """What is measured on every generation."""
 
@@ -138,7 +185,9 @@ class CompletionsSettings(Section):
     """Story beginnings that generations are asked to complete (section 5.3.3, step 1); always sampled from the model's own distribution."""
 
     prompts: str = Field(
-        "own", description="'own' (44 beginnings shipped with the library), a .yaml file or a folder with one, or a hub name (roneneldan/TinyStories)"
+        "own",
+        description="'own' (44 beginnings shipped with the library), 'small' (12 of the small grammar), a .yaml file or a folder with one, "
+        "or a hub name (roneneldan/TinyStories)",
     )
     beginnings: Count | None = Field(None, description="how many of the prompts are used, from the first on; null takes all")
     samples: Count = Field(10, description="completions of each beginning")
@@ -189,6 +238,7 @@ class ClassificationSettings(Section):
     """Fine-tuning on classification tasks (section 5.4); without tasks a run has no such step."""
 
     tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
+    grammar: Literal["standard", "small"] = Field("standard", description="language of the stories in 'grammar_fits' and 'grammar_happy'")
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
     every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
     seeds: Count = Field(
@@ -236,6 +286,22 @@ class AlphaSettings(Section):
     )
 
 
+class ExactSettings(Section):
+    """What is held against the exact law of the embedded grammar (step ``exact``), where the stories come from it."""
+
+    stories: Count = Field(300, description="of each generation's complete stories, how many the grammar judges")
+    loss_stories: Count = Field(60, description="validation stories whose tokens' true probabilities are worked out")
+
+
+class TextureSettings(Section):
+    """The sample on which a text is looked at as a whole (step ``texture``)."""
+
+    rows: Count = Field(600, description="sampled rows whose next-token laws and likelihoods are worked out")
+    stories: Count = Field(300, description="complete stories that are compared with each other")
+    block_tokens: Count = Field(20_000, description="tokens in which distinct n-grams are counted, the same number for every generation")
+    block_stories: Annotated[int, Field(ge=2)] = Field(100, description="stories among which self-BLEU, compression and distances are taken")
+
+
 # Fields that say how the work is done and how far, never what comes out: a run may go on with others.
 FREE_FIELDS = (
     "description",
@@ -253,7 +319,15 @@ FREE_FIELDS = (
 
 
 # Fields that came when there were runs already: with these values they change nothing, and those runs' hashes stay what they were.
-LATER_FIELDS: dict[str, Any] = {"corpus.skip": 0, "corpus.seed": None, "gpt_eval.samples": None}
+LATER_FIELDS: dict[str, Any] = {
+    "corpus.skip": 0,
+    "corpus.seed": None,
+    "training.init": "fresh",
+    "training.schedule": "constant",
+    "classification.grammar": "standard",
+    "gpt_eval.samples": None,
+    **{f"regime.{name}": field.default for name, field in RegimeSettings.model_fields.items()},
+}
 
 
 class Protocol(Section):
@@ -267,8 +341,11 @@ class Protocol(Section):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     sampling: SamplingSettings = SamplingSettings()
+    regime: RegimeSettings = RegimeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     alpha: AlphaSettings = AlphaSettings()
+    exact: ExactSettings = ExactSettings()
+    texture: TextureSettings = TextureSettings()
     classification: ClassificationSettings = ClassificationSettings()
     completions: CompletionsSettings = CompletionsSettings()
     gpt_eval: GPTEvalSettings = GPTEvalSettings()
@@ -287,6 +364,11 @@ class Protocol(Section):
                 raise ValueError(f"{name} is {tokens}, more than model.max_position_embeddings = {positions}")
         if self.corpus.source == "grammar" and self.corpus.stories is None:
             raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
+        regime, is_grammar = self.regime.regime, self.corpus.source == "grammar"
+        if regime.needs_fresh_text and not is_grammar:
+            raise ValueError(f"regime.name is {regime.name}, whose fresh text corpus.source = '{self.corpus.source}' cannot give; take the grammar")
+        if regime.needs_scores and regime.verifier == "grammar" and not is_grammar:
+            raise ValueError(f"regime.verifier is 'grammar', whose law says nothing about corpus.source = '{self.corpus.source}'; choose likelihood")
         if self.training.micro_batch_size and self.training.batch_size % self.training.micro_batch_size:
             raise ValueError(
                 f"training.batch_size = {self.training.batch_size} is not a multiple of training.micro_batch_size = {self.training.micro_batch_size}"
@@ -374,7 +456,7 @@ class Protocol(Section):
 
 def preset_names() -> list[str]:
     """Names of the presets shipped with the library, smallest first."""
-    order = ["smoke", "demo", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    order = ["smoke", "demo", "laboratory", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
     found = {Path(str(entry)).stem for entry in _preset_folder().iterdir() if str(entry).endswith(".yaml")}
     return [name for name in order if name in found] + sorted(found - set(order))
 

@@ -25,7 +25,7 @@ from typing import Any
 from collapse_lib.experiment.artefacts import content_hash, mend, path_of, read_manifest, read_metrics, remove
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, write_json, write_text
-from collapse_lib.experiment.lineage import STEPS, StepKind, reads_of, steps_of
+from collapse_lib.experiment.lineage import STEPS, Read, StepKind, reads_of, steps_of
 from collapse_lib.experiment.machine import device_name, versions
 from collapse_lib.experiment.paths import check_run_name, run_folder, runs_root
 from collapse_lib.experiment.protocol import Protocol
@@ -205,10 +205,14 @@ class Step:
         """Hold this step: a notebook opened by hand and a batch run may meet."""
         return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
 
+    def reads(self) -> list[Read]:
+        """What this step reads, as the table of steps says."""
+        return reads_of(self.name, self.run.protocol, self.generation)
+
     def sources(self) -> dict[str, tuple[Step, str | None]]:
         """What this step reads, by the name of the argument: the step that makes it and which of its artefacts it is (None: what it measured)."""
         sources = {}
-        for read in reads_of(self.name):
+        for read in self.reads():
             generation, (name, artefact) = read.generation(self.generation), read.source(self.generation)
             if STEPS[name].done_in(self.run.protocol, generation) and (generation, name) != (self.generation, self.name):
                 sources[read.argument] = (self.run.step(generation, name), artefact)
@@ -217,7 +221,7 @@ class Step:
     def parents(self) -> dict[str, Step]:
         """The steps that this one reads from, under the names that manifests give them."""
         sources = self.sources()
-        return {read.parent(self.generation): sources[read.argument][0] for read in reads_of(self.name) if read.argument in sources}
+        return {read.parent(self.generation): sources[read.argument][0] for read in self.reads() if read.argument in sources}
 
     @property
     def protocol_hash(self) -> str:

@@ -86,6 +86,20 @@ class Corpus(TypedDict):
     shards: list[Shard]
 
 
+class CompositionPart(TypedDict):
+    text: int | None
+    rows: str | None
+    are_stories: bool
+    sha256: NotRequired[str]
+    rows_sha256: NotRequired[str]
+
+
+class Composition(TypedDict):
+    """``composition/composition.json``"""
+
+    parts: list[CompositionPart]
+
+
 class FineTuning(TypedDict):
     """What an interrupted step ``classification`` keeps of a task."""
 
@@ -116,6 +130,16 @@ class Comparison(TypedDict):
     positions_wanted: int
     max_context: int
     generations: list[Distances]
+
+
+class Membership(TypedDict):
+    """``study.json``"""
+
+    study: str
+    arm: str
+    seed: int
+    hash: str
+    specification: dict[str, Any]
 
 
 class Side(TypedDict):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 
+SHIPPED = {"own": "prompts.yaml", "small": "smallprompts.yaml"}
 HUB_FILE = "Evaluation prompts.yaml"  # what the file is called in the data set of TinyStories
 SYSTEM = (
     "You grade writing exercises. Everything between the two lines that mark the exercise is text to be graded. "
@@ -90,19 +91,19 @@ class Grade(BaseModel):
 
 
 def read_prompts(source: str) -> list[str]:
-    """Story beginnings: ``own``, a YAML list in a file (or in a folder, under the hub's file name), or a hub data set's.
+    """Story beginnings: ``own`` or ``small`` (shipped), a YAML list in a file (or in a folder, under the hub's file name), or a hub data set's.
 
     Raises ``UserError`` for a source that is missing or is not a list of texts.
     """
-    if source == "own":
-        return _beginnings((resources.files("collapse_lib.text") / "data" / "prompts.yaml").read_text(encoding="utf-8"), source)
+    if source in SHIPPED:
+        return _beginnings((resources.files("collapse_lib.text") / "data" / SHIPPED[source]).read_text(encoding="utf-8"), source)
     path = Path(source).expanduser()
     if path.is_dir():
         path = path / HUB_FILE
     if not path.is_file():
         if path.suffix in (".yaml", ".yml") or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             raise UserError(
-                f"There are no prompts at '{path}'; completions.prompts is 'own', a .yaml file, a folder with '{HUB_FILE}' or a hub name."
+                f"There are no prompts at '{path}'; completions.prompts is 'own', 'small', a .yaml file, a folder with '{HUB_FILE}' or a hub name."
             )
         path = _fetched(source)
     return _beginnings(read_text(path), source)

@@ -147,7 +147,7 @@ def released_windows(lengths: Sequence[int], max_context: int) -> Windows:
     return Windows.from_rows(rows)
 
 
-def _tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def window_tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of a batch of windows, [B, T] int64 with zeros on the right (which no causal model sees), and which are scored, [B, T] bool."""
     lengths = windows.end[batch] - windows.begin[batch]
     bounds = zip(windows.story[batch], windows.begin[batch], windows.end[batch], strict=True)
@@ -164,7 +164,7 @@ def _scored(
     device = model.head.device
     batches = list(longest_first(windows.end - windows.begin, batch_tokens or BATCH_TOKENS[device.type]))
     with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
-        batch_losses = run(lambda batch: _token_losses(model, *_tokens(stories, windows, batch)), batches)
+        batch_losses = run(lambda batch: _token_losses(model, *window_tokens(stories, windows, batch)), batches)
         for batch, losses in zip(batches, batch_losses, strict=True):
             yield batch, losses
             bar.update(int(windows.tokens[batch].sum()))

@@ -16,12 +16,14 @@ import numpy as np
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Record, Run
 from collapse_lib.steps.frame import Results, Task, perform
+from collapse_lib.text.view import Union
 
 if TYPE_CHECKING:
     from collapse_lib.metrics.alpha import Heads
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
+    from collapse_lib.text.view import Selection
 
 SHOWN = 12  # contexts whose largest ratios are written out with their tokens
 DIGITS = 7  # of a series' values: more would only fill the file
@@ -72,7 +74,7 @@ def measure_errors(
     model: GPTNeo,
     previous_model: GPTNeo | None,
     first_model: GPTNeo | None,
-    previous_text: TokenCorpus,
+    learned_text: TokenCorpus | Selection | Union,
     initial_text: TokenCorpus,
     validation: TokenCorpus,
     tokenizer: Tokenizer,
@@ -84,7 +86,7 @@ def measure_errors(
 
     settings, generation, record = task.protocol.alpha, task.generation, task.record
     prefixes, counts = counted_contexts(task.protocol, initial_text)
-    learned = counts if generation == 1 else _follow(previous_text, prefixes)
+    learned = counts if generation == 1 else _follow(learned_text, prefixes)
     series_before = previous_alpha["series"] if previous_alpha else None
 
     contexts = [np.array((tokenizer.eos_id, *prefix)) for prefix in prefixes]
@@ -118,9 +120,11 @@ def counted_contexts(protocol: Protocol, initial_text: TokenCorpus) -> tuple[lis
     return prefixes, _follow(initial_text, prefixes)
 
 
-def _follow(corpus: TokenCorpus, prefixes: Sequence[tuple[int, ...]]) -> np.ndarray:
+def _follow(corpus: TokenCorpus | Selection | Union, prefixes: Sequence[tuple[int, ...]]) -> np.ndarray:
     from collapse_lib.metrics.alpha import next_token_counts, story_heads
 
+    if isinstance(corpus, Union):
+        return np.sum([_follow(part, prefixes) for part in corpus.parts], axis=0)
     return next_token_counts(story_heads(corpus, 1 + max(map(len, prefixes))), prefixes, corpus.vocabulary, corpus.eos_id)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.artefacts import mend
 from collapse_lib.experiment.files import read_text
-from collapse_lib.experiment.lineage import reads_of
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run, Step
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
+    from collapse_lib.text.view import Selection, Union
 
 Completions = list[tuple[str, list[str]]]  # each beginning with its completions
 
@@ -27,7 +27,7 @@ def open_inputs(step: Step, device: str = "cpu") -> dict[str, Any]:
     The model of generation 0, where a step reads its own generation's, is the untrained baseline.
     """
     opened: dict[tuple[Step, str | None], Any] = {}
-    inputs: dict[str, Any] = {read.argument: None for read in reads_of(step.name)}
+    inputs: dict[str, Any] = {read.argument: None for read in step.reads()}
     for argument, source in step.sources().items():
         if source not in opened:
             maker, artefact = source
@@ -41,6 +41,11 @@ def open_inputs(step: Step, device: str = "cpu") -> dict[str, Any]:
 def open_artefact(step: Step, name: str, device: str = "cpu") -> Any:
     """One artefact of a finished step; raises ``UserError`` when it is missing or not what the step's manifest recorded."""
     return OPENERS[name](step.artefact(name), step, device)
+
+
+def open_text(run: Run, generation: int) -> TokenCorpus:
+    """The text of a generation: what its model wrote, of generation 0 the initial training stories."""
+    return open_artefact(run.step(generation, "sample"), "corpus") if generation else open_artefact(run.step(0, "corpus"), "train")
 
 
 def fresh_model(protocol: Protocol, generation: int, tokenizer: Tokenizer) -> GPTNeo:
@@ -63,6 +68,12 @@ def _corpus(path: Path, step: Step, device: str) -> TokenCorpus:
     from collapse_lib.text.corpus import TokenCorpus
 
     return TokenCorpus.open(path, mend(step.run.name))
+
+
+def _composition(path: Path, step: Step, device: str) -> TokenCorpus | Selection | Union:
+    from collapse_lib.text import composition
+
+    return composition.load(path, lambda generation: open_text(step.run, generation), mend(step.run.name))
 
 
 def _tokenizer(path: Path, step: Step, device: str) -> Tokenizer:
@@ -92,6 +103,7 @@ OPENERS: dict[str, Callable[[Path, Step, str], Any]] = {
     "holdout": _corpus,
     "validation": _corpus,
     "corpus": _corpus,
+    "composition": _composition,
     "tokenizer": _tokenizer,
     "words": _words,
     "model": _model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collapse_lib.experiment.artefacts import remove
@@ -27,17 +28,11 @@ def sample(run: Run, generation: int, device: str = "auto") -> Results:
 
 def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     """The work of step ``sample``: shards that an interruption left are taken over if they come from this model and these settings."""
-    from collapse_lib.sample.draw import DTYPES
-    from collapse_lib.sample.generate import sample_corpus
-    from collapse_lib.text.corpus import CorpusWriter, TokenCorpus
+    from collapse_lib.text.corpus import TokenCorpus
 
-    settings, record, folder = task.protocol.sampling, task.record, task.path("corpus")
-    if read_json(folder / "made_from.json") != task.made_from:
-        remove(folder)
-        write_json(folder / "made_from.json", task.made_from)
-    dtype = DTYPES[task.protocol.training.precision]
-    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
-        statistics = sample_corpus(model, settings, task.seed("sample"), writer, dtype)
+    record, folder = task.record, task.path("corpus")
+    sequences = task.protocol.regime.regime.tokens_to_sample(task.protocol.sampling.sequences)  # as many times more rows as tokens are wanted
+    statistics = sample_into(folder, task, model, tokenizer, "sample", sequences)
     task.record_output("corpus")
     record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
     record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
@@ -45,3 +40,17 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     rate = round(statistics["tokens_per_second"], 1)
     record.measure("tokens_per_second", rate, "tokens/s", "tokens sampled a second since the last interruption, if any")
     record.examples["samples"] = excerpts(TokenCorpus.open(folder), tokenizer)
+
+
+def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, purpose: str, sequences: int) -> dict[str, float]:
+    """Sample a corpus into a folder, going on from the shards that an interruption left if they come from these inputs and settings."""
+    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.sample.generate import sample_corpus
+    from collapse_lib.text.corpus import CorpusWriter
+
+    settings = task.protocol.sampling.model_copy(update={"sequences": sequences})
+    if read_json(folder / "made_from.json") != task.made_from:
+        remove(folder)
+        write_json(folder / "made_from.json", task.made_from)
+    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
+        return sample_corpus(model, settings, task.seed(purpose), writer, DTYPES[task.protocol.training.precision])

@@ -9,38 +9,54 @@ from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.inputs import fresh_model
 
 if TYPE_CHECKING:
+    from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
+    from collapse_lib.text.view import Selection, Union
 
 
 def train(run: Run, generation: int, device: str = "auto") -> Results:
     """Train the model of ``generation`` on the text of the one before, the initial stories for generation 1 (section 5.1.2).
 
-    Reads that text and the tokeniser; generation 1 also the hold-out stories, on which it finds the number of epochs, and later generations that
-    number. Writes ``model/``. Returns what was measured: ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
+    Under another regime than the paper's it learns from what step ``compose`` put together. Reads that text and the tokeniser; generation 1 also
+    the hold-out stories, on which it finds the number of epochs, and later generations that number. Writes ``model/``. Returns what was measured:
+    ``loss`` (nats/token), ``epochs``, ``tokens_per_second``, ...
 
     Example: ``steps.train(Run.open("demo"), 1)["series"]["loss_curve"]``
     """
     return perform(train_model, "train", run, generation, device)
 
 
-def train_model(task: Task, previous_text: TokenCorpus, tokenizer: Tokenizer, holdout: TokenCorpus, first_train: Results | None) -> None:
-    """The work of step ``train``; ``first_train`` is what generation 1's measured, None in generation 1."""
+def train_model(
+    task: Task,
+    learned_text: TokenCorpus | Selection | Union,
+    tokenizer: Tokenizer,
+    holdout: TokenCorpus,
+    first_train: Results | None,
+    previous_model: GPTNeo | None = None,
+    corpus: Results | None = None,
+) -> None:
+    """The work of step ``train``.
+
+    ``first_train`` is what generation 1's measured, None in generation 1; ``previous_model`` is given where its weights are started from, and
+    ``corpus``, what generation 0 measured, where texts accumulate.
+    """
     from collapse_lib.model.folder import save
     from collapse_lib.train.loop import train as run_training
 
     settings, record = task.protocol.training, task.record
     finds_epochs = settings.epochs == "early_stopping" and task.generation == 1
-    model = fresh_model(task.protocol, task.generation, tokenizer)
+    model = previous_model or fresh_model(task.protocol, task.generation, tokenizer)
     result = run_training(
         model,
-        previous_text,
+        learned_text,
         settings,
         seed=task.seed("train"),
         checkpoint_folder=task.scratch("checkpoint"),
         device=task.device,
         holdout=holdout if finds_epochs else None,
         epochs=None if finds_epochs else epochs_of(task, first_train),
+        epoch_share=epoch_share(task, learned_text, corpus),
     )
     task.publish("model", lambda folder: save(model, tokenizer, folder))
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
@@ -58,3 +74,14 @@ def epochs_of(task: Task, first_train: Results | None) -> int:
     """The protocol's fixed number of epochs, or the one that early stopping found in generation 1."""
     settings = task.protocol.training
     return first_train["metrics"]["epochs"]["value"] if settings.epochs == "early_stopping" else settings.epochs
+
+
+def epoch_share(task: Task, learned_text: TokenCorpus | Selection | Union, corpus: Results | None) -> float:
+    """The share of the text that counts as one epoch, drawn anew for each.
+
+    1, but where texts accumulate: there as much as the initial corpus has, so that all generations take as many steps, unless the protocol asks for
+    whole passes.
+    """
+    if corpus is None or task.protocol.regime.training == "epochs":
+        return 1.0
+    return min(1.0, corpus["metrics"]["train_tokens"]["value"] / learned_text.tokens)

@@ -31,7 +31,7 @@ from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import Comparison
-from collapse_lib.steps.inputs import open_artefact
+from collapse_lib.steps.inputs import open_artefact, open_text
 from collapse_lib.studies.results import Runs, select
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ PAIRS = {
     "both": ("twin", "reseeded"),  # another initial corpus and other seeds
 }
 RECORD = "twins.json"
+TWINS = {"standard": "twin", "small": "small-twin"}  # parameter sets of the story grammar's languages
+
 # Evaluations that the comparison does not need, and that the two other runs are spared.
 SPARED = {"completions.every": "null", "gpt_eval.judge": "null", "classification.tasks": "[]"}
 
@@ -66,7 +68,7 @@ def protocols(name: str, protocol: Protocol, changes: dict[str, str] | None = No
     corpus = protocol.corpus
     if not changes:
         if corpus.source == "grammar":
-            changes = {"corpus.grammar": "twin" if corpus.grammar == "standard" else "standard"}
+            changes = {"corpus.grammar": TWINS.get(corpus.grammar) or next(name for name, twin in TWINS.items() if twin == corpus.grammar)}
         elif corpus.stories is None:
             raise UserError(
                 "corpus.stories is null, so the chain takes all stories and leaves none to its twin; "
@@ -208,16 +210,12 @@ def _made_from(runs: dict[str, Run], generation: int) -> str:
 
 def _distances(runs: dict[str, Run], generation: int, places: dict[str, Any], device: str) -> dict[str, Any]:
     """One generation of the three runs, pair by pair."""
-    texts = {role: _unigrams(_text(run, generation)) for role, run in runs.items()}
+    texts = {role: _unigrams(open_text(run, generation)) for role, run in runs.items()}
     found: dict[str, Any] = {"unigram_tv": {pair: float(np.abs(texts[a] - texts[b]).sum() / 2) for pair, (a, b) in PAIRS.items()}}
     if generation:
         models = {role: open_artefact(run.step(generation, "train"), "model", device) for role, run in runs.items()}
         found["positions"] = {part: _at_positions(models, *where) for part, where in places.items()}
     return found
-
-
-def _text(run: Run, generation: int) -> TokenCorpus:
-    return open_artefact(run.step(generation, "sample"), "corpus") if generation else open_artefact(run.step(0, "corpus"), "train")
 
 
 def _at_positions(models: dict[str, Any], contexts: list[np.ndarray], stories: NDArray[np.int64]) -> dict[str, Any]:

@@ -109,6 +109,10 @@ class TokenCorpus:
         local = index - self._first_row[number]
         return values[offsets[local] : offsets[local + 1]]
 
+    def row_is_complete(self, index: int) -> bool:
+        """Whether the row is a whole story."""
+        return self.rows_are_complete
+
     def iter_rows(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Rows ``start`` to ``stop`` in order, as ``row`` gives them."""
         return map(self.row, range(start, self.rows if stop is None else min(stop, self.rows)))
@@ -146,8 +150,13 @@ class TokenCorpus:
         return counts
 
     @property
+    def has_given_starts(self) -> bool:
+        """Whether rows begin with tokens that nobody wrote."""
+        return self.has_start and not self.rows_are_complete
+
+    @property
     def _given(self) -> int:
-        return self.rows if self.has_start and not self.rows_are_complete else 0
+        return self.rows * self.has_given_starts
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first, last) positions inside the shards that make up a slice of the stream."""
@@ -256,6 +265,17 @@ def build_initial_corpus(protocol: Protocol, tokenizer: Tokenizer, folder: str |
     for row in _tokenised(read_stories(settings, "validation", seed), tokenizer, settings.validation_stories, "Validation stories"):
         parts["validation"].add(row)
     return {part: shards.finish() for part, shards in parts.items()}
+
+
+def write_stories(stories: Iterator[str], tokenizer: Tokenizer, folder: str | Path, tokens: int) -> TokenCorpus:
+    """A corpus of the first of these stories, the fewest that have ``tokens`` tokens together."""
+    shards, stored = _StoryShards(Path(folder), tokenizer), 0
+    for row in _tokenised(stories, tokenizer, None, "Stories"):
+        shards.add(row)
+        stored += len(row)
+        if stored >= tokens:
+            break
+    return shards.finish()
 
 
 class _StoryShards:

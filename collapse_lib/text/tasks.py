@@ -155,7 +155,7 @@ def _read(task: Task, settings: ClassificationSettings) -> TaskData:
         frames = _local(task, Path(settings.data).expanduser()) if settings.data is not None else _hub(task)
         train, test = (_checked(task, split, frames[split]) for split in ("train", task.test_split))
     else:
-        train, test = (_grammar_rows(task, split) for split in ("train", "test"))
+        train, test = (_grammar_rows(task, split, settings.grammar) for split in ("train", "test"))
     if len(found := set(train.labels.tolist())) < len(task.labels):
         raise _wrong_labels(task, "train", sorted(found))
     return TaskData(task, train, test.limited(limits[1]), min(limits[0] or len(train), len(train)))
@@ -254,11 +254,11 @@ def _wrong_labels(task: Task, split: str, found: list) -> UserError:
 
 
 @cache  # every classification step of a warm kernel asks for the same ones
-def _grammar_rows(task: Task, split: str) -> Rows:
+def _grammar_rows(task: Task, split: str, variant: str) -> Rows:
     """Balanced rows, from the beginning of a stream of stories of their own."""
     from collapse_lib.text.grammar import PARAGRAPH, StoryGrammar
 
-    grammar = StoryGrammar()
+    grammar = StoryGrammar(variant)
     seed = GRAMMAR_SEED + [(name, part) for name in ("grammar_fits", "grammar_happy") for part in ("train", "test")].index((task.name, split))
     half = GRAMMAR_ROWS[split] // 2
     if task.name == "grammar_happy":

@@ -12,6 +12,7 @@ from collapse_lib.model.loss import IGNORED
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import TrainingSettings
     from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.view import Selection, Union
 
 EMPTY = -1  # a block number that stands for no block: fills up the processes' shares of the last batch of an epoch
 REPEATED_SEED = 42  # the released code's data seed, the same for each generation
@@ -26,12 +27,12 @@ class Blocks:
     is no target. Given start tokens are never targets. Raises ``UserError`` when the corpus has not one block.
     """
 
-    def __init__(self, corpus: TokenCorpus, settings: TrainingSettings, name: str = "training") -> None:
+    def __init__(self, corpus: TokenCorpus | Selection | Union, settings: TrainingSettings, name: str = "training") -> None:
         self.corpus = corpus
         self.block_size = settings.block_size
         self.contiguous = settings.layout == "contiguous"
         self.ignored_token = None if settings.eos_is_target else corpus.eos_id
-        self.has_given = self.contiguous and corpus.has_start and not corpus.rows_are_complete
+        self.has_given = self.contiguous and corpus.has_given_starts
         self.count = max(0, corpus.tokens - 1) // self.block_size if self.contiguous else corpus.rows
         if not self.count:
             raise UserError(
@@ -78,11 +79,14 @@ class Blocks:
         if number == EMPTY:
             return np.empty(0, dtype=np.uint16)
         row = self.corpus.row(number)
-        return np.append(row, np.uint16(self.corpus.eos_id)) if self.corpus.rows_are_complete else row
+        return np.append(row, np.uint16(self.corpus.eos_id)) if self.corpus.row_is_complete(number) else row
 
 
-def epoch_batches(blocks: int, settings: TrainingSettings, seed: int, epoch: int) -> list[np.ndarray]:
-    """The block numbers of every effective batch of an epoch; the last may be smaller, so that a small corpus is learned whole."""
+def epoch_batches(blocks: int, settings: TrainingSettings, seed: int, epoch: int, share: float = 1.0) -> list[np.ndarray]:
+    """The block numbers of every effective batch of an epoch; the last may be smaller, so that a small corpus is learned whole.
+
+    An epoch may be a ``share`` of the blocks, drawn anew for each.
+    """
     entropy = (REPEATED_SEED if settings.data_order == "repeated" else seed, epoch)
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).permutation(blocks)
-    return [order[start : start + settings.batch_size] for start in range(0, blocks, settings.batch_size)]
+    order = np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy))).permutation(blocks)[: max(1, round(share * blocks))]
+    return [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]

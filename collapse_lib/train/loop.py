@@ -1,4 +1,4 @@
-"""One generation's pre-training (section 5.1.2): a fixed corpus, AdamW at a constant rate, an exact effective batch.
+"""One generation's pre-training (section 5.1.2): a fixed corpus, AdamW at the paper's constant rate or a falling one, an exact effective batch.
 
 The work goes through ``accelerate``, so the same call trains on one CPU, on one GPU, or on every process that ``accelerate launch``
 or ``torchrun`` has started. An interrupted training continues from its last checkpoint and, on the same machine, ends with the
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import TrainingSettings
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
+    from collapse_lib.text.view import Selection, Union
 
 CPU_TOKENS = 4096  # tokens of a forward pass on a CPU: more of them no longer fit its caches
 STEPS_BETWEEN_READINGS = 16  # steps between reading losses back: a GPU would stand still at every reading
@@ -71,7 +72,7 @@ class TrainingResult:
 
 def train(
     model: GPTNeo,
-    corpus: TokenCorpus,
+    corpus: TokenCorpus | Selection | Union,
     settings: TrainingSettings,
     *,
     seed: int,
@@ -79,12 +80,14 @@ def train(
     device: str = "auto",
     holdout: TokenCorpus | None = None,
     epochs: int | None = None,
+    epoch_share: float = 1.0,
 ) -> TrainingResult:
     """Train ``model`` in place on ``corpus``; go on from the checkpoint in ``checkpoint_folder`` if there is one.
 
     ``epochs`` overrides ``settings.epochs`` (the count found in generation 1 is reused in the later ones, section 5.1.2). With
     early stopping the loss on ``holdout`` is taken after each epoch; the first epoch that does not lower it ends the training, and
-    the weights of the epoch before are kept. ``seed`` decides the order of the blocks, nothing else. A damaged checkpoint is named in a
+    the weights of the epoch before are kept. ``epoch_share`` is how much of the corpus an epoch reads, drawn anew for each.
+    ``seed`` decides the order of the blocks, nothing else. A damaged checkpoint is named in a
     warning, and the training starts anew. The checkpoint stays: delete the folder once the model is saved.
 
     Raises ``UserError`` for a device, precision or batch that cannot be had, a corpus without a block, a checkpoint of another
@@ -105,6 +108,7 @@ def train(
     identity = {
         "seed": seed,
         "epochs": epochs,
+        "epoch_share": epoch_share,
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
@@ -114,7 +118,7 @@ def train(
     position = checkpoint.load()
 
     with deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
-        trainer = _Trainer(settings, seed, limit, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
+        trainer = _Trainer(settings, seed, limit, epoch_share, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
         while position.epoch < limit and not (stopping and position.has_stopped()):
             trainer.run_epoch(position, checkpoint)
             if held_out is not None:
@@ -208,6 +212,7 @@ class _Trainer:
     settings: TrainingSettings
     seed: int
     limit: int  # most epochs
+    epoch_share: float  # of the blocks, what an epoch reads
     micro: int  # sequences of a forward pass
     blocks: Blocks
     loss_module: nn.Module
@@ -217,11 +222,12 @@ class _Trainer:
 
     def run_epoch(self, position: Position, checkpoint: Checkpoint) -> None:
         """Train from the position to the end of its epoch, which then counts as finished."""
-        batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch)
+        batches = epoch_batches(len(self.blocks), self.settings, self.seed, position.epoch, self.epoch_share)
         pending: list[Tensor] = []  # losses of the last steps, still on the device
         mark = time.perf_counter()
         with self._bar(position) as bar:
             for batch in batches[position.step :]:
+                self._set_rate((position.epoch + position.step / len(batches)) / self.limit)
                 loss, targets = self.take_step(batch)
                 pending.append(loss)
                 position.targets += targets
@@ -244,6 +250,12 @@ class _Trainer:
         position.epoch += 1
         position.step = 0
         position.skipped.append(skipped - sum(position.skipped))
+
+    def _set_rate(self, done: float) -> None:
+        """The learning rate of the next step, ``done`` being the share of all steps that are behind it."""
+        if self.settings.schedule == "linear":
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * (1 - done)
 
     def take_step(self, batch: np.ndarray) -> tuple[Tensor, int]:
         """One optimizer step on the blocks of an effective batch; this process's part of their mean loss, and all their targets."""
@@ -328,7 +340,7 @@ class _Trainer:
             return tqdm(disable=True)
         tokens = self.blocks.block_size
         done = position.step * self.settings.batch_size * tokens
-        return progress(len(self.blocks) * tokens, "token", f"epoch {position.epoch + 1} of {self.limit}", initial=done)
+        return progress(round(self.epoch_share * len(self.blocks)) * tokens, "token", f"epoch {position.epoch + 1} of {self.limit}", initial=done)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -244,7 +244,7 @@ def test_the_knobs_of_the_proof_turn(reader: Reader, bases: dict[str, str], page
 
     curves = "return JSON.stringify(document.querySelector('.js-plotly-plot').data.map(curve => curve.y))"
     chapters = [page for page in pages if page.startswith("theory/")]
-    assert len(chapters) == 5
+    assert len(chapters) == 6
     for page in chapters:
         reader.open(bases["root"] + page)
         rail = reader.until("return document.querySelector('.js-plotly-plot .slider-rail-touch-rect')")

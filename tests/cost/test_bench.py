@@ -9,7 +9,7 @@ import pytest
 
 from collapse_lib import cli
 from collapse_lib.cost import bench
-from collapse_lib.cost.bench import free_text, perplexity, records, sampling, training
+from collapse_lib.cost.bench import free_text, ngram, perplexity, records, sampling, training
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures import speed
 
@@ -29,7 +29,7 @@ def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["training", "perplexity", "free-text"])
+@pytest.mark.parametrize("what", ["training", "perplexity", "free-text", "ngram"])
 def test_every_bench_finds_both_sides_equal(what: str) -> None:
     report = bench.bench(what, "demo", "cpu", rounds=1)
     assert bench.is_equivalent(report), report["checks"]
@@ -44,6 +44,7 @@ def test_sides_that_differ_are_called_so(tmp_path) -> None:
     assert passed == [False, False, True]
     assert [check["passed"] for check in perplexity.checks(setup, (2.0, 10), (2.0, 11))] == [False]
     assert [check["passed"] for check in free_text.checks(setup, (1.0, 5, 1, 1), (1.0, 5, 1, 2))] == [True, False]
+    assert [check["passed"] for check in ngram.checks(setup, ("a", 7, 2.0), ("b", 7, 2.1))] == [False, True, False]
 
 
 def test_samples_of_another_distribution_are_noticed(tmp_path) -> None:

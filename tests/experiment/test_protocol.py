@@ -12,7 +12,7 @@ from collapse_lib.experiment.protocol import FREE_FIELDS, Protocol, load_preset,
 
 
 def test_the_presets_that_the_documentation_names_are_there():
-    assert preset_names() == ["smoke", "demo", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    assert preset_names() == ["smoke", "demo", "laboratory", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -30,6 +30,13 @@ def test_presets_spell_out_model_training_and_sampling(name):
     for section in ("model", "training", "sampling"):
         assert text[section] == spelled_out[section]
         assert {field: type(value) for field, value in text[section].items()} == {field: type(value) for field, value in spelled_out[section].items()}
+
+
+def test_a_falling_rate_needs_to_know_its_last_step():
+    demo = load_preset("demo")
+    assert demo.training.schedule == "linear" and load_preset("paper-1m").training.schedule == "constant"
+    with pytest.raises(UserError, match=r"give training\.epochs a number"):
+        demo.with_changes({"training.epochs": "early_stopping"})
 
 
 @pytest.mark.parametrize("size", ["1m", "33m"])

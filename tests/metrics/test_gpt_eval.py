@@ -32,6 +32,7 @@ from collapse_lib.steps.inputs import open_artefact
 from collapse_lib.studies import results
 from collapse_lib.text.corpus import CorpusWriter
 from collapse_lib.text.display import literal
+from collapse_lib.text.grammar import StoryGrammar
 
 # --- prompts -------------------------------------------------------------------------------------------------------------------------
 
@@ -47,6 +48,12 @@ def test_the_papers_prompts_can_be_read_and_ours_are_others(real_data):
     theirs = read_prompts(str(real_data / "prompts"))
     assert len(theirs) == 44 and theirs[0].startswith("Once upon a time, there lived a bunny") and theirs[0].endswith("weak she could")
     assert not set(theirs) & set(read_prompts("own"))
+
+
+def test_the_beginnings_for_the_small_grammar_are_beginnings_of_its_stories():
+    grammar, prompts = StoryGrammar("small"), read_prompts("small")
+    assert all(grammar.log_prefix_probability(prompt) > grammar.log_probability(prompt) for prompt in prompts)  # possible, and not yet whole
+    assert {grammar.read(prompt).plot for prompt in prompts} >= set(grammar.plots)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,8 @@ def test_chains_that_do_not_belong_together_are_refused(runs):
 def test_without_a_change_the_grammar_gets_its_twin_and_other_sources_their_next_stories():
     chain = load_preset("smoke")
     assert protocols("a", chain)["twin"].corpus.grammar == "twin"
-    assert protocols("a", chain.with_changes({"corpus.grammar": "twin"}))["twin"].corpus.grammar == "standard"
+    for name, twin in {"twin": "standard", "small": "small-twin", "small-twin": "small"}.items():
+        assert protocols("a", chain.with_changes({"corpus.grammar": name}))["twin"].corpus.grammar == twin
     files = protocols("a", chain.with_changes({"corpus.source": "stories.txt", "corpus.stories": "50", "corpus.skip": "7"}))
     assert files["twin"].corpus.skip == 57 and files["twin"].seed == chain.seed and files["twin"].tokenizer.source == "run:a"
     assert files["reseeded"].corpus.skip == 7 and files["reseeded"].corpus.seed == chain.seed != files["reseeded"].seed
@@ -201,10 +202,11 @@ def test_more_skipped_than_there_are_is_said(source):
 
 
 def test_fields_that_came_later_leave_old_hashes_as_they_were():
-    protocol = load_preset("smoke")
+    protocol = load_preset("smoke").with_changes({"training.epochs": "2"})
     assert set(LATER_FIELDS) <= set(protocol.flat()) and all(protocol.flat()[name] == value for name, value in LATER_FIELDS.items())
     assert "corpus.skip" in protocol.deciding(["corpus"])
-    hashes = {protocol.with_changes({name: "3"}).hash(["corpus"]) for name in LATER_FIELDS}
+    others = dict.fromkeys(LATER_FIELDS, "3") | {"training.schedule": "linear", "classification.grammar": "small"}
+    hashes = {protocol.with_changes({name: value}).hash(["corpus"]) for name, value in others.items()}
     assert len(hashes | {protocol.hash(["corpus"])}) == 3
 
 

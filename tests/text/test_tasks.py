@@ -147,6 +147,21 @@ def test_the_labels_of_the_grammar_are_true(grammar):
             assert (language.log_probability(body + ending) > float("-inf")) == expected(label)
 
 
+def test_the_small_grammar_has_tasks_of_its_own():
+    language = StoryGrammar("small")
+    for name in ("grammar_fits", "grammar_happy"):
+        (data,) = read_tasks(ClassificationSettings(tasks=(name,), grammar="small"))
+        assert data.train.labels.mean() == data.test.labels.mean() == 0.5
+        assert not set(data.train.texts) & set(data.test.texts)
+        rows = data.test.limited(60)
+        for (body, ending), label in zip(rows.texts, rows.labels, strict=True):
+            told = language.read(body + ending).ending
+            if name == "grammar_happy":
+                assert ("-happy-" in told) == bool(label)
+            else:
+                assert (language.log_probability(body + ending) > float("-inf")) == bool(label)
+
+
 def test_an_ending_alone_does_not_say_whether_it_fits(grammar):
     rows = grammar["grammar_fits"].train
     firsts = [

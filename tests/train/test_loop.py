@@ -37,12 +37,13 @@ CPU = torch.device("cpu")
 # Steps
 
 
-def test_steps_equal_those_of_transformers_and_plain_adamw(tmp_path, corpus):
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_steps_equal_those_of_transformers_and_plain_adamw(tmp_path, corpus, schedule):
     """The batch is the whole corpus, so an epoch is one step, and no order of blocks can hide in the comparison."""
     from transformers import GPTNeoConfig as ReferenceConfig
     from transformers import GPTNeoForCausalLM
 
-    chosen = settings(batch_size=120, micro_batch_size=30, epochs=5, weight_decay=0.1, max_grad_norm=0.3)
+    chosen = settings(batch_size=120, micro_batch_size=30, epochs=5, weight_decay=0.1, max_grad_norm=0.3, schedule=schedule)
     model = new_model()
     reference = GPTNeoForCausalLM._from_config(ReferenceConfig(**model.config.to_hf()), attn_implementation="eager")
     reference.load_state_dict({**model.state_dict(), "lm_head.weight": model.head}, strict=False)
@@ -60,11 +61,13 @@ def test_steps_equal_those_of_transformers_and_plain_adamw(tmp_path, corpus):
     ]
     optimizer = torch.optim.AdamW(groups, lr=2e-3, betas=(0.9, 0.95), eps=1e-8, foreach=False, fused=False)
     losses, norms = [], []
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 5 if schedule == "linear" else 1.0)
     for _ in range(5):
         loss = torch.nn.functional.cross_entropy(reference(inputs).logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.3)))
         optimizer.step()
+        falling.step()
         optimizer.zero_grad()
         losses.append(loss.item())
 

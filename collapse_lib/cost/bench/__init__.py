@@ -30,7 +30,7 @@ from collapse_lib.experiment.errors import UserError
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 
-BENCHES = ("sampling", "training", "perplexity", "free-text")
+BENCHES = ("sampling", "training", "perplexity", "free-text", "ngram")
 CONFIGS = {"demo": "demo", "1m": "paper-1m", "33m": "paper-33m"}  # and the preset that each stands for
 VOCABULARY = {"demo": 2048, "1m": 50257, "33m": 50257}
 INITIALIZER_RANGE = 0.2  # large enough that attention matters and probabilities differ, where comparisons would otherwise be blind

@@ -1,0 +1,310 @@
+"""A study's chains, side by side on the cores, and what they have measured.
+
+Every chain is a run like any other, with one file more: ``study.json`` says to which study, arm and seed it belongs, and what the study declared
+when the chain was begun. A chain has a process of its own with one thread, for a small model's matrices are too small to share: two chains on a
+core each get farther than one after the other on two.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.execute import advance, environment
+from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.machine import choose_device
+from collapse_lib.experiment.paths import run_names, runs_root
+from collapse_lib.experiment.progress import read_progress
+from collapse_lib.experiment.run import Run, Step
+from collapse_lib.experiment.shapes import Membership
+from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
+from collapse_lib.studies.results import COLUMNS, load
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RECORD = "study.json"
+PATIENCE = 30.0  # seconds that a chain may take to end when it is asked to
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A chain that did not come to its end, and why, in a sentence."""
+
+    chain: Chain
+    reason: str
+
+
+def open_study(source: str = "newest") -> Study:
+    """A study by its file, by its name among those of the library, or by the name that its runs carry; ``newest`` is that of the run advanced last.
+
+    A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds.
+    """
+    if source.endswith((".yaml", ".yml")) or source in study_names():
+        return read_study(source)
+    found = [member for member in _memberships().values() if source in ("newest", member["study"])]
+    if not found:
+        known = sorted({member["study"] for member in _memberships().values()} | set(study_names()))
+        raise UserError(f"There is no study '{source}'; there are {', '.join(known)}, or give a .yaml file.")
+    name = found[0]["study"]
+    carried = [study_from_fields(member["specification"], f"Study '{name}' as its runs carry it") for member in found if member["study"] == name]
+    return max(carried, key=lambda study: len(study.chains()))  # as it was when its last chain was begun: a study can only grow
+
+
+def check_study(study: Study, device: str = "auto") -> None:
+    """Raise ``UserError`` for whatever would stop one of the chains before its first step; nothing is written.
+
+    That is what ``collapse run`` refuses, runs of these names that are none of this study's, and a study that was changed since it has chains.
+    """
+    from collapse_lib.steps.preflight import check  # which imports torch, and most commands on studies need none
+
+    memberships = _memberships()
+    for name, member in memberships.items():
+        if member["study"] == study.name:
+            earlier = study_from_fields(member["specification"], f"{name}/{RECORD}")
+            if field := study.differences(earlier):
+                raise UserError(
+                    f"Study '{study.name}' has changed in {field} since run '{name}' was begun; "
+                    "arms and seeds may be added, and for anything else give the study another name."
+                )
+    seen = set()
+    for chain in study.chains():
+        run = Run.proposed(chain.name, chain.protocol)
+        member = memberships.get(chain.name)
+        if member is None and run.manifest_files():
+            raise UserError(f"Run '{chain.name}' was not made by a study; rename its folder, or give the study another name.")
+        if member is not None and (member["study"], member["arm"], member["seed"]) != (study.name, chain.arm, chain.seed):
+            raise UserError(f"Run '{chain.name}' belongs to study '{member['study']}'; give this one another name.")
+        if chain.arm not in seen:
+            check(run, device)
+            seen.add(chain.arm)
+
+
+def run_chain(study: Study, label: str, device: str = "auto", generations: int | None = None) -> list[Step]:
+    """Make one chain, ``<arm>-<seed>``, or go on with it, in this process; returns the steps that were executed."""
+    from collapse_lib.steps.preflight import begun
+
+    chain = _chain(study, label)
+    protocol = chain.protocol.model_copy(update={"generations": min(generations or study.generations, study.generations)})
+    # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
+    threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
+    with begun(chain.name, protocol, device) as run, environment(threads):
+        file = run.folder / RECORD
+        if not file.exists():
+            head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
+            write_json(file, head | {"specification": study.model_dump(mode="json")})
+        return advance(run, device, only=study.steps)
+
+
+def run_study(
+    source: str,
+    device: str = "auto",
+    jobs: int | None = None,
+    generations: int | None = None,
+    say: Callable[[str], Any] = lambda line: print(line, flush=True),
+) -> list[Failure]:
+    """Make all chains of a study, or go on with them, ``jobs`` at once (default: one a core; on a GPU one after the other).
+
+    ``generations`` ends every chain early, for a first look or to time one generation; a later call goes on. Returns the chains that failed: one
+    loses no other. When the call is interrupted, or its process dies, the chains under way end too, and nothing finished is lost.
+    """
+    study = open_study(source)
+    check_study(study, device)
+    source = study.name if source == "newest" else source
+    if jobs is None:
+        jobs = len(os.sched_getaffinity(0)) if choose_device(device) == "cpu" else 1
+    last = min(generations or study.generations, study.generations)
+    waiting = deque(chain for chain in study.chains() if not _is_finished(chain, last))
+    running: list[_Child] = []
+    failures: list[Failure] = []
+    with _display(study, last) as show, _ended(running):
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_Child.start(waiting.popleft(), source, device, last))
+            time.sleep(0.2)
+            for child in [child for child in running if child.process.poll() is not None]:
+                running.remove(child)
+                if reason := child.failure():
+                    failures.append(Failure(child.chain, reason))
+                show(running, say, f"{child.chain.label}: {reason or f'done in {time.monotonic() - child.began:.1f} s'}")
+            show(running)
+    return failures
+
+
+def end_with_input() -> None:
+    """Have this process interrupted when its standard input ends: whoever started it holds the other end, and lets go of it by dying, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+
+    def watch() -> None:
+        while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold when the interpreter ends
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(PATIENCE / 2)
+        os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def generations_done(chain: Chain) -> int:
+    """Generations from 1 on of which every step of the study is there."""
+    done = 0
+    while done < chain.study.generations and all(step.manifest_file.is_file() for step in _steps_of(chain, done + 1)):
+        done += 1
+    return done
+
+
+def seconds_a_generation(study: Study) -> dict[str, float]:
+    """Seconds that a generation from 1 on took, the mean over an arm's finished ones; arms without any are left out."""
+    found: dict[str, list[float]] = {}
+    for chain in study.chains():
+        for generation in range(1, generations_done(chain) + 1):
+            manifests = [step.manifest() for step in _steps_of(chain, generation)]
+            found.setdefault(chain.arm, []).append(sum(manifest["seconds"] for manifest in manifests if manifest))
+    return {arm: sum(seconds) / len(seconds) for arm, seconds in found.items()}
+
+
+def table(study: Study) -> DataFrame:
+    """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``.
+
+    Raises ``UserError`` if nothing has been measured yet.
+    """
+    runs = {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+    if not runs:
+        raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
+    found = load(list(runs))
+    found.insert(1, "arm", found["run"].map(lambda run: runs[run].arm))
+    found.insert(2, "seed", found["run"].map(lambda run: runs[run].seed))
+    assert list(found.columns) == [COLUMNS[0], "arm", "seed", *COLUMNS[1:]]
+    return found
+
+
+def chain_folder(chain: Chain) -> Path:
+    return runs_root() / chain.name
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A chain in a process of its own, which ends when its standard input does."""
+
+    chain: Chain
+    process: subprocess.Popen
+    errors: IO[bytes]
+    began: float
+
+    @classmethod
+    def start(cls, chain: Chain, source: str, device: str, generations: int) -> _Child:
+        command = [sys.executable, "-m", "collapse_lib.cli", "study", "run", source, "--chain", chain.label]
+        options = ["--device", device, "--generations", str(generations), "--end-with-input"]
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process; a pipe would have to be read meanwhile
+        process = subprocess.Popen(
+            command + options,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=os.environ | {"COLLAPSE_RUNS": str(runs_root())},
+            start_new_session=True,  # a terminal's Ctrl-C comes to us alone, and we end the chains
+        )
+        return cls(chain, process, errors, time.monotonic())
+
+    def failure(self) -> str | None:
+        """Why the process, which has ended, did not do its work; None if it did."""
+        status = self.process.returncode
+        self.process.stdin.close()
+        with self.errors:
+            self.errors.seek(0)
+            lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        if status == 0:
+            return None
+        if status < 0:
+            return f"its process was killed by signal {-status}"
+        return lines[-1].removeprefix("collapse: ") if lines else f"its process ended with status {status}"
+
+
+@contextmanager
+def _ended(running: list[_Child]) -> Iterator[None]:
+    """End the chains that still run when the block does: each at its next step's edge, or after ``PATIENCE`` by force."""
+    try:
+        yield
+    finally:
+        for child in running:
+            child.process.stdin.close()
+        deadline = time.monotonic() + PATIENCE
+        for child in running:
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            child.errors.close()
+
+
+@contextmanager
+def _display(study: Study, generations: int) -> Iterator[Callable[..., None]]:
+    """One bar for all chains, in a terminal: steps done, and where each chain under way is. Lines go above it."""
+    from tqdm import tqdm
+
+    steps = {chain.label: list(_steps(chain, generations)) for chain in study.chains()}
+    done = {label: sum(step.manifest_file.is_file() for step in of_chain) for label, of_chain in steps.items()}
+    bar = tqdm(total=sum(map(len, steps.values())), initial=sum(done.values()), unit=" step", desc=study.name, dynamic_ncols=True, disable=None)
+
+    def show(running: Sequence[_Child], say: Callable[[str], Any] | None = None, line: str = "") -> None:
+        if say:
+            bar.clear()
+            say(line)
+        if not bar.disable:
+            for child in running:
+                label = child.chain.label
+                done[label] = sum(step.manifest_file.is_file() for step in steps[label])
+            bar.n = sum(done.values())
+            bar.set_postfix_str("; ".join(_whereabouts(child.chain) for child in running))
+
+    with bar:
+        yield show
+
+
+def _whereabouts(chain: Chain) -> str:
+    state = read_progress(chain_folder(chain) / "progress.tmp.json")
+    share = f" {state['n'] / state['total']:.0%}" if state and state["total"] else ""
+    return f"{chain.label}: generation {generations_done(chain) + 1}{share}"
+
+
+def _is_finished(chain: Chain, generations: int) -> bool:
+    try:
+        return all(step.is_finished() for step in _steps(chain, generations))
+    except UserError:
+        return False  # what is wrong with it, its own process will say, and stop no other
+
+
+def _steps(chain: Chain, generations: int) -> Iterator[Step]:
+    for generation in range(generations + 1):
+        yield from _steps_of(chain, generation)
+
+
+def _steps_of(chain: Chain, generation: int) -> list[Step]:
+    run = Run(chain_folder(chain), chain.protocol)
+    return [step for step in run.steps_of(generation) if step.name in chain.study.steps]
+
+
+def _chain(study: Study, label: str) -> Chain:
+    for chain in study.chains():
+        if chain.label == label:
+            return chain
+    raise UserError(f"Study '{study.name}' has no chain '{label}'; its chains are {', '.join(chain.label for chain in study.chains())}.")
+
+
+def _memberships() -> dict[str, dict[str, Any]]:
+    """What the runs that belong to studies say of themselves, by the run's name, the one that advanced last first."""
+    found = {name: read_json(runs_root() / name / RECORD, Membership) for name in run_names()}
+    return {name: member for name, member in found.items() if member}
