@@ -28,7 +28,7 @@ from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import load_preset
-from collapse_lib.experiment.run import Run
+from collapse_lib.experiment.run import FORMAT, Run
 from collapse_lib.studies import results
 from collapse_lib.text.display import plain, quotation
 
@@ -65,6 +65,7 @@ def _finish(run: Run, generation: int, name: str) -> None:
     write_json(step.metrics_file, head | {"metrics": metrics, "series": series, "examples": examples, "seconds": 1.5})
     parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
     manifest = {
+        "format": FORMAT,
         "protocol_hash": step.protocol_hash,
         "parents": parents,
         "outputs": {"x": f"{name}{generation}"},
@@ -362,7 +363,7 @@ def test_prose_names_only_fields_presets_and_pages_that_exist() -> None:
     sections = "|".join({name.partition(".")[0] for name in fields if "." in name})
     for file in SOURCE.glob("*.md"):
         text = file.read_text(encoding="utf-8")
-        for name in re.findall(rf"(?:`|--set )((?:{sections})\.(?!py\b)\w+)", text):
+        for name in re.findall(rf"(?:`|--set )((?:{sections})\.(?!py\b|json\b)\w+)", text):
             assert name in fields, f"{file.name} names {name}"
         for page in re.findall(r"\]\(([a-z][\w/-]*)\)", text):
             assert page in made or (SOURCE / f"{page}.md").is_file() or page == "overflow", f"{file.name} links {page}"

@@ -9,7 +9,7 @@ import pytest
 
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
-from collapse_lib.steps.frame import load_model, load_tokenizer, sampled_corpus
+from collapse_lib.steps.inputs import open_artefact, open_text
 
 from .conftest import ROOT
 
@@ -28,9 +28,10 @@ def test_a_model_folder_alone_writes_text_in_a_pipeline(run):
     write = transformers.pipeline("text-generation", str(run.generation_folder(2) / "model"), device="cpu")
     torch.manual_seed(0)
     (written,) = write("Tom ran", return_tensors=True)
-    tokenizer, prompt = load_tokenizer(run), load_tokenizer(run).encode("Tom ran")
+    tokenizer = open_artefact(run.step(0, "corpus"), "tokenizer")
+    prompt = tokenizer.encode("Tom ran")
     tokens = list(written["generated_token_ids"])
-    assert tokens[: len(prompt)] == prompt and len(prompt) < len(tokens) <= load_model(run, 2).config.max_position_embeddings
+    assert tokens[: len(prompt)] == prompt and len(prompt) < len(tokens) <= run.protocol.model.max_position_embeddings
     torch.manual_seed(0)
     assert write("Tom ran")[0]["generated_text"] == tokenizer.decode(tokens).removesuffix("<|endoftext|>")
     config = write.model.generation_config
@@ -44,9 +45,10 @@ def test_a_model_folder_alone_scores_text_as_the_run_does(run):
     folder = run.generation_folder(1) / "model"
     model, tokenizer = transformers.AutoModelForCausalLM.from_pretrained(folder), transformers.AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("Mia had a café.", return_tensors="pt").input_ids
-    assert ids[0].tolist() == load_tokenizer(run).encode("Mia had a café.") and tokenizer.decode(ids[0]) == "Mia had a café."
+    assert ids[0].tolist() == open_artefact(run.step(0, "corpus"), "tokenizer").encode("Mia had a café.")
+    assert tokenizer.decode(ids[0]) == "Mia had a café."
     with torch.inference_mode():
-        ours = load_model(run, 1)
+        ours = open_artefact(run.step(1, "train"), "model")
         torch.testing.assert_close(model(ids).logits, ours.logits(ours(ids)), atol=1e-4, rtol=1e-4)
 
 
@@ -58,7 +60,7 @@ def test_a_corpus_opens_with_the_documented_line(run, tmp_path):
     assert folder in line
     program = line.replace(folder, str(run.generation_folder(1) / "corpus")).partition("=")[2]
     datasets.config.HF_DATASETS_CACHE = tmp_path
-    opened, corpus = eval(program, {"datasets": datasets}), sampled_corpus(run, 1)
+    opened, corpus = eval(program, {"datasets": datasets}), open_text(run, 1)
     assert opened["input_ids"] == [row.tolist() for row in corpus.iter_rows()]
 
 

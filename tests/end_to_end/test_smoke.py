@@ -167,26 +167,6 @@ def test_bad_input_gets_one_sentence_and_status_2(finished_runs, arguments, said
     assert sorted(path.name for path in finished_runs.glob("*/protocol.yaml")) == ["protocol.yaml"]
 
 
-def test_runs_without_the_kept_constants_measure_the_same(finished_runs, tmp_path, monkeypatch):
-    """Words and bytes of the initial stories are kept by generation 0; a run made before that finds them anew, the words once."""
-    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
-    shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
-    run, reference = Run.open("smoke"), measured(finished_runs / "smoke")
-    words = tmp_path / "smoke" / "generation-00" / "corpus" / "words.txt"
-    kept = words.read_text()
-    words.unlink()
-    record = json.loads(run.step(0, "corpus").metrics_file.read_text())
-    assert record["metrics"].pop("validation_bytes")["value"] > 1000
-    run.step(0, "corpus").metrics_file.write_text(json.dumps(record))
-    for name in ("perplexity", "free_text"):
-        run.step(2, name).manifest_file.unlink()
-        getattr(steps, name)(run, 2, "cpu")
-    assert words.read_text() == kept and {"once", "upon"} <= set(kept.split())
-    found = measured(tmp_path / "smoke")
-    assert all(found[name] == reference[name] for name in reference if "generation-02" in name)
-    assert run.step(0, "corpus").is_finished() and all(step.is_finished() for step in run.steps())
-
-
 def test_a_damaged_model_is_noticed(finished_runs, tmp_path):
     shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
     weights = tmp_path / "smoke" / "generation-02" / "model" / "model.safetensors"

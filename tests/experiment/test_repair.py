@@ -128,7 +128,7 @@ def test_another_generations_artefacts_are_not_taken(finished, run):
         shutil.rmtree(second / name)
         shutil.copytree(first / name, second / name)
     shutil.copy(first / "metrics" / "train.json", second / "metrics" / "train.json")
-    with pytest.raises(UserError, match="is not what step train of generation 2"):
+    with pytest.raises(UserError, match=r"generation-02/metrics/train\.json is not what step train measured"):
         run.step(2, "train").results()
     for step, name in ((run.step(2, "sample"), "corpus"),):
         with pytest.raises(UserError, match="is not the corpus that step sample of generation 2"):

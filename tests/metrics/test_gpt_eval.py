@@ -12,13 +12,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 import yaml
+from records import rewrite_metrics, rewrite_outputs
 from scripted_judge import GOOD, KEY, Scripted
 
 from collapse_lib import figures, steps
 from collapse_lib.book import wording
 from collapse_lib.book.wording.judged import first_sentence
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import write_json
+from collapse_lib.experiment.files import sha256
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
@@ -283,7 +284,7 @@ def test_baseline_and_model_write_different_things(tiny):
 def test_completions_that_were_changed_are_refused(tiny, server):
     file = tiny.step(1, "completions").folder / "completions.jsonl"
     file.write_text(file.read_text().replace("Mia", "Max"))
-    with pytest.raises(UserError, match="is not what step completions of generation 1"):
+    with pytest.raises(UserError, match="is not the completions that step completions of generation 1"):
         steps.gpt_eval(with_judge(tiny), 1)
     assert not server.seen
 
@@ -362,11 +363,7 @@ def test_separators_inside_random_text_survive_the_file(tiny):
     odd = "a\u2028b\x85c\x0bd\r\ne\x1cf"
     file = step.folder / "completions.jsonl"
     file.write_text(json.dumps({"beginning": "B", "completions": [odd]}, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-    from collapse_lib.experiment.files import read_json, sha256, write_json
-
-    manifest = read_json(step.manifest_file)
-    manifest["outputs"]["completions"] = sha256(file)
-    write_json(step.manifest_file, manifest)
+    rewrite_outputs(step, completions=sha256(file))
     assert open_artefact(tiny.step(1, "completions"), "completions") == [("B", [odd])]
 
 
@@ -402,7 +399,7 @@ def test_a_judges_name_is_text(tiny, server):
     for generation in (0, 1):
         record = steps.gpt_eval(run, generation)
     record["examples"]["judge"] = [name]
-    write_json(run.step(0, "gpt_eval").metrics_file, record | {"generation": 0})
+    rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
     table = results.load("tiny")
     said = (wording.judge_verdict(record), wording.beside_paper(table, JUDGED), wording.table_a2("tiny"))
     protocol = run.protocol.with_changes({"gpt_eval.judge": json.dumps(name)})
