@@ -11,6 +11,7 @@ from collapse_lib.book.wording.numbers import course_and_peak, pipe_table, point
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures.judged import graded_generations, judge_label, judge_record, passes_controls
 from collapse_lib.figures.paper import sized_names
+from collapse_lib.figures.style import evenly
 from collapse_lib.studies.results import executed, measured, metric, select
 from collapse_lib.text.display import literal
 
@@ -124,7 +125,7 @@ def table_a1(run: str, generations: Sequence[int] = (), each: int = 2) -> Markdo
 
     Raises ``UserError`` for a run that has sampled nothing.
     """
-    chosen = generations or _evenly(_sampled(run), 8)
+    chosen = generations or evenly(_sampled(run), 8)
     rows = [(str(generation), literal(text)) for generation in chosen for text in measured(run, generation, "sample")["examples"]["samples"][:each]]
     return Markdown(pipe_table(("Generation", "Sample"), rows, "rl"))
 
@@ -147,10 +148,3 @@ def _sampled(run: str) -> list[int]:
     if not generations:
         raise UserError(f"Run '{run}' has no finished step 'sample' yet.")
     return generations
-
-
-def _evenly(generations: list[int], most: int) -> list[int]:
-    """At most ``most`` of them, the first and the last included."""
-    if len(generations) <= most:
-        return generations
-    return [generations[round(index * (len(generations) - 1) / (most - 1))] for index in range(most)]
