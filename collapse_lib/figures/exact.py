@@ -67,10 +67,10 @@ def legality(table: DataFrame, run: str) -> Picture:
     figure, (left, right) = style.panels(2, size=(5.6, 3.9))
     left.axhline(1, color=GREY, linestyle="--", linewidth=1.3, label="real stories")
     style.draw_lines(left, View("legal share", lines))
-    left.set_ylim(-0.03, 1.08)
-    left.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 0.96))
+    left.set_ylim(-0.03, 1.03)
+    left.legend(frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     generations, stacked = lines[0].x, [0.0] * len(lines[0].x)
-    for cause, label in {"": "legal from beginning to end", **CAUSES}.items():
+    for cause, label in {"": "nothing: legal to the end", **CAUSES}.items():
         name, colour = (f"broken_{cause}", BROKEN[cause]) if cause else ("legal_stories", COLOURS[2])
         shares = metric(table, run, name, "exact")["value"].tolist()
         right.bar(generations, shares, 0.8, bottom=stacked, color=colour, edgecolor="white", linewidth=0.5, label=label)

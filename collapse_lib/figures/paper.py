@@ -123,13 +123,12 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
         line={"color": ENTROPY_COLOUR},
         hovertemplate="generation %{x}<br>%{y:.4f} nats<extra>entropy</extra>",
     )
+    generations = entropy["generation"].tolist()
     for (name, line_colour, label), axis in ((REAL_OOV, "y2"), (REAL_ENTROPY, "y")):
         for level in metric(table, run, name, "free_text")["value"]:
-            ends = [entropy["generation"].min() - 0.5, entropy["generation"].max() + 0.5]
             look = {"color": line_colour, "dash": "dash", "width": 1.5}
-            figure.add_scatter(
-                x=ends, y=[level] * 2, name=label, yaxis=axis, mode="lines", line=look, hovertemplate=f"%{{y:,.5~g}}<extra>{label}</extra>"
-            )
+            words = f"%{{y:,.5~g}}<extra>{label}</extra>"
+            figure.add_scatter(x=generations, y=[level] * len(generations), name=label, yaxis=axis, mode="lines", line=look, hovertemplate=words)
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     right = {"title": {"text": OOV_AXIS}, "side": "right", "showgrid": False, "rangemode": "tozero"}
     style.plotly_layout(figure, ENTROPY, yaxis2=right, barmode="group", legend=style.LEGEND_ABOVE)

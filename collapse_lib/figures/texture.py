@@ -19,7 +19,7 @@ MEASURES = {
     "conditional_entropy": "conditional entropy (nats)",
     "unigram_entropy": "entropy of the tokens (nats)",
     "context_information": "context information (nats)",
-    "context_share": "share that the context decides",
+    "context_share": "share that context decides",
     "block_distinct_2": "distinct 2-grams",
     "self_bleu": "self-BLEU",
     "compression_ratio": "compression ratio",
@@ -40,7 +40,7 @@ def texture(table: DataFrame) -> Picture:
     runs = textured(table)
     if not runs:
         raise UserError(f"No text has been looked at as a whole yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
-    figure, axes = style.panels(len(MEASURES), columns=4, size=(3.5, 3.0))
+    figure, axes = style.panels(len(MEASURES), columns=4, size=(3.5, 3.2))
     for panel, (name, label) in zip(axes, MEASURES.items(), strict=True):
         points = {run: metric(table, run, name, STEP) for run in runs}
         band = null_band(table, runs[0], name) if len(runs) == 1 else None
