@@ -10,6 +10,7 @@ from collapse_lib.experiment.files import write_json, write_text
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.studies.design import Study
 
+EVALUATED = ("train", "sample", "perplexity", "free_text", "exact", "texture")
 SAMPLES = ["Once upon a time | there was a *cat*.", "z z z z <b>z</b>\nz", "Tom and $x$ went to the park."]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
@@ -83,14 +84,16 @@ def legality(table: DataFrame, run: str) -> Picture:
 
 
 def legality_interactive(table: DataFrame, run: str) -> Interactive:
-    """Legal shares of one run with values on hovering, and from the list the share of stories that each cause broke.
+    """The same with values on hovering; two buttons choose between legal shares and the share of stories that each cause broke.
 
     Example: ``figures.legality_interactive(results.load("demo"), "demo")``
     """
-    lines = _legal_lines(table, run)
-    views = {"legal": View("legal share", [*lines, *[Line("", [], [], [], GREY)] * (len(CAUSES) - len(lines))])}
+    legal = _legal_lines(table, run)
     broken = [Line.of(cause.replace("_", " "), metric(table, run, f"broken_{cause}", "exact"), BROKEN[cause]) for cause in CAUSES]
-    views["broken by"] = View("share of stories", broken)
+    views = {
+        "legal": View("legal share", [*legal, *map(Line.emptied, broken)]),
+        "broken by": View("share of stories", [*map(Line.emptied, legal), *broken]),
+    }
     return style.interactive(f"legality-{run}", views, legend=style.LEGEND_BELOW)
 
 
@@ -112,7 +115,7 @@ def loss_by_probability(table: DataFrame, run: str) -> Picture:
 
 
 def loss_by_probability_interactive(table: DataFrame, run: str) -> Interactive:
-    """The same with values on hovering; buttons choose between a token's excess and the bin's part of a story's.
+    """The same with values on hovering; two buttons choose between a token's excess and the bin's part of a story's.
 
     Example: ``figures.loss_by_probability_interactive(results.load("demo"), "demo")``
     """
@@ -217,7 +220,7 @@ def _tail_views(table: DataFrame, run: str) -> dict[str, View]:
     views = {}
     for axis, name in (("excess loss of a token (nats)", "excess"), ("part of a story's excess (nats)", "excess_of_story")):
         lines = []
-        for ((low, high), rows), colour, marker in zip(sorted(bins.items()), style.shades(len(bins)), "osD^vPos"[: len(bins)], strict=True):
+        for ((low, high), rows), colour, marker in zip(sorted(bins.items()), style.shades(len(bins)), cycle("osD^vP"), strict=False):
             values, errors = ([row[name].get(of) for row in rows.values()] for of in ("value", "standard_error"))
             lines.append(Line(f"{low:g} to {high:g}", list(rows), values, errors, colour, marker))
         views[axis] = View(axis, lines)

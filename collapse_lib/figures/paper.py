@@ -54,7 +54,9 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
     Example: ``figures.figure_1_interactive(results.load("demo")).save("figure_1.html")``
     """
     views = _perplexity_views(table)
-    return style.interactive("figure-1", views, showlegend=len(views[ABSOLUTE].lines) > 1)
+    absolute, relative = views[ABSOLUTE].lines, views[RELATIVE].lines
+    views[RELATIVE] = views[RELATIVE]._replace(lines=[*relative, *map(Line.emptied, absolute[len(relative) :])])
+    return style.interactive("figure-1", views, showlegend=len(absolute) > 1)
 
 
 @styled()

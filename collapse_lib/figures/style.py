@@ -189,6 +189,10 @@ class Line(NamedTuple):
         """The line of what ``results.metric`` returns."""
         return cls(label, *(points[column].tolist() for column in ("generation", "value", "standard_error")), colour, marker, style)
 
+    def emptied(self) -> Line:
+        """The same without points, for a view in which it has none: all views have the same lines."""
+        return self._replace(x=[], y=[], error=[])
+
 
 class View(NamedTuple):
     """Lines on one vertical axis, and what else of Plotly's layout belongs to them."""

@@ -57,11 +57,14 @@ def fate_of(table: DataFrame, run: str) -> Fate | None:
 
 def departures(table: DataFrame, run: str) -> list[Departure]:
     """When each measure of a run first leaves its band, the earliest first; without those that have no band or no count of their tokens."""
-    bands = {name: band for name in SAMPLED_IN if (band := null_band(table, run, name)) is not None}
-    metrics = measured(run, 1, STEP)["metrics"] if bands else {}
-    series = {}
-    for name in bands:
-        tokens, points = metrics[SAMPLED_IN[name]].get("counts", {}).get("tokens"), metric(table, run, name, STEP)
-        if tokens and points["standard_error"].notna().all():
-            series[name] = Series(points["value"], points["standard_error"], tokens)
+    bands, series = {}, {}
+    for name in SAMPLED_IN:
+        band, points = null_band(table, run, name), metric(table, run, name, STEP)
+        if band is not None and points["standard_error"].notna().all() and (tokens := sample_tokens(run, name)):
+            bands[name], series[name] = band, Series(points["value"], points["standard_error"], tokens)
     return early_warnings(series, bands)
+
+
+def sample_tokens(run: str, name: str) -> int | None:
+    """Of how many tokens a measure of generation 1 was taken; None where that was not counted."""
+    return measured(run, 1, STEP)["metrics"][SAMPLED_IN[name]].get("counts", {}).get("tokens")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from IPython.display import Markdown
 from collapse_lib.book.wording.numbers import number, pipe_table
 from collapse_lib.figures.texture import MEASURES, textured
 from collapse_lib.metrics.fate import LASTING
-from collapse_lib.studies.fates import STEP, departures, fate_of, fresh_chains, null_band
+from collapse_lib.studies.fates import STEP, departures, fate_of, fresh_chains, null_band, sample_tokens
 from collapse_lib.studies.results import metric
 
 if TYPE_CHECKING:
@@ -39,19 +40,23 @@ def fates(table: DataFrame) -> Markdown:
 
 
 def early_warnings(table: DataFrame, run: str) -> Markdown:
-    """Which measure of a run left its band first, and how many sampled tokens it needs to say so."""
+    """Which measure of a run left its band first, how many sampled tokens it needs to say so, and how many it had.
+
+    Where all samples agree their spread says nothing of how many are needed.
+    """
     rows = []
     for departure in departures(table, run):
-        label = LABELS[departure.measure]
-        if departure.generation is None or departure.tokens is None:
-            rows.append((label, "never", "–", "–"))
+        label, had = LABELS[departure.measure], number(sample_tokens(run, departure.measure) or 0)
+        if departure.generation is None:
+            rows.append((label, "never", "–", "–", had))
         else:
-            rows.append((label, f"generation {departure.generation}", SIDES[departure.side], number(round(departure.tokens))))
+            needed = number(math.ceil(departure.tokens)) if departure.tokens else "not known"
+            rows.append((label, f"generation {departure.generation}", SIDES[departure.side], needed, had))
     if not rows:
         return Markdown(f"Of run **{run}** no measure has a band: errors or counts of tokens are missing.")
     band = null_band(table, run, "conditional_entropy")
     source = f"Run **{run}**, one chain; band: {_source(table, run, band.source)}.\n\n" if band else ""
-    return Markdown(source + pipe_table(("measure", "first outside its band", "side", "sampled tokens needed"), rows, "lllr"))
+    return Markdown(source + pipe_table(("measure", "first outside its band", "side", "sampled tokens needed", "had"), rows, "lllrr"))
 
 
 def spans(generations: Sequence[int]) -> str:
