@@ -27,6 +27,6 @@ from collapse_lib.figures.pipeline import definitions, definitions_interactive, 
 from collapse_lib.figures.schematic import figure_a1
 from collapse_lib.figures.speed import ratios
 from collapse_lib.figures.style import Interactive, Picture
-from collapse_lib.figures.texture import likelihoods, texture, texture_interactive
+from collapse_lib.figures.texture import likelihoods, texture_measures, texture_measures_interactive
 from collapse_lib.figures.theory import Curve, draw, turn
 from collapse_lib.figures.twins import twin_distances, twin_distances_interactive

@@ -131,6 +131,7 @@ def word_survival(table: DataFrame, run: str) -> Picture:
 
     Example: ``figures.word_survival(results.load("demo"), "demo")``
     """
+    _require(table, run, "excess_loss", "has not been held against an exact law")
     chosen = style.evenly(generations_of(table, run), SURVIVAL_GENERATIONS)
     figure, (panel,) = style.panels()
     for generation, colour in zip(chosen, style.shades(len(chosen)), strict=True):

@@ -29,13 +29,13 @@ HISTOGRAMS = 6  # generations whose histogram is drawn, at most
 
 
 @styled()
-def texture(table: DataFrame) -> Picture:
+def texture_measures(table: DataFrame) -> Picture:
     """What the text of each generation is like as a whole, a panel a measure, a line a run, with bands of one standard error.
 
     Dashed, if it was measured, what real stories have. A single run has its null band behind the line, in grey: outside, something has changed.
     Raises ``UserError`` if no run has been looked at.
 
-    Example: ``figures.texture(results.load("demo"))``
+    Example: ``figures.texture_measures(results.load("demo"))``
     """
     runs = textured(table)
     if not runs:
@@ -55,10 +55,10 @@ def texture(table: DataFrame) -> Picture:
     return Picture(figure, "The text as a whole by generation")
 
 
-def texture_interactive(table: DataFrame, run: str) -> Interactive:
+def texture_measures_interactive(table: DataFrame, run: str) -> Interactive:
     """The same measures of one run with values on hovering, chosen from a list.
 
-    Example: ``figures.texture_interactive(results.load("demo"), "demo")``
+    Example: ``figures.texture_measures_interactive(results.load("demo"), "demo")``
     """
     points = {label: metric(table, run, name, STEP) for name, label in MEASURES.items()}
     views = {label: View(label, [Line.of(run, of_measure, COLOURS[0])]) for label, of_measure in points.items() if len(of_measure)}

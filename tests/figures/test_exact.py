@@ -78,7 +78,7 @@ def test_an_excess_that_is_not_positive_everywhere_gets_a_linear_axis():
 def test_the_causes_stand_on_each_other_and_fill_the_whole():
     table = results.load("law")
     shares, causes = figures.legality(table, "law").axes
-    assert [line.get_label() for line in shares.get_lines()][0] == "real stories" and len(shares.get_lines()) == 4
+    assert shares.get_lines()[0].get_label() == "real stories" and len(shares.get_lines()) == 4
     tops = [bars[-1].get_y() + bars[-1].get_height() for bars in causes.containers]
     assert tops == sorted(tops) and tops[-1] == pytest.approx(1.0) and len(tops) == 1 + len(CAUSES)
 

@@ -26,7 +26,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_a_single_run_has_its_band_and_what_real_stories_have():
     table = results.load("seen")
-    panels = dict(zip(MEASURES, figures.texture(table).axes, strict=True))
+    panels = dict(zip(MEASURES, figures.texture_measures(table).axes, strict=True))
     bleu = panels["self_bleu"]
     assert [line.get_label() for line in bleu.get_lines()] == ["seen", "real stories"] and set(bleu.get_lines()[1].get_ydata()) == {0.55}
     band, drawn = null_band(table, "seen", "self_bleu"), bleu.collections[0].get_paths()[0].get_extents()
@@ -35,12 +35,12 @@ def test_a_single_run_has_its_band_and_what_real_stories_have():
 
 
 def test_several_runs_have_lines_and_no_band():
-    bleu = figures.texture(results.load("seen,other,bare")).axes[list(MEASURES).index("self_bleu")]
+    bleu = figures.texture_measures(results.load("seen,other,bare")).axes[list(MEASURES).index("self_bleu")]
     assert [line.get_label() for line in bleu.get_lines()][:2] == ["seen", "other"] and len(bleu.collections) == 2
 
 
 def test_a_reader_chooses_a_measure_from_a_list():
-    menu = figures.texture_interactive(results.load("seen"), "seen").figure.layout.updatemenus[0]
+    menu = figures.texture_measures_interactive(results.load("seen"), "seen").figure.layout.updatemenus[0]
     assert [button.label for button in menu.buttons] == list(MEASURES.values())
 
 
@@ -55,12 +55,12 @@ def test_histograms_are_shares_over_the_first_ones_outline():
     assert axes[0].get_xscale() == "log"
 
 
-@pytest.mark.parametrize("draw", [figures.texture_interactive, figures.likelihoods])
+@pytest.mark.parametrize("draw", [figures.texture_measures_interactive, figures.likelihoods])
 def test_a_run_that_was_not_looked_at_is_refused(draw):
     with pytest.raises(UserError, match="'bare'"):
         draw(results.load("bare"), "bare")
     with pytest.raises(UserError, match=r"as a whole yet in bare\.$"):
-        figures.texture(results.load("bare"))
+        figures.texture_measures(results.load("bare"))
 
 
 def test_figure_2_shows_real_text_where_it_was_measured(runs):
