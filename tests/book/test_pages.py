@@ -28,7 +28,7 @@ from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import load_preset
-from collapse_lib.experiment.run import Run
+from collapse_lib.experiment.run import FORMAT, Run
 from collapse_lib.studies import results
 from collapse_lib.text.display import plain, quotation
 
@@ -65,6 +65,7 @@ def _finish(run: Run, generation: int, name: str) -> None:
     write_json(step.metrics_file, head | {"metrics": metrics, "series": series, "examples": examples, "seconds": 1.5})
     parents = {parent: before.output_hashes() for parent, before in step.parents().items()}
     manifest = {
+        "format": FORMAT,
         "protocol_hash": step.protocol_hash,
         "parents": parents,
         "outputs": {"x": f"{name}{generation}"},
@@ -439,3 +440,17 @@ def test_the_book_is_made_from_recorded_benches_too(shown):
     report = shown.run.folder.parent / "bench" / "sampling-demo-cpu.json"
     write_json(report, {"bench": "sampling"})
     assert set(book._records([shown])) - set(before) == {report}
+
+
+def test_a_step_that_a_run_may_lack_is_left_out_of_its_pages(shown: BookRun) -> None:
+    """The run is shown as it is without; of one that has it, the measure stands among what changed."""
+    legal = {"legal_share": {"value": 0.125, "unit": "1", "definition": "how legal"}}
+    exact = {"metrics": legal, "series": {}, "examples": {}, "seconds": 1.0}
+    with_it, without = ({number: steps.copy() for number, steps in shown.results.items()} for _ in range(2))
+    for number in (1, 2, 3):
+        with_it[number]["exact"] = exact
+        without[number].pop("exact", None)
+    line = "| {term}`Legal <legal>` share of its stories | 0.1250 | 0.1250 | 0 |"
+    assert line in book_pages.generation_opening(BookRun(shown.run, with_it), 2)
+    page = book_pages.generation_opening(BookRun(shown.run, without), 2)
+    assert "Legal" not in page and BookRun(shown.run, without).metric(2, "exact", "legal_share") is None
