@@ -50,7 +50,7 @@ def null_band(table: DataFrame, run: str, name: str) -> Band | None:
 def fate_of(table: DataFrame, run: str) -> Fate | None:
     """The fate of one chain; None where it cannot be computed."""
     entropy, distinct = (null_band(table, run, name) for name in (ENTROPY, DISTINCT))
-    if entropy is None or distinct is None:
+    if entropy is None or distinct is None or entropy.source != distinct.source:
         return None
     return fate(*(metric(table, run, name, STEP)["value"] for name in (ENTROPY, DISTINCT)), entropy, distinct)
 

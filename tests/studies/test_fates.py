@@ -44,6 +44,8 @@ def test_fresh_chains_of_the_same_protocol_give_the_band(runs):
     band, expected = null_band(table, "chain", "self_bleu"), fresh_band(values, 5)
     assert band.source == "fresh" and np.array_equal(band.low, expected.low)
     assert fate_of(table, "chain").label == "neither"  # for the made-up fresh chains go the same way
+    half = table[(table["metric"] != "block_distinct_2") | (table["run"] == "chain")]
+    assert fate_of(half, "chain") is None  # one band of fresh chains, one of the run itself
 
 
 def test_a_measure_with_a_gap_or_without_errors_has_no_band(runs):
