@@ -110,6 +110,7 @@ def test_a_fate_is_the_label_of_one_chain_with_its_band(evaluated):
     assert "one chain" in rows[0] and len(rows) == 4
     assert "| law | **dissolving** | 2 to 5 | – | within this run, which knows nothing of other chains |" in rows
     assert "*not known: 2 of the 3 generations that a label needs*" in rows[3]
+    assert wording.fates(results.load("alpha")).data == "*No fate: no text has been looked at as a whole.*"
 
 
 def test_early_warnings_say_what_they_needed_and_had(evaluated):

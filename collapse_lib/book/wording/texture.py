@@ -36,6 +36,8 @@ def fates(table: DataFrame) -> Markdown:
             rows.append((run, f"*not known: {generations} of the {LASTING + 1} generations that a label needs*", "–", "–", "–"))
         else:
             rows.append((run, f"**{fate.label}**", spans(fate.dissolving), spans(fate.fixating), _source(table, run, fate.source)))
+    if not rows:
+        return Markdown("*No fate: no text has been looked at as a whole.*")
     return Markdown(pipe_table(("run", "fate of this one chain", "dissolving in", "fixating in", "band"), rows))
 
 
