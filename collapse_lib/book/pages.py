@@ -44,6 +44,10 @@ MEASURES = (
     Measure("free_text", "repeated", "Tokens that repeat the token before them"),
     Measure("free_text", "longest_repeat", "Longest run of one token"),
     Measure("sample", "stories", "Stories it brought to an end"),
+    Measure("exact", "excess_loss", "{term}`Excess loss <excess loss>` of a validation story"),
+    Measure("exact", "legal_share", "{term}`Legal <legal>` share of its stories"),
+    Measure("texture", "conditional_entropy", "Entropy of its next-token law on its own text"),
+    Measure("texture", "context_information", "{term}`Context information <context information>`"),
 )
 OVERVIEW = MEASURES[:5]  # columns of a run's overview
 

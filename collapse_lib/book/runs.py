@@ -62,7 +62,8 @@ class BookRun:
 
     def metric(self, generation: int, step: str, name: str) -> dict[str, Any] | None:
         """One metric with its unit and definition; None where it was not measured."""
-        return self.results[generation][step]["metrics"].get(name) if generation in self.results else None
+        measured = self.results.get(generation, {}).get(step)
+        return measured["metrics"].get(name) if measured else None
 
     def series(self, step: str, name: str) -> list[tuple[int, float]]:
         """A metric over the generations, as (generation, value)."""

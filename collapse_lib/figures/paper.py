@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures import style
+from collapse_lib.figures.exact import floor_perplexity
 from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
 from collapse_lib.studies.results import metric
 
@@ -19,6 +20,9 @@ LOG_RANGE = 8.0  # highest over lowest value from which a logarithmic axis is ea
 ENTROPY, ENTROPY_COLOUR = "entropy (nats)", COLOURS[0]
 OOV_AXIS = "OOV words in the corpus"
 OOV = (("OOV, English lexicon", COLOURS[4], "", -0.2), ("OOV, initial corpus", COLOURS[5], "/", 0.2))  # label, colour, hatch, offset of the bars
+# What as much real text has: metric, colour, label. Of OOV words there is one level, for against its own words it has none.
+REAL_ENTROPY = ("initial_entropy", COLOURS[0], "entropy, real text")
+REAL_OOV = ("initial_oov_lexicon_occurrences", "#B37400", "OOV, English lexicon, real text")
 
 
 @styled()
@@ -27,19 +31,20 @@ def figure_1(table: DataFrame) -> Picture:
 
     ``table`` is what ``results.load`` returns. A band of one standard error over stories lies around each line. Several runs get a second
     panel, perplexity relative to the first generation's, because levels of runs with different tokenisers or stories cannot be compared.
+    A run on the grammar has a second line, dashed: the perplexity of the grammar's own law, below which no model comes.
     Raises ``UserError`` if no run has a perplexity yet.
 
     Example: ``figures.figure_1(results.load("demo")).save("figure_1.svg")``
     """
     views = _perplexity_views(table)
-    several = len(views[ABSOLUTE].lines) > 1
+    several = len(views[RELATIVE].lines) > 1
     figure, axes = style.panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
     for panel, view in zip(axes, views.values(), strict=False):
         style.draw_lines(panel, view)
         if view.layout["yaxis.type"] == "log":
-            _logarithmic(panel)
-        if several:
-            _label_ends(panel)
+            style.logarithmic(panel)
+        if len(view.lines) > 1:
+            style.label_ends(panel)
     return Picture(figure, "Perplexity by generation")
 
 
@@ -49,7 +54,9 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
     Example: ``figures.figure_1_interactive(results.load("demo")).save("figure_1.html")``
     """
     views = _perplexity_views(table)
-    return style.interactive("figure-1", views, showlegend=len(views[ABSOLUTE].lines) > 1)
+    absolute, relative = views[ABSOLUTE].lines, views[RELATIVE].lines
+    views[RELATIVE] = views[RELATIVE]._replace(lines=[*relative, *map(Line.emptied, absolute[len(relative) :])])
+    return style.interactive("figure-1", views, showlegend=len(absolute) > 1)
 
 
 @styled()
@@ -57,21 +64,26 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """Figures 2 and A2: entropy of the generated text (line, left axis) and its out-of-vocabulary words (bars, right axis); sections 5.3.1, 5.3.2.
 
     ``runs`` is a name or several; each run gets a panel of its own, because counts of corpora of different sizes have no axis in common.
-    Raises ``UserError`` for a run whose text has not been measured.
+    Dashed lines, if they were measured, are what as many tokens of the initial corpus have. Raises ``UserError`` for a run whose text has not been
+    measured.
 
     Example: ``figures.figure_2(results.load("demo"), "demo")``
     """
     names = sized_names(table, [runs] if isinstance(runs, str) else runs)
     measures = [_free_text(table, run) for run in names]
     figure, axes = style.panels(len(names), columns=2, size=(7.2, 3.9) if len(names) == 1 else (5.2, 3.9))
-    for panel, title, (entropy, words) in zip(axes, names.values(), measures, strict=True):
-        _entropy_and_words(panel, entropy, words)
+    for panel, (run, title), (entropy, words) in zip(axes, names.items(), measures, strict=True):
+        bars = _entropy_and_words(panel, entropy, words)
+        for place, name, line_colour, label in ((panel, *REAL_ENTROPY), (bars, *REAL_OOV)):
+            for level in metric(table, run, name, "free_text")["value"]:
+                place.axhline(level, color=line_colour, linestyle="--", linewidth=1.3, label=label)
         panel.set_title(title, fontsize=11)
     style.legend_above(figure, style.lines_only_once(figure.axes), columns=3)
     return Picture(figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names.values())}")
 
 
-def _entropy_and_words(panel: Axes, entropy: DataFrame, words: Sequence[DataFrame]) -> None:
+def _entropy_and_words(panel: Axes, entropy: DataFrame, words: Sequence[DataFrame]) -> Axes:
+    """Draw both, and return the axes of the words."""
     bars = panel.twinx()
     for points, (label, bar_colour, hatch, offset) in zip(words, OOV, strict=True):
         look = {"color": bar_colour, "hatch": 4 * hatch, "edgecolor": "white", "linewidth": 0}
@@ -85,6 +97,7 @@ def _entropy_and_words(panel: Axes, entropy: DataFrame, words: Sequence[DataFram
     bars.set_ylabel(OOV_AXIS)
     panel.set_ylabel(ENTROPY, color=ENTROPY_COLOUR)
     panel.tick_params(axis="y", colors=ENTROPY_COLOUR)
+    return bars
 
 
 def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
@@ -112,6 +125,12 @@ def figure_2_interactive(table: DataFrame, run: str) -> Interactive:
         line={"color": ENTROPY_COLOUR},
         hovertemplate="generation %{x}<br>%{y:.4f} nats<extra>entropy</extra>",
     )
+    generations = entropy["generation"].tolist()
+    for (name, line_colour, label), axis in ((REAL_OOV, "y2"), (REAL_ENTROPY, "y")):
+        for level in metric(table, run, name, "free_text")["value"]:
+            look = {"color": line_colour, "dash": "dash", "width": 1.5}
+            words = f"%{{y:,.5~g}}<extra>{label}</extra>"
+            figure.add_scatter(x=generations, y=[level] * len(generations), name=label, yaxis=axis, mode="lines", line=look, hovertemplate=words)
     # Plotly draws the axis that overlays last: entropy has to be that one, or the bars would cover the line.
     right = {"title": {"text": OOV_AXIS}, "side": "right", "showgrid": False, "rangemode": "tozero"}
     style.plotly_layout(figure, ENTROPY, yaxis2=right, barmode="group", legend=style.LEGEND_ABOVE)
@@ -156,7 +175,12 @@ def _perplexity_views(table: DataFrame) -> dict[str, View]:
     if not lines:
         raise UserError(f"No perplexity has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
     relative = [line._replace(y=[y / line.y[0] for y in line.y], error=[error / line.y[0] for error in line.error]) for line in lines]
-    return {ABSOLUTE: _scaled_view(ABSOLUTE, lines), RELATIVE: _scaled_view(RELATIVE, relative)}
+    floors = []
+    for line, (run, _) in zip(lines, measured, strict=True):
+        if (floor := floor_perplexity(table, run)) is not None:
+            label = "exact floor" + (f", {run}" if len(lines) > 1 else "")
+            floors.append(Line(label, line.x, [floor] * len(line.x), [None] * len(line.x), line.colour, "", "--"))
+    return {ABSOLUTE: _scaled_view(ABSOLUTE, lines + floors), RELATIVE: _scaled_view(RELATIVE, relative)}
 
 
 def _scaled_view(axis: str, lines: list[Line]) -> View:
@@ -171,24 +195,3 @@ def _free_text(table: DataFrame, run: str) -> tuple[DataFrame, list[DataFrame]]:
     if not len(entropy):
         raise UserError(f"The free text of run '{run}' has not been measured yet, or the run is not in this table.")
     return entropy, words
-
-
-def _logarithmic(panel: Axes) -> None:
-    """A logarithmic axis whose labels are plain numbers, 1, 2 and 5 of each decade."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    panel.set_yscale("log")
-    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.yaxis.set_major_formatter("{x:,.10g}")
-    panel.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _label_ends(panel: Axes) -> None:
-    """Write each run's name at the end of its line, pushed apart where two would overlap."""
-    to_height = panel.transData + panel.transAxes.inverted()
-    ends = [(*to_height.transform(line.get_xydata()[-1]), line) for line in panel.get_lines()]
-    ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # where a shorter run's name lies on a longer run's line
-    lowest = float("-inf")
-    for x, height, line in sorted(ends, key=lambda end: end[1]):
-        lowest = max(height, lowest + 0.07)
-        panel.text(x + 0.02, lowest, line.get_label(), color=line.get_color(), transform=panel.transAxes, va="center", fontsize=10, bbox=ground)

@@ -21,6 +21,7 @@ from collapse_lib.experiment.errors import UserError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
@@ -135,6 +136,14 @@ def colour(index: int) -> str:
     return COLOURS[index] if index < len(COLOURS) else "#555555"
 
 
+def shades(count: int) -> list[str]:
+    """Colours for what has an order, from dark to light, as many as are asked for."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps["viridis"](place)) for place in np.linspace(0.0, 0.88, count)]  # the lightest would not be seen on white
+
+
 def panels(count: int = 1, columns: int = 0, size: tuple[float, float] = (7.2, 3.9), **subplots: Any) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels over generations, at most ``columns`` side by side (0: all), each of ``size`` (width, height) in inches."""
     # Not pyplot, whose global state would tie a figure to the notebook's.
@@ -179,6 +188,10 @@ class Line(NamedTuple):
     def of(cls, label: str, points: DataFrame, colour: str, marker: str = "o", style: str = "-") -> Line:
         """The line of what ``results.metric`` returns."""
         return cls(label, *(points[column].tolist() for column in ("generation", "value", "standard_error")), colour, marker, style)
+
+    def emptied(self) -> Line:
+        """The same without points, for a view in which it has none: all views have the same lines."""
+        return self._replace(x=[], y=[], error=[])
 
 
 class View(NamedTuple):
@@ -257,10 +270,43 @@ def legend_above(figure: Figure, handles: Iterable[Any], columns: int, **more: A
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, frameon=False, fontsize=10, **more)
 
 
+def logarithmic(panel: Axes) -> None:
+    """A logarithmic vertical axis whose labels are plain numbers."""
+    panel.set_yscale("log")
+    plain_ticks(panel.yaxis)
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, their labels plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,.10g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def label_ends(panel: Axes) -> None:
+    """Write each run's name at the end of its line, pushed apart where two would overlap."""
+    to_height = panel.transData + panel.transAxes.inverted()
+    ends = [(*to_height.transform(line.get_xydata()[-1]), line) for line in panel.get_lines()]
+    ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # where a shorter run's name lies on a longer run's line
+    lowest = float("-inf")
+    for x, height, line in sorted(ends, key=lambda end: end[1]):
+        lowest = max(height, lowest + 0.07)
+        panel.text(x + 0.02, lowest, line.get_label(), color=line.get_color(), transform=panel.transAxes, va="center", fontsize=10, bbox=ground)
+
+
 def lines_only_once(axes: Iterable[Axes]) -> list[Any]:
     """What the legend of several panels shows: the handles of each label once."""
     pairs = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in axes]
     return list({label: handle for several in pairs for handle, label in several}.values())
+
+
+def evenly(generations: Sequence[int], most: int) -> list[int]:
+    """At most ``most`` of them, the first and the last included."""
+    if len(generations) <= most:
+        return list(generations)
+    return [generations[round(index * (len(generations) - 1) / (most - 1))] for index in range(most)]
 
 
 def plotly_layout(figure: go.Figure, y_title: str, **more: Any) -> None:

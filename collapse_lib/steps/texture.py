@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,8 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 
 if TYPE_CHECKING:
+    from collapse_lib.experiment.protocol import TextureSettings
+    from collapse_lib.metrics.metric import Metric
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
@@ -20,7 +23,7 @@ def texture(run: Run, generation: int, device: str = "auto") -> Results:
 
     Reads the models and texts of this generation and of the first, the validation stories and the tokeniser. Returns what was measured:
     ``context_information``, ``conditional_entropy`` (nats), ``block_distinct_2``, ``self_bleu``, ``compression_ratio``, ``text_distance``, and in
-    ``series`` the histogram of likelihoods under generation 1.
+    ``series`` the histogram of likelihoods under generation 1. Generation 1 measures the validation stories, too (``real_self_bleu``, ...).
 
     Example: ``steps.texture(Run.open("demo"), 1)["metrics"]["context_information"]["value"]``
     """
@@ -38,7 +41,7 @@ def look_at_text(
 ) -> None:
     """The work of step ``texture``."""
     from collapse_lib.metrics.context_information import context_information
-    from collapse_lib.metrics.diversity import compression_ratio, distinct_shares, features, self_bleu, text_distance
+    from collapse_lib.metrics.diversity import distinct_shares, features, text_distance
     from collapse_lib.metrics.likelihood_histogram import likelihood_histogram
     from collapse_lib.metrics.story_sample import complete_stories
     from collapse_lib.metrics.token_scores import token_losses, token_losses_and_entropies
@@ -55,13 +58,40 @@ def look_at_text(
     record.series["likelihood_counts"], record.series["likelihood_edges"] = histogram["counts"], histogram["edges"]
     record.metrics |= {f"likelihood_{level}": metric for level, metric in histogram["quantiles"].items()}
     stories = [story for story in complete_stories(text, settings.stories, task.seed("texture stories", 0)) if len(story)]
-    record.measure("compared_stories", len(stories), "stories", "complete stories that were compared with each other")
+    written_tokens = {"tokens": sum(map(len, stories))}
+    record.measure("compared_stories", len(stories), "stories", "complete stories that were compared with each other", counts=written_tokens)
+    real = features(first_model, [row.astype(np.int64)[:context] for row in validation.iter_rows(0, settings.stories)])
     if len(stories) >= settings.block_stories:
-        record.metrics["self_bleu"] = self_bleu([story.tolist() for story in stories], settings.block_stories)
-        record.metrics["compression_ratio"] = compression_ratio([tokenizer.decode(story) for story in stories], settings.block_stories)
         starts = [np.append(text.eos_id, story).astype(np.int64)[:context] for story in stories]
-        real = [row.astype(np.int64)[:context] for row in validation.iter_rows(0, settings.stories)]
-        record.metrics["text_distance"] = text_distance(features(first_model, starts), features(first_model, real), settings.block_stories)
+        record.metrics |= _diversity(stories, tokenizer, settings.block_stories)
+        record.metrics["text_distance"] = text_distance(features(first_model, starts), real, settings.block_stories)
+    if task.generation == 1:
+        record.metrics |= _real(task.protocol.texture, validation, tokenizer, real)
+
+
+def _diversity(stories: Sequence[np.ndarray], tokenizer: Tokenizer, block_stories: int) -> dict[str, Metric]:
+    """How much the stories (token arrays without their ends) have in common."""
+    from collapse_lib.metrics.diversity import compression_ratio, self_bleu
+
+    return {
+        "self_bleu": self_bleu([story.tolist() for story in stories], block_stories),
+        "compression_ratio": compression_ratio([tokenizer.decode(story) for story in stories], block_stories),
+    }
+
+
+def _real(settings: TextureSettings, validation: TokenCorpus, tokenizer: Tokenizer, seen: np.ndarray) -> dict[str, Metric]:
+    """What validation stories have of the same, as far as there are enough of them; ``seen`` are their features, of which two halves are compared."""
+    from collapse_lib.metrics.diversity import distinct_shares, text_distance
+
+    rows, half = list(validation.iter_rows()), len(seen) // 2
+    measures: dict[str, Metric] = {}
+    if sum(map(len, rows)) >= settings.block_tokens:
+        measures |= {f"block_{name}": metric for name, metric in distinct_shares(rows, settings.block_tokens).items()}
+    if len(rows) >= settings.block_stories:
+        measures |= _diversity([row[1:] for row in rows[: settings.stories]], tokenizer, settings.block_stories)
+    if half >= settings.block_stories:
+        measures["text_distance"] = text_distance(seen[:half], seen[half:], settings.block_stories)
+    return {f"real_{name}": metric | {"definition": f"of validation stories: {metric['definition']}"} for name, metric in measures.items()}
 
 
 def _rows(text: TokenCorpus, count: int, seed: int) -> list[np.ndarray]:

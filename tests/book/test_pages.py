@@ -332,7 +332,7 @@ def test_prose_uses_only_numbers_that_exist(shown: BookRun) -> None:
 def test_the_experiment_has_every_step_in_its_order() -> None:
     text = (SOURCE / "experiment.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(STEPS)
-    assert re.findall(r"There are (\w+), done", text) == [("seven", "eight", "nine", "ten", "eleven")[len(STEPS) - 7]]
+    assert re.findall(r"There are (\w+), done", text) == [("seven", "eight", "nine", "ten", "eleven", "twelve")[len(STEPS) - 7]]
     parts = {number for numbers in re.findall(r"^\| `\w+` \|.*\| ([^|]*) \|$", text, re.M) for number in re.findall(r"5\.\d", numbers)}
     assert parts == {"5.1", "5.2", "5.3", "5.4", "5.5"}, "the sections of the paper's methods"
 
@@ -440,3 +440,17 @@ def test_the_book_is_made_from_recorded_benches_too(shown):
     report = shown.run.folder.parent / "bench" / "sampling-demo-cpu.json"
     write_json(report, {"bench": "sampling"})
     assert set(book._records([shown])) - set(before) == {report}
+
+
+def test_a_step_that_a_run_may_lack_is_left_out_of_its_pages(shown: BookRun) -> None:
+    """The run is shown as it is without; of one that has it, the measure stands among what changed."""
+    legal = {"legal_share": {"value": 0.125, "unit": "1", "definition": "how legal"}}
+    exact = {"metrics": legal, "series": {}, "examples": {}, "seconds": 1.0}
+    with_it, without = ({number: steps.copy() for number, steps in shown.results.items()} for _ in range(2))
+    for number in (1, 2, 3):
+        with_it[number]["exact"] = exact
+        without[number].pop("exact", None)
+    line = "| {term}`Legal <legal>` share of its stories | 0.1250 | 0.1250 | 0 |"
+    assert line in book_pages.generation_opening(BookRun(shown.run, with_it), 2)
+    page = book_pages.generation_opening(BookRun(shown.run, without), 2)
+    assert "Legal" not in page and BookRun(shown.run, without).metric(2, "exact", "legal_share") is None

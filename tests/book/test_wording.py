@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas
 import pytest
-from synthetic_runs import write_run
+from synthetic_runs import EVALUATED, write_run
 
 from collapse_lib.book import wording
 from collapse_lib.book.wording.numbers import course, course_and_peak, number, pipe_table
+from collapse_lib.book.wording.texture import spans
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import write_text
+from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.studies import results
+from collapse_lib.studies.fates import departures
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +96,57 @@ def test_the_entropy_beside_the_paper_is_that_of_the_text(runs):
     other = table[table["metric"] == "entropy"].assign(step="alpha", value=99.0)
     both = pandas.concat([other, table], ignore_index=True)
     assert wording.beside_paper(both, ["entropy"]).data == wording.beside_paper(table, ["entropy"]).data
+
+
+@pytest.fixture
+def evaluated(runs):
+    write_run(runs, "law", 5, steps=EVALUATED)
+    write_run(runs, "short", 2, steps=EVALUATED)
+    return results.load("law,short")
+
+
+def test_a_fate_is_the_label_of_one_chain_with_its_band(evaluated):
+    rows = wording.fates(evaluated).data.splitlines()
+    assert "one chain" in rows[0] and len(rows) == 4
+    assert "| law | **dissolving** | 2 to 5 | – | within this run, which knows nothing of other chains |" in rows
+    assert "*not known: 2 of the 3 generations that a label needs*" in rows[3]
+    assert wording.fates(results.load("alpha")).data == "*No fate: no text has been looked at as a whole.*"
+
+
+def test_early_warnings_say_what_they_needed_and_had(evaluated):
+    text = wording.early_warnings(evaluated, "law").data
+    assert text.startswith("Run **law**, one chain; band: within this run")
+    found = departures(evaluated, "law")
+    rows = [row.split("|")[1:-1] for row in text.splitlines()[4:]]
+    assert len(rows) == len(found) and {row[4].strip() for row in rows} == {"30,000"}
+    assert [row[1].strip() for row in rows] == [f"generation {departure.generation}" if departure.generation else "never" for departure in found]
+    assert rows[0][3].strip() == f"{math.ceil(found[0].tokens):,}"
+
+
+def test_where_all_samples_agree_the_text_needed_is_not_known(evaluated):
+    measures = evaluated["metric"] == "conditional_entropy"
+    sure = evaluated.assign(standard_error=evaluated["standard_error"].where(~measures, 0.0))
+    (row,) = [row for row in wording.early_warnings(sure, "law").data.splitlines() if "conditional entropy" in row]
+    assert "| generation 2 | above | not known |" in row
+
+
+@pytest.mark.parametrize(("generations", "text"), [((), "–"), ((4,), "4"), ((2, 3, 4), "2 to 4"), ((2, 3, 6, 7, 9), "2 to 3, 6 to 7, 9")])
+def test_generations_in_spans(generations, text):
+    assert spans(generations) == text
+
+
+def test_a_step_that_was_not_done_is_said_with_the_reason(runs, evaluated):
+    assert wording.undone(evaluated, "exact").data == "Every run shown here has these measures."
+    folder = write_run(runs, "stories", 2)
+    write_text(folder / "protocol.yaml", Protocol.from_fields({"corpus": {"stories": 10, "source": "somewhere"}, "generations": 2}).to_yaml())
+    table = results.load("alpha,stories,law")
+    lawless, undone = wording.undone(table, "exact").data.split(". ", 1)
+    assert lawless == "Without an exact law, because their stories do not come from the grammar: **stories**"
+    assert undone == "Step `exact` has not been done yet: **alpha**. `collapse run alpha` does it, if the run's models and texts are there."
+    assert "not been done yet: **alpha**, **stories**." in wording.undone(table, "texture").data
+
+
+def test_exact_measures_stand_beside_the_paper_as_one_chain_each(evaluated):
+    header, _, *rows = wording.beside_paper(evaluated, ["excess_loss"]).data.splitlines()
+    assert header.endswith("| here, one chain a run |") and len(rows) == 2
+    assert "the law of its stories is not known" in rows[0] and "up in all 4 steps" in rows[0]

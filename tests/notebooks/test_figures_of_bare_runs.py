@@ -20,6 +20,9 @@ SAID = {
     "figure_a4_f1": "Fine-tuned on no task: **bare**.",
     "figure_a5_f1_1m": "Fine-tuned on no task: **bare**.",
     "table_a2_judged": "Not graded yet: **bare**.",
+    "likelihoods": "Step `texture` has not been done yet: **bare**.",
+    "tails": "Step `exact` has not been done yet: **bare**.",
+    "texture": "Step `texture` has not been done yet: **bare**.",
     "twins": "Not compared with twins: **bare**.",
 }
 

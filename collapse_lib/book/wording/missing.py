@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.display import Markdown
 
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.run import Run
 from collapse_lib.figures.classification import finetuned
 from collapse_lib.figures.judged import graded_runs
@@ -49,6 +50,20 @@ def unmeasured(table: DataFrame, *measures: str) -> Markdown:
     return Markdown(f"Without {what}, because they were evaluated before these were measured: {names}.")
 
 
+def undone(table: DataFrame, step: str) -> Markdown:
+    """The runs of a table that lack the optional step ``exact`` or ``texture``, why, and how to have it done."""
+    missing, _ = _missing(table["run"].unique(), set(table[table["step"] == step]["run"]))
+    able = [run for run in missing if STEPS[step].done_in(Run.open(run).protocol, 1)]
+    sentences = []
+    if lawless := [run for run in missing if run not in able]:
+        sentences.append(f"Without an exact law, because their stories do not come from the grammar: {_bold(lawless)}.")
+    if able:
+        sentences.append(
+            f"Step `{step}` has not been done yet: {_bold(able)}. `collapse run {able[0]}` does it, if the run's models and texts are there."
+        )
+    return Markdown(" ".join(sentences) or "Every run shown here has these measures.")
+
+
 def uncompared(runs: Runs, records: Sequence[dict[str, Any]]) -> Markdown:
     """The runs that ``records`` do not compare with twins, and how to have them compared."""
     missing, names = _missing(select(runs), {name for record in records for name in record["runs"].values()})
@@ -59,4 +74,8 @@ def uncompared(runs: Runs, records: Sequence[dict[str, Any]]) -> Markdown:
 
 def _missing(runs: Sequence[str], complete: Sequence[str] | set[str]) -> tuple[list[str], str]:
     missing = [run for run in runs if run not in complete]
-    return missing, ", ".join(f"**{run}**" for run in missing)
+    return missing, _bold(missing)
+
+
+def _bold(runs: Sequence[str]) -> str:
+    return ", ".join(f"**{run}**" for run in runs)

@@ -11,6 +11,7 @@ from collapse_lib.book.wording.numbers import course_and_peak, pipe_table, point
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures.judged import graded_generations, judge_label, judge_record, passes_controls
 from collapse_lib.figures.paper import sized_names
+from collapse_lib.figures.style import evenly
 from collapse_lib.studies.results import executed, measured, metric, select
 from collapse_lib.text.display import literal
 
@@ -26,6 +27,7 @@ class Reported(NamedTuple):
     said: str
 
 
+NO_LAW = "not reported; the law of its stories is not known"
 CONTROLS = "control rows"  # the one entry below that is no measure but a verdict on the judge
 REPORTED = {
     "perplexity": Reported("perplexity", "perplexity", "rises in every generation from 1 to 40, faster for the 1M than for the 33M model (Fig. 1)"),
@@ -64,6 +66,26 @@ REPORTED = {
         "not reported; in its released code no end is ever a training target",
     ),
     "story_length": Reported("story length, cut at the row (tokens)", "free_text", "not reported; all sequences are said to have 600 tokens"),
+    "excess_loss": Reported("excess loss (nats a story)", "exact", NO_LAW),
+    "legal_share": Reported("share of a story before its first impossible character", "exact", NO_LAW),
+    "legal_sentences": Reported("share of legal sentences", "exact", NO_LAW),
+    "legal_stories": Reported("share of stories that are legal to the end", "exact", NO_LAW),
+    "plots_told": Reported("different plots told", "exact", NO_LAW),
+    "endings_told": Reported("different endings told", "exact", NO_LAW),
+    "heroes_told": Reported("different heroes told", "exact", NO_LAW),
+    "conditional_entropy": Reported(
+        "entropy of the next-token law on its own text (nats)",
+        "texture",
+        "not reported; repetition, as Finding 2 describes it for late generations, would be a fall",
+    ),
+    "context_information": Reported("what the context tells of a token (nats)", "texture", "not reported"),
+    "block_distinct_2": Reported("distinct 2-grams in equally many tokens", "texture", "no number; repetition (Finding 2) would be a fall"),
+    "self_bleu": Reported("self-BLEU", "texture", "no number; repetition (Finding 2) would be a rise"),
+    "above_reference": Reported(
+        "share of samples less probable to generation 1 than 99% of its own",
+        "texture",
+        "not reported; Shumailov and others (2024) see such a tail grow",
+    ),
 }
 
 
@@ -116,7 +138,7 @@ def beside_paper(table: DataFrame, measures: Sequence[str]) -> Markdown:
         label, step, said = REPORTED[name]
         here = {run: _here(table, run, name, step) for run in table["run"].unique()}
         rows += [(label, said, run, words) for run, words in here.items() if words] or [(label, said, "–", "*not measured*")]
-    return Markdown(pipe_table(("measure", "the paper", "run", "here"), rows))
+    return Markdown(pipe_table(("measure", "the paper", "run", "here, one chain a run"), rows))
 
 
 def table_a1(run: str, generations: Sequence[int] = (), each: int = 2) -> Markdown:
@@ -124,7 +146,7 @@ def table_a1(run: str, generations: Sequence[int] = (), each: int = 2) -> Markdo
 
     Raises ``UserError`` for a run that has sampled nothing.
     """
-    chosen = generations or _evenly(_sampled(run), 8)
+    chosen = generations or evenly(_sampled(run), 8)
     rows = [(str(generation), literal(text)) for generation in chosen for text in measured(run, generation, "sample")["examples"]["samples"][:each]]
     return Markdown(pipe_table(("Generation", "Sample"), rows, "rl"))
 
@@ -147,10 +169,3 @@ def _sampled(run: str) -> list[int]:
     if not generations:
         raise UserError(f"Run '{run}' has no finished step 'sample' yet.")
     return generations
-
-
-def _evenly(generations: list[int], most: int) -> list[int]:
-    """At most ``most`` of them, the first and the last included."""
-    if len(generations) <= most:
-        return generations
-    return [generations[round(index * (len(generations) - 1) / (most - 1))] for index in range(most)]
