@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from collapse_lib.experiment import lineage
 from collapse_lib.experiment.artefacts import ARTEFACTS, content_hash
@@ -77,7 +78,7 @@ class _Export:
         root["keywords"] = "language models, model collapse, synthetic data, GPT-Neo"
         terms = {
             "name": "MIT License",
-            "description": "Holds for the software, the notebooks and the numbers; text that they quote from a corpus keeps the licence of that corpus.",
+            "description": "Holds for software, notebooks and numbers; text that they quote from a corpus keeps the licence of that corpus.",
         }
         self.crate.license = self._entity(LICENCE, "CreativeWork", terms)
         title = "Why language models collapse when trained on recursively generated text"
@@ -98,10 +99,12 @@ class _Export:
             "name": "Generations of language models",
             "description": "The table of steps: what each reads, what it makes and what decides it.",
             "version": version,
+            "encodingFormat": "text/x-python",
         }
         workflow = self.crate.add_workflow(lineage.__file__, "workflow/lineage.py", main=True, lang=language, properties=described)
         tools = {}
-        for name in dict.fromkeys(step.name for step in steps):
+        executed = {step.name for step in steps}
+        for name in filter(executed.__contains__, lineage.STEPS):
             source = project_root() / "notebooks" / "steps" / f"{name}.ipynb"
             more = {"@type": ["File", "SoftwareSourceCode"], "version": version}
             tools[name] = self._file(source, f"workflow/steps/{name}.ipynb", lineage.STEPS[name].title, NOTEBOOK, **more)
@@ -117,13 +120,15 @@ class _Export:
             (step.metrics_file, "what was measured: value, unit and definition", "application/json"),
             (step.manifest_file, "from what, by what and when it was done", "application/json"),
         ):
-            results.append(self._file(file, file.relative_to(self.run.folder).as_posix(), f"{step.name} of generation {step.generation}: {what}", form))
+            results.append(
+                self._file(file, file.relative_to(self.run.folder).as_posix(), f"{step.name} of generation {step.generation}: {what}", form)
+            )
         action = self._action(f"#{place}-{step.name}", tool, self._read_by(step), results, manifest["started"], manifest["finished"])
         action["name"] = f"{step.name} of generation {step.generation}"
         action["description"] = f"{step.kind.title}: {manifest['seconds']:,} s on {manifest['device']}"
         properties = {"device": manifest["device"], "seed": str(manifest.get("seed", ""))} | manifest["versions"]
         action["additionalProperty"] = [
-            self._entity(f"#{name}-{value}".replace(" ", "-"), "PropertyValue", {"name": name, "value": value})
+            self._entity(quote(f"#{name}-{value}", safe="#"), "PropertyValue", {"name": name, "value": value})
             for name, value in properties.items()
             if value
         ]
@@ -162,12 +167,14 @@ class _Export:
         organised["instrument"], organised["object"], organised["result"] = engine, controls, whole
 
     def _artefact(self, name: str, digest: str, maker: Step | None = None) -> ContextEntity:
-        """A model, a text or the like by its content hash: one entity, whoever made or read it. ``maker``, who knows where it would be, comes first."""
+        """A model, a text or the like by its content hash, one entity whoever made or read it; ``maker`` knows where it would lie."""
         identifier = f"#{name}-{digest}"
         if maker is None:
             return self.crate.dereference(identifier) or self._entity(identifier, "CreativeWork", {"name": name, "sha256": digest})
         files = ARTEFACTS[name].files
-        content = f"the SHA-256 of {files[0]}" if len(files) == 1 else f"the SHA-256 of the hexadecimal SHA-256 of {', '.join(files)}, one after another"
+        content = (
+            f"the SHA-256 of {files[0]}" if len(files) == 1 else f"the SHA-256 of the hexadecimal SHA-256 of {', '.join(files)}, one after another"
+        )
         status = "in the run's folder, not in this crate" if _is_here(maker, name, digest) else "no longer in the run's folder as it was recorded"
         described = {
             "name": f"{name} of generation {maker.generation}",
@@ -178,7 +185,7 @@ class _Export:
 
     def _action(self, identifier: str, tool: File, read: list, results: list, began: str, ended: str) -> ContextEntity:
         times = {"startTime": began, "endTime": ended, "actionStatus": "http://schema.org/CompletedActionStatus"}
-        action = self.crate.add_action(tool, identifier, object=read, result=results, properties=times)
+        action = self.crate.add_action(tool, identifier, object=read[0] if len(read) == 1 else read, result=results, properties=times)
         self.crate.root_dataset.append_to("mentions", action)
         return action
 
