@@ -55,7 +55,7 @@ def model_card(run: Run, generation: int) -> str:
     )
     size = f" of {measured['train']['metrics']['parameters']['value']:,} parameters" if "parameters" in measured["train"]["metrics"] else ""
     return f"""---
-{_front_matter(run, generation, measured).to_yaml()}
+{front_matter(run, generation, measured).to_yaml()}
 ---
 
 # Generation {generation} of run {plain(run.name)}
@@ -101,7 +101,8 @@ One chain was run: these numbers are this model's, and say nothing of how others
 """
 
 
-def _front_matter(run: Run, generation: int, measured: Results) -> ModelCardData:
+def front_matter(run: Run, generation: int, measured: Results) -> ModelCardData:
+    """What the hub reads of a model card; ``measured`` gives the perplexity, where there is one."""
     from huggingface_hub import EvalResult, ModelCardData
 
     source, perplexity = run.protocol.corpus.source, measured.get("perplexity", {}).get("metrics", {}).get("perplexity")
