@@ -15,12 +15,17 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.run import Run
 from collapse_lib.export.crate import PROFILES, write_crate
 
-# The terms of https://w3id.org/ro/crate/1.1/context that a crate of ours has and that are not schema.org's own: a checker without a network needs them.
-CONTEXT = {
-    "@vocab": "http://schema.org/",
+# What https://w3id.org/ro/crate/1.1/context says of the terms that a crate of ours uses: a checker without a network is told.
+SCHEMA_ORG = (
+    "ComputerLanguage ControlAction CreateAction CreativeWork Dataset HowTo HowToStep OrganizeAction PropertyValue ScholarlyArticle "
+    "SoftwareApplication SoftwareSourceCode about actionStatus additionalProperty citation contentSize creativeWorkStatus datePublished "
+    "description encodingFormat endTime hasPart instrument keywords license mainEntity mentions name object position programmingLanguage result "
+    "softwareVersion startTime step url value version workExample"
+)
+CONTEXT = {term: f"http://schema.org/{term}" for term in SCHEMA_ORG.split()} | {
     "File": "http://schema.org/MediaObject",
     "ComputationalWorkflow": "https://bioschemas.org/ComputationalWorkflow",
-    "conformsTo": {"@id": "http://purl.org/dc/terms/conformsTo"},
+    "conformsTo": "http://purl.org/dc/terms/conformsTo",
     "sha256": "https://w3id.org/ro/terms/workflow-run#sha256",
 }
 
