@@ -17,15 +17,14 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Raises ``UserError`` if anything is at ``target`` but an empty folder: an export never writes over another.
     """
-    if target.is_symlink() or target.is_file() or (target.is_dir() and any(target.iterdir())):
+    place = target.resolve()
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise UserError(f"'{target}' exists and is not an empty folder; give another --output, or delete it.")
-    beside = target.with_name(f"{target.name}.tmp")
+    beside = place.with_name(f"{place.name}.tmp")
     remove(beside)
     beside.mkdir(parents=True)
     try:
         yield beside
-        if target.is_dir():
-            target.rmdir()
-        beside.replace(target)
+        beside.replace(place)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

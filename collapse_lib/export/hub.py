@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_lib.experiment.artefacts import path_of
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import is_composed
 from collapse_lib.experiment.paths import project_root
@@ -40,11 +41,23 @@ def write_hub_folder(run: Run, generation: int, target: Path) -> None:
 
     Raises ``UserError`` when the run has no such model, when it is damaged or not here, and when ``target`` holds anything.
     """
-    model = run.step(generation, "train").artefact("model")
+    model = _model_folder(run.step(generation, "train"))
     with new_folder(target) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
         shutil.copy2(run.folder / "protocol.yaml", folder)
         (folder / "README.md").write_text(model_card(run, generation), encoding="utf-8")
+
+
+def _model_folder(train: Step) -> Path:
+    """The model that a step trained; the advice where it is not here holds for a finished run too, of which no step needs it any more."""
+    if train.manifest() and not path_of(train.folder, "model").exists():
+        here = [str(step.generation) for step in train.run.steps_named("train") if path_of(step.folder, "model").exists()]
+        others = f"here: generation {', '.join(here)}" if here else "nor is any other of this run"
+        raise UserError(
+            f"The model of generation {train.generation} of run '{train.run.name}' is not here ({others}); to have it trained again, "
+            f"delete {train.manifest_file}, then call `collapse repair {train.run.name}` and `collapse run {train.run.name}`."
+        )
+    return train.artefact("model")
 
 
 def model_card(run: Run, generation: int) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from collapse_lib.cli import main
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.execute import advance
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
 from collapse_lib.export.hub import front_matter, trained_generation, write_hub_folder
@@ -73,18 +74,40 @@ def test_stories_of_the_grammar_and_of_the_hub_are_named_as_what_they_are(run):
     assert (hub.license, hub.language, hub.datasets) == ("unknown", None, [load_preset("paper-1m").corpus.source])
 
 
-def test_a_model_that_cannot_be_exported_is_said_in_one_sentence(run, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def copy(run, tmp_path, monkeypatch) -> Run:
+    """The run again, to be damaged."""
     shutil.copytree(run.folder, tmp_path / "runs" / "small")
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
-    copy = Run.open("small")
-    shutil.rmtree(copy.generation_folder(2) / "model")
-    with pytest.raises(UserError, match=r"model of generation 2 of run 'small' is not here.*collapse repair small.*collapse run small"):
+    return Run.open("small")
+
+
+def test_a_model_that_is_not_here_can_be_had_again_as_the_advice_says(copy, tmp_path):
+    train = copy.step(2, "train")
+    shutil.rmtree(train.folder / "model")
+    with pytest.raises(UserError, match=r"not here \(here: generation 1\).*delete (.*train\.json), then .*repair small") as refusal:
         write_hub_folder(copy, trained_generation(copy), tmp_path / "hub")
-    assert main(["export", "small", "--hub-folder", "--generation", "3", "--output", str(tmp_path / "hub")]) == 2
-    assert "no generation 3 in run 'small'" in capsys.readouterr().err
-    Run.create("begun", run.protocol)
+    assert not (tmp_path / "hub").exists() and f"delete {train.manifest_file}" in str(refusal.value)
+    trained = train.output_hashes()
+    train.manifest_file.unlink()
+    assert main(["repair", "small"]) == 0
+    advance(copy, "cpu", only=("corpus", "train", "sample"))
+    write_hub_folder(copy, 2, tmp_path / "hub")
+    assert train.output_hashes() == trained
+
+
+def test_what_cannot_be_exported_is_said_in_one_sentence(copy, tmp_path, capsys):
+    config = copy.generation_folder(1) / "model" / "config.json"
+    config.write_text(config.read_text() + " ")
+    for generation, sentence in (("3", "no generation 3 in run 'small'"), ("1", "is not the model that step train of generation 1")):
+        assert main(["export", "small", "--hub-folder", "--generation", generation, "--output", str(tmp_path / "hub")]) == 2
+        assert sentence in capsys.readouterr().err
+    Run.create("begun", copy.protocol)
     with pytest.raises(UserError, match=r"trained no model.*collapse run begun"):
         trained_generation(Run.open("begun"))
     assert not (tmp_path / "hub").exists()
+
+
+def test_the_command_says_how_the_folder_is_published(run, tmp_path, capsys):
     assert main(["export", "small", "--hub-folder", "--generation", "1", "--output", str(tmp_path / "hub")]) == 0
-    assert f"hf upload NAME {tmp_path / 'hub'}" in capsys.readouterr().out
+    assert f"hf upload NAME {tmp_path / 'hub'}" in capsys.readouterr().out and (tmp_path / "hub" / "model.safetensors").is_file()
