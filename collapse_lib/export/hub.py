@@ -147,8 +147,8 @@ def _trained_on(run: Run, generation: int) -> str:
         amounts = {name: initial["metrics"][name]["value"] for name in ("train_stories", "train_tokens") if name in initial["metrics"]}
         source += "".join(f", {value:,} {name.removeprefix('train_')}" for name, value in amounts.items())
     if is_composed(run.protocol, generation):
-        share = "" if regime.share is None else f", share {regime.share:g}"
-        learned = f"what the regime {plain(regime.name)} ({plain(regime.real)} real text, verifier {plain(regime.verifier)}{share}) put together"
+        settings = {"mix": f" ({regime.real} real text, share {regime.share})", "select": f" ({regime.share} of it, by {regime.verifier})"}
+        learned = f"what the regime {plain(regime.name + settings.get(regime.name, ''))} put together"
     else:
         learned = "the initial corpus" if generation == 1 else f"the text that generation {generation - 1} wrote, and nothing else"
     weights = "the weights of its predecessor" if run.protocol.training.init == "previous" and generation > 1 else "fresh weights"
