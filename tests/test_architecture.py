@@ -7,7 +7,23 @@ from pathlib import Path
 import collapse_lib
 
 LIBRARY = Path(collapse_lib.__file__).parent
-ORDER = ["experiment", "text", "model", "train", "sample", "theory", "judge", "metrics", "steps", "studies", "cost", "figures", "book", "cli"]
+ORDER = [
+    "experiment",
+    "text",
+    "model",
+    "train",
+    "sample",
+    "theory",
+    "judge",
+    "metrics",
+    "steps",
+    "studies",
+    "cost",
+    "figures",
+    "book",
+    "export",
+    "cli",
+]
 
 
 def imports() -> dict[str, set[str]]:

@@ -73,7 +73,7 @@ def test_conda_and_the_makefile_take_the_same_pythons():
 
 
 def test_the_package_accepts_its_own_pins():
-    for line in PROJECT["dependencies"] + EXTRAS["bench"] + EXTRAS["test"]:
+    for line in PROJECT["dependencies"] + EXTRAS["bench"] + EXTRAS["export"] + EXTRAS["test"]:
         requirement = Requirement(line)
         pin = PINS[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(str(pin.specifier).removeprefix("==")), line
@@ -109,10 +109,10 @@ def notebooks_code():
 
 
 def test_what_a_run_and_the_book_import_is_declared():
-    benches, client = ROOT / "collapse_lib" / "cost" / "bench", ROOT / "collapse_lib" / "judge"
+    extras = {"bench": "cost/bench", "judge": "judge", "export": "export"}  # which modules may import what an extra installs
     declared = names(PROJECT["dependencies"])
     for path in (ROOT / "collapse_lib").rglob("*.py"):
-        extra = EXTRAS["bench"] if benches in path.parents else EXTRAS["judge"] if client in path.parents else []
+        extra = [line for name, folder in extras.items() if ROOT / "collapse_lib" / folder in path.parents for line in EXTRAS[name]]
         assert not undeclared(imported(path.read_text()), declared | names(extra)), path
     for code in notebooks_code():
         assert not undeclared(imported(code), declared), code
