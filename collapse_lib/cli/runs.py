@@ -68,6 +68,7 @@ def add_commands(commands: Any) -> None:
         "needed, or were made from something that has changed since, are made undone; `collapse run` then makes them again.",
     )
     add_run(repair)
+    repair.add_argument("--missing", action="store_true", help="make everything again that is not here, such as models that were not committed")
     add_json(repair)
     repair.set_defaults(command=_repair)
 
@@ -217,7 +218,7 @@ def _repair(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.run import Run
 
     run = Run.open(options.run)
-    dropped = repair(run)
+    dropped = repair(run, options.missing)
     if options.json:
         print_json([{"generation": step.generation, "step": step.name, "reason": reason} for step, reason in dropped.items()])
         return

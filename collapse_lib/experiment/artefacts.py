@@ -105,6 +105,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def mend(run: str) -> str:
-    """The advice that ends a sentence about something damaged, stale or missing in a run."""
-    return f"`collapse repair {run}` and then `collapse run {run}` make it again"
+def mend(run: str, option: str = "") -> str:
+    """The advice that ends a sentence about something damaged or stale in a run; with ``--missing``, about something that is not there."""
+    return f"`collapse repair {run}{f' {option}' if option else ''}` and then `collapse run {run}` make it again"

@@ -11,8 +11,11 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.run import Run, Step
 
 
-def faults(run: Run) -> dict[Step, str]:
-    """The finished steps that have to be made again, in order, with a sentence or a few words why. Reads every byte that is recorded."""
+def faults(run: Run, missing: bool = False) -> dict[Step, str]:
+    """The finished steps that have to be made again, in order, with a sentence or a few words why. Reads every byte that is recorded.
+
+    Artefacts that are not there count if a step that is to be done reads them; all of them do if ``missing`` is asked for.
+    """
     _refuse_other_format(run)
     found: dict[Step, str] = {}
     differ: set[Step] = set()  # those that will come out otherwise than before
@@ -24,14 +27,14 @@ def faults(run: Run) -> dict[Step, str]:
             differ.add(step)
         elif reason := _damage(step):
             found[step] = reason
-    found |= _missing(run, found)
+    found |= _lost(run, found) if missing else _needed(run, found)
     return {step: found[step] for step in run.steps() if step in found}
 
 
-def repair(run: Run) -> dict[Step, str]:
+def repair(run: Run, missing: bool = False) -> dict[Step, str]:
     """Drop the steps of ``faults``, which are returned; raises ``UserError`` while another process drives the run."""
     with run.exclusive():
-        found = faults(run)
+        found = faults(run, missing)
         for step in reversed(found):
             step.drop()
     return found
@@ -80,7 +83,17 @@ def _outputs(step: Step) -> dict[str, str] | None:
         return None
 
 
-def _missing(run: Run, faulty: dict[Step, str]) -> dict[Step, str]:
+def _lost(run: Run, faulty: dict[Step, str]) -> dict[Step, str]:
+    """Sound steps of whose artefacts one is not there."""
+    found: dict[Step, str] = {}
+    for step in run.steps():
+        if step.manifest_file.is_file() and step not in faulty:
+            lost = [name for name in step.output_hashes().keys() & ARTEFACTS.keys() if not path_of(step.folder, name).exists()]
+            found |= {step: f"its {sorted(lost)[0]} is not here"} if lost else {}
+    return found
+
+
+def _needed(run: Run, faulty: dict[Step, str]) -> dict[Step, str]:
     """Sound steps whose artefacts are not there and are needed, directly or not, by steps that are to be done."""
     found: dict[Step, str] = {}
     waiting = [step for step in run.steps() if step in faulty or not step.manifest_file.is_file()]

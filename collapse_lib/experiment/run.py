@@ -302,7 +302,7 @@ class Step:
         except FileNotFoundError:
             if not path.exists():
                 what = f"The {name} of generation {self.generation} of run '{self.run.name}' is not here (large files are not committed)"
-                raise UserError(f"{what}; {mend(self.run.name)}.") from None
+                raise UserError(f"{what}; {mend(self.run.name, '--missing')}.") from None
         raise UserError(f"{path} is not the {name} that step {self} made; {mend(self.run.name)}.")
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def test_a_damaged_artefact_is_noticed_and_made_again(finished, run, artefact, d
     if not (artefact in ("manifest", "words", "completions") and damage == "gone"):  # without a manifest it is not done, and says so
         with pytest.raises(UserError) as refused:
             use(step, artefact)
-        assert "`collapse repair one` and then `collapse run one` make it again" in str(refused.value) and "\n" not in str(refused.value)
+        advice = "`collapse repair one( --missing)?` and then `collapse run one` make it again"
+        assert re.search(advice, str(refused.value)) and "\n" not in str(refused.value)
     whole_file_gone = damage == "gone" and artefact in ("manifest", "words", "completions")
     assert list(repair(run)) == ([] if whole_file_gone else [step])
     if whole_file_gone and artefact != "manifest":
@@ -144,6 +146,7 @@ def test_what_is_missing_is_made_again_where_it_is_needed(finished, run):
         for name in ("model", "corpus"):
             shutil.rmtree(run.generation_folder(generation) / name)
     assert faults(run) == {}  # nothing needs them
+    assert {step.name for step in faults(run, missing=True)} == {"train", "sample"}
     run.step(2, "perplexity").drop()
     with pytest.raises(UserError, match="The model of generation 2 of run 'one' is not here"):
         steps.perplexity(run, 2)
