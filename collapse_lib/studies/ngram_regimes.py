@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GENERATIONS = 40
 TOKENS = 20_000
 GRAMMAR = "small"  # that of the networks' study
-MEASURES = ("types", "entropy", "conditional_entropy", "context_information", "distinct_pairs", "contexts", "loss")
+MEASURES = ("tokens", "types", "entropy", "conditional_entropy", "context_information", "distinct_pairs", "contexts", "loss")
 FREQUENCIES = (1, 4, 16, 64)  # occurrences in the initial corpus, from these to twice as many, of the words whose survival is kept
 
 

@@ -30,12 +30,11 @@ from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.experiment.shapes import Membership
 from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
-from collapse_lib.studies.results import COLUMNS, load
+from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load, runs_with_results
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-RECORD = "study.json"
 PATIENCE = 30.0  # seconds that a chain may take to end when it is asked to
 
 
@@ -73,7 +72,7 @@ def check_study(study: Study, device: str = "auto") -> None:
     memberships = _memberships()
     for name, member in memberships.items():
         if member["study"] == study.name:
-            earlier = study_from_fields(member["specification"], f"{name}/{RECORD}")
+            earlier = study_from_fields(member["specification"], f"{name}/{CHAIN_RECORD}")
             if field := study.differences(earlier):
                 raise UserError(
                     f"Study '{study.name}' has changed in {field} since run '{name}' was begun; "
@@ -101,11 +100,11 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
     # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
     threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
     with begun(chain.name, protocol, device) as run, environment(threads):
-        file = run.folder / RECORD
+        file = run.folder / CHAIN_RECORD
         if not file.exists():
             head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
             write_json(file, head | {"specification": study.model_dump(mode="json")})
-        return advance(run, device, only=study.steps)
+        return advance(run, device, only=study.steps, redo_notebooks=False)
 
 
 def run_study(
@@ -188,6 +187,12 @@ def table(study: Study) -> DataFrame:
     found.insert(2, "seed", found["run"].map(lambda run: runs[run].seed))
     assert list(found.columns) == [COLUMNS[0], "arm", "seed", *COLUMNS[1:]]
     return found
+
+
+def studies_with_results() -> list[str]:
+    """Names of the studies of which some chain has a finished step, in alphabetical order."""
+    have = set(runs_with_results())
+    return sorted({member["study"] for run, member in _memberships().items() if run in have})
 
 
 def chain_folder(chain: Chain) -> Path:
@@ -282,7 +287,7 @@ def _whereabouts(chain: Chain) -> str:
 
 def _is_finished(chain: Chain, generations: int) -> bool:
     try:
-        return all(step.is_finished() for step in _steps(chain, generations))
+        return all(step.results() is not None for step in _steps(chain, generations))
     except UserError:
         return False  # what is wrong with it, its own process will say, and stop no other
 
@@ -306,5 +311,5 @@ def _chain(study: Study, label: str) -> Chain:
 
 def _memberships() -> dict[str, dict[str, Any]]:
     """What the runs that belong to studies say of themselves, by the run's name, the one that advanced last first."""
-    found = {name: read_json(runs_root() / name / RECORD, Membership) for name in run_names()}
+    found = {name: read_json(runs_root() / name / CHAIN_RECORD, Membership) for name in run_names()}
     return {name: member for name, member in found.items() if member}
