@@ -34,11 +34,14 @@ MEASURES = ("tokens", "types", "entropy", "conditional_entropy", "context_inform
 FREQUENCIES = (1, 4, 16, 64)  # occurrences in the initial corpus, from these to twice as many, of the words whose survival is kept
 
 
+REPLACE = Regime()
+
+
 @dataclass(frozen=True)
 class Arm:
     """``chains`` chains of models with contexts of ``k`` words, ``tokens`` in the initial corpus and in every text."""
 
-    regime: Regime = Regime()
+    regime: Regime = REPLACE
     k: int = 3
     tokens: int = TOKENS
     chains: int = 20
@@ -115,14 +118,14 @@ def one_chain(name: str, arm: Arm, seed: int, generations: int = GENERATIONS) ->
     found = chain(source, arm.k, generations, arm.regime, seed, measure=partial(measure, floor))
     found.insert(0, "seed", seed)
     found.insert(0, "arm", name)
-    return found.astype({column: "float32" for column in found.columns[3:]} | {"seed": "int16", "generation": "int16"})
+    return found.astype(dict.fromkeys(found.columns[3:], "float32") | {"seed": "int16", "generation": "int16"})
 
 
 def measure(floor: float, model: NGram, text: TokenCorpus, initial: TokenCorpus, held_out: TokenCorpus | None) -> Measures:
     """Some of ``ngram_chains.measures``, with two more.
 
-    ``heterozygosity`` is that of the text's words; ``excess_loss`` is how far the loss of a held-out story lies above ``floor``, the smallest possible
-    loss, in nats: KL(truth || model) up to the sampling of stories.
+    ``heterozygosity`` is that of the text's words; ``excess_loss`` is how far the loss of a held-out story lies above ``floor``, the smallest
+    possible one, in nats: KL(truth || model) up to the sampling of stories.
     """
     every, counts = measures(model, text, initial, held_out), text.token_counts()
     found = {name: every[name] for name in MEASURES}

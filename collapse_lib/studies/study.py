@@ -30,7 +30,7 @@ from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.experiment.shapes import Membership
 from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
-from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load, runs_with_results
+from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -190,9 +190,9 @@ def table(study: Study) -> DataFrame:
 
 
 def studies_with_results() -> list[str]:
-    """Names of the studies of which some chain has a finished step, in alphabetical order."""
-    have = set(runs_with_results())
-    return sorted({member["study"] for run, member in _memberships().items() if run in have})
+    """Names of the studies of which some chain has finished generation 1, in alphabetical order."""
+    names = sorted({member["study"] for member in _memberships().values()})
+    return [name for name in names if any(generations_done(chain) for chain in open_study(name).chains())]
 
 
 def chain_folder(chain: Chain) -> Path:
