@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, redo_notebooks: bool = True) -> list[Step]:
+def advance(run: Run, device: str = "auto", only: Container[str] = STEPS) -> list[Step]:
     """Execute every unfinished step of a run, of those named in ``only``, and return those that were executed.
-
-    A notebook that is missing of a step whose work is done is executed again, which only reads, unless ``redo_notebooks`` is false.
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
@@ -45,8 +43,6 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, redo_n
                 continue
             if _is_finished(step):
                 step.record_notebook()  # one that plain papermill executed, or of a driver that was killed before it got here
-                continue
-            if not redo_notebooks and not step.notebook.exists() and step.results() is not None:
                 continue
             began = time.perf_counter()
             label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"

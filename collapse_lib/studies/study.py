@@ -7,6 +7,7 @@ core each get farther than one after the other on two.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import naming, read_json, sha256, write_json
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
@@ -35,6 +36,7 @@ from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+HEAD, NUMBERS = "study.json", "numbers.parquet"  # of a study's record
 PATIENCE = 30.0  # seconds that a chain may take to end when it is asked to
 
 
@@ -49,10 +51,13 @@ class Failure:
 def open_study(source: str = "newest") -> Study:
     """A study by its file, by its name among those of the library, or by the name that its runs carry; ``newest`` is that of the run advanced last.
 
-    A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds.
+    A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds; a study of which there
+    is a record alone (``record``) is what the record says.
     """
     if source.endswith((".yaml", ".yml")) or source in study_names():
         return read_study(source)
+    if source != "newest" and (head := read_json(record_folder(source) / HEAD)):
+        return study_from_fields(head["specification"], f"Study '{source}' as its record has it")
     found = [member for member in _memberships().values() if source in ("newest", member["study"])]
     if not found:
         known = sorted({member["study"] for member in _memberships().values()} | set(study_names()))
@@ -104,7 +109,7 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
         if not file.exists():
             head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
             write_json(file, head | {"specification": study.model_dump(mode="json")})
-        return advance(run, device, only=study.steps, redo_notebooks=False)
+        return advance(run, device, only=study.steps)
 
 
 def run_study(
@@ -177,9 +182,16 @@ def seconds_a_generation(study: Study) -> dict[str, float]:
 def table(study: Study) -> DataFrame:
     """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``.
 
-    Raises ``UserError`` if nothing has been measured yet.
+    That of its record (``record``) as long as there is no run of it here. Raises ``UserError`` if nothing has been measured yet, and for the record
+    of what was another study.
     """
-    runs = {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+    runs = _chains_with_results(study)
+    if not runs and (head := read_json(record_folder(study.name) / HEAD)):
+        from pandas import read_parquet
+
+        if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
+            raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
+        return read_parquet(record_folder(study.name) / NUMBERS)
     if not runs:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
     found = load(list(runs))
@@ -189,10 +201,52 @@ def table(study: Study) -> DataFrame:
     return found
 
 
+def record(study: Study) -> Path:
+    """Keep a study's numbers in one small folder of the runs' folder, from which its page can be made where its runs are not.
+
+    There are the table of all its chains, what the study declares, and of each chain how long it took and a hash over its manifests, which carry the
+    hashes of all that they were made from.
+    """
+    found, folder = table(study), record_folder(study.name)
+    chains = {chain.label: _provenance(chain) for chain in _chains_with_results(study).values()}
+    if not chains:
+        raise UserError(f"Study '{study.name}' has no runs here, only the record of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder / NUMBERS):
+        found.to_parquet(folder / NUMBERS, index=False, compression="zstd")
+    write_json(folder / HEAD, {"study": study.name, "hash": study.hash, "specification": study.model_dump(mode="json"), "chains": chains})
+    return folder
+
+
+def record_folder(name: str) -> Path:
+    return runs_root() / "studies" / name
+
+
 def studies_with_results() -> list[str]:
-    """Names of the studies of which some chain has finished generation 1, in alphabetical order."""
-    names = sorted({member["study"] for member in _memberships().values()})
-    return [name for name in names if any(generations_done(chain) for chain in open_study(name).chains())]
+    """Names of the studies of which some chain has finished generation 1 or that have a record, in alphabetical order."""
+    recorded = {file.parent.name for file in record_folder(".").glob(f"*/{HEAD}")}
+    names = {member["study"] for member in _memberships().values()}
+    return sorted(recorded | {name for name in names if any(generations_done(chain) for chain in open_study(name).chains())})
+
+
+def study_files(study: Study) -> list[Path]:
+    """The small files that ``table`` and ``open_study`` read: of the study's runs or, without any, of its record."""
+    folders = [chain_folder(chain) for chain in _chains_with_results(study).values()]
+    files = [file for folder in folders for pattern in (CHAIN_RECORD, "generation-*/m*/*.json") for file in folder.glob(pattern)]
+    return sorted(files or record_folder(study.name).glob("*"))
+
+
+def _chains_with_results(study: Study) -> dict[str, Chain]:
+    """By the names of their runs."""
+    return {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+
+
+def _provenance(chain: Chain) -> dict[str, Any]:
+    """Generations done, seconds of work, and SHA-256 over the chain's manifests in the order of their paths."""
+    files = sorted(chain_folder(chain).glob("generation-*/manifests/*.json"))
+    manifests = [read_json(file) for file in files]
+    digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+    return {"generations": generations_done(chain), "seconds": round(sum(found["seconds"] for found in manifests), 1), "manifests": digest}
 
 
 def chain_folder(chain: Chain) -> Path:
@@ -287,7 +341,7 @@ def _whereabouts(chain: Chain) -> str:
 
 def _is_finished(chain: Chain, generations: int) -> bool:
     try:
-        return all(step.results() is not None for step in _steps(chain, generations))
+        return all(step.is_finished() for step in _steps(chain, generations))
     except UserError:
         return False  # what is wrong with it, its own process will say, and stop no other
 
