@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,11 @@ FREQUENCIES = (1, 4, 16, 64)  # occurrences in the initial corpus, from these to
 REPLACE = Regime()
 
 
+@cache  # a process makes many chains, and they share their corpora
+def _source(tokens: int) -> GrammarWords:
+    return GrammarWords(GRAMMAR, tokens)
+
+
 @dataclass(frozen=True)
 class Arm:
     """``chains`` chains of models with contexts of ``k`` words, ``tokens`` in the initial corpus and in every text."""
@@ -48,7 +53,7 @@ class Arm:
 
     @property
     def source(self) -> GrammarWords:
-        return GrammarWords(GRAMMAR, self.tokens)
+        return _source(self.tokens)
 
 
 ARMS: dict[str, Arm] = {

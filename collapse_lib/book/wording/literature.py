@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from collapse_lib.book.wording.numbers import number, pipe_table
 from collapse_lib.studies.analysis import ContrastAnswer, analyse
-
 from collapse_lib.studies.study import open_study, studies_with_results, table
 
 if TYPE_CHECKING:
