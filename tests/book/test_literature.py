@@ -37,4 +37,4 @@ def test_what_was_not_run_is_said_and_what_was_is_computed(runs):
     DataFrame(rows, columns=["run", "arm", "seed", *COLUMNS[1:]]).to_parquet(folder / "numbers.parquet")
     write_json(folder / "study.json", {"specification": study.model_dump(mode="json")})
     first = wording.literature().data.splitlines()[2]
-    assert "2 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first
+    assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first

@@ -221,7 +221,7 @@ def test_a_plan_before_anything_was_timed(own, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["status"], "There is no study 'newest'; there are regimes, smoke"),
+        (["status"], "There is no study 'newest'; there are gerstgrasser-2024, kazdan-2024, regimes"),
         (["status", "absent"], "There is no study 'absent'"),
         (["results", "smoke"], "Study 'smoke' has no results yet; `collapse study run smoke` makes some."),
         (["run", "smoke", "--jobs", "0"], "'0' is not a whole number of at least 1"),
@@ -280,7 +280,7 @@ def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
     assert {file.parent for file in study_files(finished)} == {runs / "studies" / "mine"}
     head = json.loads((runs / "studies" / "mine" / "study.json").read_text())
     assert head["chains"]["warm-3"]["generations"] == 3 and head["hash"] == finished.hash
-    assert cli.main(["study", "record", "mine"]) == 1 and "has no runs here" in capsys.readouterr().err
+    assert cli.main(["study", "record", "mine"]) == 2 and "has no runs here" in capsys.readouterr().err
     other = study_from_yaml(OWN.replace("generations: 1", "generations: 4").replace("greater", "less"))
     with pytest.raises(UserError, match="is of another study 'mine'; it differs in contrasts"):
         table(other)
@@ -292,5 +292,6 @@ def test_chains_of_a_study_are_no_single_runs(runs, finished):
         results.select("all")
     write_run(runs, "alone", 2)
     assert results.select("all") == ["alone"] and results.select("mine-warm-1") == ["mine-warm-1"]
-    with pytest.raises(UserError, match="alone"):  # made up as it is, it cannot be read; no chain of the study was even looked at
+    (runs / "mine-warm-1" / "protocol.yaml").write_text("seed: none")
+    with pytest.raises(UserError, match="no run with a finished generation"):  # the damaged chain was not even looked at
         book_runs([])
