@@ -32,18 +32,21 @@ from collapse_lib.book import pages
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs
 from collapse_lib.book.staging import Staging
+from collapse_lib.book.studies import study_pages, study_records
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.files import write_text
 from collapse_lib.experiment.paths import book_folder, project_root, runs_root
 from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.studies import results
+from collapse_lib.studies.study import open_study
+from collapse_lib.studies.study import table as study_table
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 PROSE = ("*.md", "*.bib", "*.yml", "_static/*")
-FOLDERS = ("figures", "theory")  # of notebooks that become pages; figures are about runs, the theory is about none
+FOLDERS = ("figures", "theory", "studies")  # of notebooks that become pages; figures are about runs, the others are not
 # Their versions decide the site, too.
 RENDERERS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb", "plotly", "sphinx-mathjax-offline", "sphinx-proof")
 # One file that asks for no others: no fonts, no extensions.
@@ -78,8 +81,8 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     included, left_out = book_runs(runs)
     base = Path(output).resolve() if output else book_folder()
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
-    sources = [page.notebook for folder in FOLDERS for page in notebook_pages(folder)]
-    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included)], extra=[run.name for run in included])
+    sources = [page.notebook for folder in FOLDERS for page in _notebook_pages(folder)]
+    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included])
     rendered = not ((site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs)
     if rendered:
         mark.unlink(missing_ok=True)
@@ -107,11 +110,14 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
         names[folder] = [page.name for page, _ in executed]
         for page, notebook in executed:
             of_runs = [run.name for run in runs] if folder == "figures" else []
-            made, images = executed_page(notebook, page, of_runs)
+            study = page.parameters.get("study")
+            made, images = executed_page(notebook, page, of_runs, has_numbers=study is not None)
             staging.text(f"{folder}/{page.name}.ipynb", nbformat.writes(made))
             staging.copy(f"{folder}/source/{page.notebook.name}", page.notebook)
             if of_runs:
                 staging.text(f"{folder}/{page.name}.csv", figure_data(notebook, table))
+            if study:
+                staging.text(f"{folder}/{page.name}.csv", results.formatted(study_table(open_study(study)), "csv") + "\n")
             for file, svg in images.items():
                 staging.text(f"{folder}/{file}", svg)
     staging.text("_toc.yml", _contents(source, runs, names))
@@ -142,12 +148,16 @@ def _execute_notebooks(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[t
     """
     names = [run.name for run in runs]
     library = _digest(_library())
-    data = {"figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=names), "theory": ""}
+    data = {
+        "figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=names),
+        "theory": "",
+        "studies": _digest(study_records()),
+    }
     executed = {}
     with warm_kernel() as kernel:
         for folder in FOLDERS:
             executed[folder] = []
-            for page in notebook_pages(folder):
+            for page in _notebook_pages(folder):
                 target = stage / "executed" / folder / f"{page.name}.ipynb"
                 known = papermill.inspect_notebook(str(page.notebook))  # not every page is about runs
                 parameters = page.parameters | ({"runs": names} if folder == "figures" and "runs" in known else {})
@@ -184,6 +194,10 @@ def _render(stage: Path, base: Path) -> None:
         said = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(encoding="utf-8")).splitlines()
         complaints = [line for line in said if "WARNING" in line or "ERROR" in line] or [line for line in said if line.strip()][-1:]
         raise UserError(f"Jupyter Book could not render the book without warnings (log: {log}): {' | '.join(complaints[:3])}")
+
+
+def _notebook_pages(folder: str) -> list[NotebookPage]:
+    return study_pages() if folder == "studies" else notebook_pages(folder)
 
 
 def _count_pages(site: Path) -> int:

@@ -47,10 +47,13 @@ def notebook_pages(folder: str) -> list[NotebookPage]:
     return sorted(pages, key=lambda page: (folder == "figures" and not page.name.startswith(("figure", "table")), page.name))
 
 
-def executed_page(executed: NotebookNode, page: NotebookPage, runs: Sequence[str] = ()) -> tuple[NotebookNode, dict[str, str]]:
-    """An executed notebook as a page with its downloads; if it shows runs, its SVG images too, by file name: ``<name>.svg``, ``<name>-2.svg``, ...
+def executed_page(
+    executed: NotebookNode, page: NotebookPage, runs: Sequence[str] = (), has_numbers: bool = False
+) -> tuple[NotebookNode, dict[str, str]]:
+    """An executed notebook as a page with its downloads; if it shows runs or has numbers of its own, its SVG images too, by file name:
+    ``<name>.svg``, ``<name>-2.svg``, ...
 
-    The page of a figure links ``<name>.csv``, which has to be put beside it: see ``figure_data``.
+    Such a page links ``<name>.csv``, which has to be put beside it: see ``figure_data``.
     """
     made = copy.deepcopy(executed)
     made.cells = section(executed, page.name, level=1)
@@ -59,13 +62,14 @@ def executed_page(executed: NotebookNode, page: NotebookPage, runs: Sequence[str
     for key in ("papermill", "widgets"):
         made.metadata.pop(key, None)
     views = [output.get("data", {}) for cell in made.cells for output in cell.get("outputs", [])]
-    pictures = [view["image/svg+xml"] for view in views if runs and "image/svg+xml" in view]
+    pictures = [view["image/svg+xml"] for view in views if (runs or has_numbers) and "image/svg+xml" in view]
     images = {f"{page.name}{f'-{position}' if position > 1 else ''}.svg": svg for position, svg in enumerate(pictures, 1)}
     changed = ", ".join(f'`{name} = "{value}"`' for name, value in page.parameters.items())
     head = f"Download {_download('this notebook', f'source/{page.notebook.name}')}" + (f" (here with {changed})" if changed else "")
+    if runs or has_numbers:
+        head += f", {_download('its numbers', f'{page.name}.csv')}"
     if runs:
-        every = " and ".join(_download(run, f"../runs/{run}/results.csv") for run in runs)
-        head += f", {_download('its numbers', f'{page.name}.csv')}, everything measured in {every}"
+        head += f", everything measured in {' and '.join(_download(run, f'../runs/{run}/results.csv') for run in runs)}"
     head += (", or the image as " + " and ".join(_download(file, file) for file in images) if images else "") + "."
     if any("Plotly." in view.get("text/html", "") for view in views):
         head += '\n\n<script src="../plotly/plotly.min.js"></script>'

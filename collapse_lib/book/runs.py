@@ -12,6 +12,7 @@ from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import run_names
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run, Step
+from collapse_lib.studies.results import is_of_study
 from collapse_lib.studies.twins import RECORD as TWINS_RECORD
 from collapse_lib.studies.twins import names as twins_names
 
@@ -86,7 +87,8 @@ class BookRun:
 
 
 def book_runs(names: Sequence[str]) -> tuple[list[BookRun], dict[str, str]]:
-    """The runs of a book: those named, each of which must have a finished generation, or all that have one, without other runs' twins.
+    """The runs of a book: those named, each of which must have a finished generation, or all that have one, without other runs' twins and the
+    chains of studies.
 
     Of the latter, those that cannot be read are left out, and come second with the reason. Raises ``UserError`` when there is none.
     """
@@ -95,7 +97,7 @@ def book_runs(names: Sequence[str]) -> tuple[list[BookRun], dict[str, str]]:
         if unfinished := [run.name for run in runs if not run.models]:
             raise UserError(f"Run '{unfinished[0]}' has no finished generation to show yet; `collapse run {unfinished[0]}` goes on with it.")
         return runs, {}
-    present = run_names()
+    present = [name for name in run_names() if not is_of_study(name)]
     twins = {name for chain in present for role, name in twins_names(chain).items() if role != "chain"}  # the chain's page on twins tells of them
     runs, left_out = [], {}
     for name in sorted(set(present) - twins, key=lambda name: (name != "demo", name == "smoke", name)):

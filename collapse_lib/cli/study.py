@@ -25,6 +25,7 @@ def add_commands(commands: Any) -> None:
         ("run", "make every chain, or go on with it", _run),
         ("plan", "what a study will run and, once a generation was timed, how long it takes; runs nothing", _plan),
         ("status", "how far each chain is", _status),
+        ("record", "keep a study's numbers in one small folder, from which its page can be made without the runs", _record),
         ("results", "print every number of a study's chains, or write it to a file", _results),
     ):
         task = tasks.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
@@ -105,6 +106,13 @@ def _grid(study: Study, done: dict[tuple[str, int], int]) -> None:
     print(f"{'arm':<22}" + "".join(f"{f'seed {seed}':>10}" for seed in seeds))
     for arm in study.arms:
         print(f"{arm:<22}" + "".join(f"{done.get((arm, seed), ''):>10}" for seed in seeds))
+
+
+def _record(options: argparse.Namespace) -> None:
+    from collapse_lib.studies.study import open_study, record
+
+    folder = record(open_study(options.study))
+    print(f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.2f} MB in {folder}")
 
 
 def _results(options: argparse.Namespace) -> None:

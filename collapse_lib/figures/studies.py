@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
     from pandas import DataFrame
 
 CONTROL_COLOUR = "#555555"
@@ -30,21 +31,35 @@ def by_generation(study: Study, table: DataFrame, measure: str, arms: Sequence[s
     """
     if unknown := [arm for arm in arms if arm not in study.arms]:
         raise UserError(f"Study '{study.name}' has no arm '{unknown[0]}'; it has {', '.join(study.arms)}.")
-    wide = measured(study, table, measure)
-    have = set(wide.index.get_level_values("arm"))
-    control = study.control_arm
-    others = [arm for arm in arms or study.arms if arm != control and arm in have]
-    groups = [others[first : first + ARMS_A_PANEL] for first in range(0, len(others), ARMS_A_PANEL)] or [[]]
-    figure, panels = _panels(len(groups))
     declared = study.measures[measure]
-    for panel, group in zip(panels, groups, strict=True):
-        if control in have:
-            _draw(panel, wide.loc[control], control, CONTROL_COLOUR, 1 - study.level)
-        for arm, colour in zip(group, COLOURS, strict=False):
-            _draw(panel, wide.loc[arm], arm, colour, 1 - study.level)
-        panel.legend(frameon=False, fontsize=9)
-        panel.set(xlabel="generation", ylabel=figure_text(declared.label or f"{'log ' * declared.log}{declared.name.replace('_', ' ')}"))
+    label = declared.label or f"{'log ' * declared.log}{declared.name.replace('_', ' ')}"
+    figure = _courses(measured(study, table, measure), list(arms or study.arms), study.control_arm, label, 1 - study.level)
     return Picture(figure, f"Study {study.name}: {measure} by generation, means over chains with t bands between chains")
+
+
+@styled()
+def courses(
+    table: DataFrame,
+    measure: str,
+    arms: Sequence[str],
+    control: str,
+    label: str,
+    laws: Mapping[str, ArrayLike] | None = None,
+    log: bool = False,
+    level: float = 0.95,
+) -> Picture:
+    """As ``by_generation``, of any table with columns ``arm``, ``seed`` and ``generation`` in which a measure has a column.
+
+    ``laws`` are exact predictions by name, each a value for generations 0, 1, ...; they are dashed lines. ``log`` makes the axis logarithmic.
+    """
+    wide = table[table["arm"].isin([control, *arms])].pivot(index=["arm", "seed"], columns="generation", values=measure).astype(float)
+    figure = _courses(wide.dropna(axis=1, how="all"), arms, control, label, level)
+    for panel in figure.axes:
+        for number, (name, law) in enumerate((laws or {}).items()):
+            panel.plot(range(len(law)), law, color="black", linestyle=("--", ":", "-.")[number % 3], linewidth=1.2, label=figure_text(name), zorder=3)
+        panel.set(yscale="log" if log else "linear")
+        panel.legend(frameon=False, fontsize=9)
+    return Picture(figure, f"{label} by generation, means over chains with t bands between chains")
 
 
 def setup(study: Study) -> Markdown:
@@ -101,12 +116,9 @@ def equivalences(analysis: Analysis) -> Markdown:
     return _table(["claim: no difference of", "measure", "test", "chains", "difference", "margin", "p, two one-sided tests", "verdict"], rows)
 
 
-def comparisons(analysis: Analysis) -> Markdown:
-    """The arms of no primary contrast, each less the control, by Dunnett's procedure."""
-    rows = [
-        [plain(f"{arm} - {analysis.study.control_arm}"), " and ".join(map(str, found.chains)), _estimate(found), _p(found.p)]
-        for arm, found in analysis.comparisons.items()
-    ]
+def comparisons(found: Mapping[str, inference.Comparison], control: str) -> Markdown:
+    """Arms, each less the control, by Dunnett's procedure."""
+    rows = [[plain(f"{arm} - {control}"), " and ".join(map(str, one.chains)), _estimate(one), _p(one.p)] for arm, one in found.items()]
     return _table(["comparison", "chains", "difference", "p, Dunnett"], rows)
 
 
@@ -117,6 +129,22 @@ def trends(analysis: Analysis) -> Markdown:
         for arm, found in analysis.trends.items()
     ]
     return _table(["arm", "chains", "slope a generation", "p, t test", "p, Holm", "Kendall's tau, mean"], rows)
+
+
+def _courses(wide: DataFrame, arms: Sequence[str], control: str, label: str, level: float) -> Figure:
+    """``wide`` has a row a chain (index arm, seed) and a column a generation."""
+    have = set(wide.index.get_level_values("arm"))
+    others = [arm for arm in arms if arm != control and arm in have]
+    groups = [others[first : first + ARMS_A_PANEL] for first in range(0, len(others), ARMS_A_PANEL)] or [[]]
+    figure, panels = _panels(len(groups))
+    for panel, group in zip(panels, groups, strict=True):
+        if control in have:
+            _draw(panel, wide.loc[control], control, CONTROL_COLOUR, level)
+        for arm, colour in zip(group, COLOURS, strict=False):
+            _draw(panel, wide.loc[arm], arm, colour, level)
+        panel.legend(frameon=False, fontsize=9)
+        panel.set(xlabel="generation", ylabel=figure_text(label))
+    return figure
 
 
 def _draw(panel: Axes, chains: DataFrame, arm: str, colour: str, level: float) -> None:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 COLUMNS = ["run", "generation", "step", "metric", "value", "unit", "standard_error"]
+CHAIN_RECORD = "study.json"  # the file that makes a run a chain of a study
 FORMATS = ("table", "csv", "json")
 
 Runs = str | Sequence[str]
 
 
 def load(runs: Runs = "newest") -> DataFrame:
-    """The tidy table of some runs: a name, names with commas between them, a list of names, ``newest`` or ``all``.
+    """The tidy table of some runs: a name, names with commas between them, a list of names, ``newest`` or ``all`` but the chains of studies.
 
     Only finished steps count. Raises ``UserError`` for a run that is not there or has no finished step yet.
     """
@@ -49,7 +50,7 @@ def select(runs: Runs = "newest") -> list[str]:
     refuse_unknown_parameters()  # here, where every notebook of figures begins
     names = [name.strip() for name in runs.split(",")] if isinstance(runs, str) else list(runs)
     if names == ["all"]:
-        names = runs_with_results()
+        names = [name for name in runs_with_results() if not is_of_study(name)]
         if not names:
             raise UserError(f"No run in {runs_root()} has results yet; `collapse run demo` makes some.")
     return list(dict.fromkeys(run_folder(name, suits=_has_results).name for name in names))
@@ -58,6 +59,11 @@ def select(runs: Runs = "newest") -> list[str]:
 def runs_with_results() -> list[str]:
     """Names of the runs that have at least one finished step, the most recently advanced one first."""
     return [name for name in run_names() if _has_results(runs_root() / name)]
+
+
+def is_of_study(run: str) -> bool:
+    """Whether a run is a chain of a study, which has a page for all of its chains."""
+    return (runs_root() / run / CHAIN_RECORD).is_file()
 
 
 def _has_results(folder: Path) -> bool:

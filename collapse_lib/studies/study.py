@@ -7,6 +7,7 @@ core each get farther than one after the other on two.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -23,19 +24,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import naming, read_json, sha256, write_json
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.experiment.shapes import Membership
 from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
-from collapse_lib.studies.results import COLUMNS, load
+from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-RECORD = "study.json"
+HEAD, NUMBERS = "study.json", "numbers.parquet"  # of a study's record
 PATIENCE = 30.0  # seconds that a chain may take to end when it is asked to
 
 
@@ -50,10 +51,13 @@ class Failure:
 def open_study(source: str = "newest") -> Study:
     """A study by its file, by its name among those of the library, or by the name that its runs carry; ``newest`` is that of the run advanced last.
 
-    A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds.
+    A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds; a study of which there
+    is a record alone (``record``) is what the record says.
     """
     if source.endswith((".yaml", ".yml")) or source in study_names():
         return read_study(source)
+    if source != "newest" and (head := read_json(record_folder(source) / HEAD)):
+        return study_from_fields(head["specification"], f"Study '{source}' as its record has it")
     found = [member for member in _memberships().values() if source in ("newest", member["study"])]
     if not found:
         known = sorted({member["study"] for member in _memberships().values()} | set(study_names()))
@@ -73,7 +77,7 @@ def check_study(study: Study, device: str = "auto") -> None:
     memberships = _memberships()
     for name, member in memberships.items():
         if member["study"] == study.name:
-            earlier = study_from_fields(member["specification"], f"{name}/{RECORD}")
+            earlier = study_from_fields(member["specification"], f"{name}/{CHAIN_RECORD}")
             if field := study.differences(earlier):
                 raise UserError(
                     f"Study '{study.name}' has changed in {field} since run '{name}' was begun; "
@@ -101,7 +105,7 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
     # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
     threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
     with begun(chain.name, protocol, device) as run, environment(threads):
-        file = run.folder / RECORD
+        file = run.folder / CHAIN_RECORD
         if not file.exists():
             head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
             write_json(file, head | {"specification": study.model_dump(mode="json")})
@@ -178,9 +182,16 @@ def seconds_a_generation(study: Study) -> dict[str, float]:
 def table(study: Study) -> DataFrame:
     """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``.
 
-    Raises ``UserError`` if nothing has been measured yet.
+    That of its record (``record``) as long as there is no run of it here. Raises ``UserError`` if nothing has been measured yet, and for the record
+    of what was another study.
     """
-    runs = {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+    runs = _chains_with_results(study)
+    if not runs and (head := read_json(record_folder(study.name) / HEAD)):
+        from pandas import read_parquet
+
+        if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
+            raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
+        return read_parquet(record_folder(study.name) / NUMBERS)
     if not runs:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
     found = load(list(runs))
@@ -188,6 +199,54 @@ def table(study: Study) -> DataFrame:
     found.insert(2, "seed", found["run"].map(lambda run: runs[run].seed))
     assert list(found.columns) == [COLUMNS[0], "arm", "seed", *COLUMNS[1:]]
     return found
+
+
+def record(study: Study) -> Path:
+    """Keep a study's numbers in one small folder of the runs' folder, from which its page can be made where its runs are not.
+
+    There are the table of all its chains, what the study declares, and of each chain how long it took and a hash over its manifests, which carry the
+    hashes of all that they were made from.
+    """
+    found, folder = table(study), record_folder(study.name)
+    chains = {chain.label: _provenance(chain) for chain in _chains_with_results(study).values()}
+    if not chains:
+        raise UserError(f"Study '{study.name}' has no runs here, only the record of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder / NUMBERS):
+        found.to_parquet(folder / NUMBERS, index=False, compression="zstd")
+    write_json(folder / HEAD, {"study": study.name, "hash": study.hash, "specification": study.model_dump(mode="json"), "chains": chains})
+    return folder
+
+
+def record_folder(name: str) -> Path:
+    return runs_root() / "studies" / name
+
+
+def studies_with_results() -> list[str]:
+    """Names of the studies of which some chain has finished generation 1 or that have a record, in alphabetical order."""
+    recorded = {file.parent.name for file in record_folder(".").glob(f"*/{HEAD}")}
+    names = {member["study"] for member in _memberships().values()}
+    return sorted(recorded | {name for name in names if any(generations_done(chain) for chain in open_study(name).chains())})
+
+
+def study_files(study: Study) -> list[Path]:
+    """The small files that ``table`` and ``open_study`` read: of the study's runs or, without any, of its record."""
+    folders = [chain_folder(chain) for chain in _chains_with_results(study).values()]
+    files = [file for folder in folders for pattern in (CHAIN_RECORD, "generation-*/m*/*.json") for file in folder.glob(pattern)]
+    return sorted(files or record_folder(study.name).glob("*"))
+
+
+def _chains_with_results(study: Study) -> dict[str, Chain]:
+    """By the names of their runs."""
+    return {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+
+
+def _provenance(chain: Chain) -> dict[str, Any]:
+    """Generations done, seconds of work, and SHA-256 over the chain's manifests in the order of their paths."""
+    files = sorted(chain_folder(chain).glob("generation-*/manifests/*.json"))
+    manifests = [read_json(file) for file in files]
+    digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+    return {"generations": generations_done(chain), "seconds": round(sum(found["seconds"] for found in manifests), 1), "manifests": digest}
 
 
 def chain_folder(chain: Chain) -> Path:
@@ -306,5 +365,5 @@ def _chain(study: Study, label: str) -> Chain:
 
 def _memberships() -> dict[str, dict[str, Any]]:
     """What the runs that belong to studies say of themselves, by the run's name, the one that advanced last first."""
-    found = {name: read_json(runs_root() / name / RECORD, Membership) for name in run_names()}
+    found = {name: read_json(runs_root() / name / CHAIN_RECORD, Membership) for name in run_names()}
     return {name: member for name, member in found.items() if member}

@@ -13,7 +13,6 @@ import hashlib
 import math
 import random
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,15 +147,14 @@ class StoryGrammar:
         A text that stops where the grammar goes on counts as one character too long. So all that models write can be told better from worse, where
         the probability of most of it is 0.
         """
-        exact = self.log_probability(text)
-        if exact > -math.inf:
-            return exact
-        legal = self._legal(text)
+        stories, legal = self._forward(self._root, text, whole=True)
+        if stories:
+            return _log_sum(stories.values())
         return self.log_prefix_probability(text[:legal]) - ILLEGAL * max(1, len(text) - legal)
 
     def read(self, text: str) -> Reading:
         """What a text tells, whether it is a story of the grammar or only begins like one."""
-        legal = self._legal(text)
+        _, legal = self._forward(self._root, text, whole=False)
         stories = list(self._derive(self._root, text[:legal], whole=False))
         shared = [numbers[0] if len(set(numbers)) == 1 else -1 for numbers in zip(*stories, strict=True)]
         _, has_ending, ending = text.rpartition(PARAGRAPH)
@@ -199,10 +197,6 @@ class StoryGrammar:
     def word_types(self) -> set[str]:
         """Every word that a story can hold, in lower case and without a possessive 's; ``words_in`` splits a text the same way."""
         return set(self._expectation.words)
-
-    def _legal(self, text: str) -> int:
-        """Characters before the first impossible one."""
-        return bisect_left(range(1, len(text) + 1), True, key=lambda length: not self._derive(self._root, text[:length], whole=False))
 
     def _cast(self, bound: Sequence[int]) -> dict[str, str]:
         return {slot.name: slot.words[word][""] for slot, word in zip(self._slots, bound, strict=False) if word >= 0}
@@ -250,9 +244,13 @@ class StoryGrammar:
 
     def _derive(self, root: Pieces, text: str, whole: bool) -> dict[tuple[int, ...], float]:
         """Log weights, by the cast and labels bound, of the derivations from ``root`` that write ``text``, or begin with it; empty without any."""
+        return self._forward(root, text, whole)[0]
+
+    def _forward(self, root: Pieces, text: str, whole: bool) -> tuple[dict[tuple[int, ...], float], int]:
+        """``_derive``, and how many characters of ``text`` some derivation begins with."""
         # The forward algorithm. A state is where the derivation stands (a stack of sequences still to be written), the cast bound so far and
         # a pending mark; `waiting` holds, by characters written, the log weight of each state. Derivations that meet are added up.
-        end = len(text)
+        end, legal = len(text), 0
         totals: dict[tuple[int, ...], float] = {}
         waiting: dict[int, dict[_State, float]] = defaultdict(dict)
         waiting[0][((root, 0, None), self._unbound, None)] = 0.0
@@ -261,8 +259,12 @@ class StoryGrammar:
             # Characters written once `piece` is, None if the text says something else; past the end counts for a beginning only.
             if mark and piece:
                 piece = mark.join(piece)
+            nonlocal legal
             if text.startswith(piece, position):
+                legal = max(legal, position + len(piece))
                 return position + len(piece)
+            while legal < end and piece.startswith(text[position : legal + 1]):
+                legal += 1
             return end + 1 if not whole and piece.startswith(text[position:]) else None
 
         def add(position: int, state: _State, weight: float) -> None:
@@ -291,6 +293,9 @@ class StoryGrammar:
                         done = 1 if first else 0
                         after = (option, done, rest) if len(option) > done else rest
                         add(reached, (after, bound, None if first else mark), weight + log_share)
+                if mark and mark.article and legal < position + len("an "):  # options with another initial may have the article in common
+                    for _, first, _ in piece.beginning_with(""):
+                        reaches(first, position, mark)
             elif isinstance(piece, Mark):
                 add(position, (rest, bound, piece), weight)
             elif isinstance(piece, Label):
@@ -307,7 +312,7 @@ class StoryGrammar:
                     if candidate not in taken and (reached := reaches(slot.words[candidate][piece.form], position, mark)) is not None:
                         cast = _replaced(bound, piece.slot, candidate)
                         add(reached, (rest, cast, None), weight if word >= 0 else free + slot.choice.log_shares[candidate])
-        return totals
+        return totals, legal
 
 
 def words_in(text: str) -> list[str]:

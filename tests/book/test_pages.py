@@ -319,7 +319,7 @@ def test_a_page_gives_its_notebook_parameters_that_it_has(page: NotebookPage) ->
 def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> None:
     contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
     inserts = [chapter["insert"] for part in contents["parts"] for chapter in part["chapters"] if "insert" in chapter]
-    assert inserts == ["figures", "theory", "runs"]
+    assert inserts == ["figures", "theory", "studies", "runs"]
     assert [page.name[:2] for page in notebooks.notebook_pages("theory")] == ["1_", "2_", "3_", "4_", "5_"]
 
 
@@ -380,7 +380,7 @@ def test_every_page_of_prose_is_in_the_contents() -> None:
 
 
 def test_contents_get_figures_and_runs(shown: BookRun) -> None:
-    contents = yaml.safe_load(book._contents(SOURCE, [shown], {"figures": ["figure_9"], "theory": ["1_one", "2_two"]}))
+    contents = yaml.safe_load(book._contents(SOURCE, [shown], {"figures": ["figure_9"], "theory": ["1_one", "2_two"], "studies": ["study-regimes"]}))
     chapters = [chapter for part in contents["parts"] for chapter in part["chapters"]]
     assert {"file": "figures/figure_9"} in chapters and not any("insert" in chapter for chapter in chapters)
     proof = next(part["chapters"] for part in contents["parts"] if part["caption"] == "The proof")

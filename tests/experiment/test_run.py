@@ -42,7 +42,8 @@ def test_a_run_in_which_nothing_is_finished_takes_any_protocol(run):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "../up", "a/b", "newest", ".hidden", "two words", "all", "bench", "judge.sqlite", "judge.sqlite-wal", "readme.md", "two\nlines"]
+    "name",
+    ["", "../up", "a/b", "newest", ".hidden", "two words", "all", "bench", "studies", "judge.sqlite", "judge.sqlite-wal", "readme.md", "two\nlines"],
 )
 def test_names_that_are_no_folder_names_are_refused(run, name):
     with pytest.raises(UserError, match="cannot be called") as refused:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.studies.design import read_study, study_from_fields, study_from_yaml, study_names
 
@@ -212,6 +214,21 @@ def test_the_study_of_regimes_asks_what_it_was_designed_to_ask():
     assert measure.metric == "exact.log_excess_loss" and measure.across_data and not measure.log  # it is the logarithm already
     assert len({chain.protocol.seed for chain in study.chains()}) == len(names)
     assert "compose" in study.steps and study.protocol("fresh", 1).corpus.grammar == "small"
+
+
+@pytest.mark.parametrize("name", ["shumailov-2024", "gerstgrasser-2024", "kazdan-2024"])
+def test_studies_of_the_literature(name):
+    study = read_study(name)
+    assert study.citations and "?" in study.description and study.measures[study.primary_measure].metric == "exact.log_excess_loss"
+    assert all(chain.protocol.corpus.grammar == "small" for chain in study.chains())
+
+
+def test_the_study_that_the_book_shows_is_one(tmp_path):
+    text = (project_root() / "book" / "rerun.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(name: mine\n.*?)^```", text, re.DOTALL | re.MULTILINE)
+    study = study_from_yaml(block)
+    assert len(block.splitlines()) == 10 and len(study.chains()) == 10
+    assert {chain.protocol.regime.name for chain in study.chains()} == {"replace", "mix"}
 
 
 def test_every_pair_of_chains_has_a_name_of_its_own():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from synthetic_runs import write_run, write_study
 
 from collapse_lib import cli
+from collapse_lib.book.runs import book_runs
+from collapse_lib.book.studies import study_pages
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.paths import project_root
@@ -23,8 +26,19 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.figures import studies as figures
 from collapse_lib.steps.preflight import begin
+from collapse_lib.studies import results
 from collapse_lib.studies.design import read_study, study_from_yaml
-from collapse_lib.studies.study import check_study, generations_done, open_study, run_study, seconds_a_generation, table
+from collapse_lib.studies.study import (
+    chain_folder,
+    check_study,
+    generations_done,
+    open_study,
+    run_study,
+    seconds_a_generation,
+    studies_with_results,
+    study_files,
+    table,
+)
 
 OWN = """
 name: mine
@@ -207,7 +221,7 @@ def test_a_plan_before_anything_was_timed(own, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["status"], "There is no study 'newest'; there are regimes, smoke"),
+        (["status"], "There is no study 'newest'; there are gerstgrasser-2024, kazdan-2024, regimes"),
         (["status", "absent"], "There is no study 'absent'"),
         (["results", "smoke"], "Study 'smoke' has no results yet; `collapse study run smoke` makes some."),
         (["run", "smoke", "--jobs", "0"], "'0' is not a whole number of at least 1"),
@@ -255,3 +269,29 @@ def test_the_notebook_of_a_study(finished, tmp_path):
     said = "\n".join(output["data"].get("text/markdown", "") for output in outputs if "data" in output)
     assert "**unfinished**" in said and finished.hash in said
     assert not any(output.get("name") == "stderr" for output in outputs)
+
+
+def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
+    before = table(finished)
+    assert cli.main(["study", "record", "mine"]) == 0 and "MB in" in capsys.readouterr().out
+    for chain in finished.chains():
+        shutil.rmtree(chain_folder(chain))
+    assert table(finished).equals(before) and open_study("mine") == finished and studies_with_results() == ["mine"]
+    assert {file.parent for file in study_files(finished)} == {runs / "studies" / "mine"}
+    head = json.loads((runs / "studies" / "mine" / "study.json").read_text())
+    assert head["chains"]["warm-3"]["generations"] == 3 and head["hash"] == finished.hash
+    assert cli.main(["study", "record", "mine"]) == 2 and "has no runs here" in capsys.readouterr().err
+    other = study_from_yaml(OWN.replace("generations: 1", "generations: 4").replace("greater", "less"))
+    with pytest.raises(UserError, match="is of another study 'mine'; it differs in contrasts"):
+        table(other)
+
+
+def test_chains_of_a_study_are_no_single_runs(runs, finished):
+    assert [page.title for page in study_pages() if page.name == "study-mine"] == ["Study mine"]
+    with pytest.raises(UserError, match="No run in"):
+        results.select("all")
+    write_run(runs, "alone", 2)
+    assert results.select("all") == ["alone"] and results.select("mine-warm-1") == ["mine-warm-1"]
+    (runs / "mine-warm-1" / "protocol.yaml").write_text("seed: none")
+    with pytest.raises(UserError, match="no run with a finished generation"):  # the damaged chain was not even looked at
+        book_runs([])

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.metrics.legality import legal_length_by_bisection
 from collapse_lib.text.grammar import ILLEGAL, StoryGrammar, sentences_in, words_in
 from collapse_lib.text.tokenizer import learn
 
@@ -426,3 +427,13 @@ def test_texts_are_graded_by_how_far_they_are_stories(tiny):
     assert tiny.grade(broken) == tiny.log_prefix_probability(story[:legal]) - ILLEGAL * (len(story) - legal)
     assert tiny.grade("#") == -ILLEGAL == tiny.grade("")
     assert tiny.grade(broken + "#") < tiny.grade(broken) < tiny.grade(cut) < tiny.grade(story)
+
+
+@pytest.mark.parametrize("variant", ["standard", "small"])
+def test_legal_characters_are_those_that_bisection_finds(variant):
+    grammar, random_ = StoryGrammar(variant), random.Random(3)
+    for index in range(12):
+        story = grammar.story(2, index)
+        place = random_.randrange(len(story))
+        broken = story[:place] + random_.choice(["n", " ", "an ", story[place:][::-1]]) + story[place:]
+        assert grammar.read(broken).legal == legal_length_by_bisection(broken, grammar.log_prefix_probability)

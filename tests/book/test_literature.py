@@ -1,0 +1,40 @@
+"""Other works beside what the same questions gave here."""
+
+from __future__ import annotations
+
+import pytest
+from pandas import DataFrame
+
+from collapse_lib.book import wording
+from collapse_lib.book.wording.literature import WORKS
+from collapse_lib.experiment.files import write_json
+from collapse_lib.studies.design import read_study
+from collapse_lib.studies.results import COLUMNS
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def test_every_question_is_a_contrast_of_its_study():
+    for work in WORKS:
+        for name, arm, against in work.asked_here:
+            assert (arm, against) in [(contrast.arm, contrast.against) for contrast in read_study(name).contrasts]
+
+
+def test_what_was_not_run_is_said_and_what_was_is_computed(runs):
+    table = wording.literature().data
+    assert table.count("not run") == len(WORKS) + sum(len(work.asked_here) for work in WORKS)
+    study = read_study("shumailov-2024")
+    rows = [["r", "replace", 1, 0, "corpus", "train_tokens", 1000.0, "tokens", None], ["r", "replace", 1, 1, "train", "parameters", 5000.0, "", None]]
+    for arm, level in (("replace", 3.0), ("real-10", 1.0)):
+        for seed in study.seeds_of(arm):
+            rows += [["r", arm, seed, n, "exact", "log_excess_loss", level + seed / 10, "", None] for n in range(1, 11)]
+    folder = runs / "studies" / study.name
+    folder.mkdir(parents=True)
+    DataFrame(rows, columns=["run", "arm", "seed", *COLUMNS[1:]]).to_parquet(folder / "numbers.parquet")
+    write_json(folder / "study.json", {"specification": study.model_dump(mode="json")})
+    first = wording.literature().data.splitlines()[2]
+    assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first
