@@ -220,6 +220,13 @@ STEPS: dict[str, StepKind] = {
         "the context decides {context_information:.2f} of {unigram_entropy:.2f} nats",
         optional=True,
     ),
+    "continuations": StepKind(
+        "Beginnings continued",
+        ("model", "first model", "text", "initial tokenizer"),
+        ("seed", "continuations", "completions.prompts", "sampling.start", "sampling.max_context", "sampling.overflow", "evaluation.max_context"),
+        "{continuations} beginnings continued",
+        optional=True,
+    ),
     # Two steps, because a judge may be chosen, or changed, long after the models are gone.
     "completions": StepKind(
         "Prompted completions",
