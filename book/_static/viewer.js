@@ -1,0 +1,118 @@
+// The viewer of the landing page. What models wrote goes in as text (textContent, title), never as markup.
+(() => {
+  "use strict";
+  const WHOSE = {
+    grammar: "by the grammar's exact law: how surprising each piece is, given the text before it",
+    first: "by generation 1: how surprising each piece is to it, given the text before it",
+    none: "",
+  };
+  const SVG = "http://www.w3.org/2000/svg";
+
+  function element(kind, text, ...classes) {
+    const made = document.createElement(kind);
+    made.textContent = text;
+    made.classList.add(...classes.filter(Boolean));
+    return made;
+  }
+
+  function drawn(kind, attributes) {
+    const made = document.createElementNS(SVG, kind);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    return made;
+  }
+
+  function surprise(level, loss) {
+    if (level === "5") return "impossible here";
+    if (level === "6") return "after something impossible the law has nothing to say";
+    return level === "-" ? "" : `${loss} nats`;
+  }
+
+  function start(viewer) {
+    const part = name => viewer.querySelector(`.viewer-${name}`);
+    const runs = JSON.parse(part("data").textContent);
+    const [runChoice, beginningChoice, slider, play] = ["run", "beginning", "slider", "play"].map(part);
+    let timer = 0;
+
+    const run = () => runs[runChoice.selectedIndex];
+    const beginning = () => run().beginnings[beginningChoice.selectedIndex];
+
+    function pieces(one) {
+      return one.pieces.map((piece, at) => {
+        const made = element("span", piece, one.levels[at] !== "-" && `s${one.levels[at]}`, one.nonwords[at] === "1" && "nonword");
+        made.title = surprise(one.levels[at], one.losses[at]) + (one.nonwords[at] === "1" ? " (no English word)" : "");
+        return made;
+      });
+    }
+
+    function curve(now) {
+      const { label, values, said } = run().number;
+      const low = Math.min(...values), high = Math.max(...values), last = Math.max(1, values.length - 1);
+      const points = values.map((value, at) => [6 + (188 * at) / last, 84 - (78 * (value - low)) / (high - low || 1)]);
+      const picture = viewer.querySelector("svg");
+      picture.setAttribute("aria-label", `${label} by generation: ${said.join(", ")}`);
+      picture.replaceChildren(
+        drawn("path", { d: "M" + points.map(point => point.join(" ")).join("L") }),
+        ...points.map(([cx, cy], at) => drawn("circle", { cx, cy, r: at === now ? 6 : 2.5, class: at === now ? "now" : "" })),
+      );
+      part("label").textContent = label;
+      part("value").textContent = said[now] ?? "–";
+    }
+
+    function legend(law) {
+      const words = [element("span", "wavy underline", "nonword"), " in no English lexicon."];
+      if (law === "none") return ["No tint: this run recorded no law for this text. ", ...words];
+      const scale = [0, 1, 2, 3, 4].map(level => element("span", ["expected", "·", "··", "···", "all but impossible"][level], `s${level}`));
+      const beyond = law === "grammar" ? [" ", element("span", "impossible", "s5"), " ", element("span", "after that", "s6")] : [];
+      return [`Tinted ${WHOSE[law]}. `, ...scale.flatMap(step => [step, " "]), ...beyond, " ", ...words];
+    }
+
+    function show() {
+      const now = Number(slider.value), { text, law, continuations } = beginning(), one = continuations[now];
+      part("generation").textContent = run().generations[now];
+      slider.setAttribute("aria-valuetext", `generation ${run().generations[now]}`);
+      part("text").replaceChildren(
+        element("span", text, "viewer-given"),
+        ...(one ? pieces(one) : [element("em", " (this generation wrote nothing here)")]),
+        ...(one && one.ended ? [element("span", " ■", "viewer-given")] : one ? [element("span", " …", "viewer-given")] : []),
+      );
+      curve(now);
+      part("legend").replaceChildren(...legend(law));
+    }
+
+    function stop() {
+      clearInterval(timer);
+      timer = 0;
+      play.textContent = "Play";
+      play.setAttribute("aria-pressed", "false");
+    }
+
+    function chooseRun() {
+      beginningChoice.replaceChildren(...run().beginnings.map(({ text }) => element("option", text.replace(/\s+/g, " ") || "(the empty beginning)")));
+      slider.max = run().generations.length - 1;
+      slider.value = Math.min(slider.value, slider.max);
+      show();
+    }
+
+    slider.addEventListener("input", () => { stop(); show(); });
+    beginningChoice.addEventListener("change", show);
+    runChoice.addEventListener("change", () => { stop(); chooseRun(); });
+    play.addEventListener("click", () => {
+      if (timer) return stop();
+      if (slider.value === slider.max) slider.value = 0;
+      play.textContent = "Pause";
+      play.setAttribute("aria-pressed", "true");
+      timer = setInterval(() => {
+        slider.value = Number(slider.value) + 1;
+        show();
+        if (slider.value === slider.max) stop();
+      }, 1400);
+      show();
+    });
+    slider.value = 0; // a browser may remember where it was
+    runChoice.selectedIndex = 0;
+    chooseRun();
+  }
+
+  const startAll = () => document.querySelectorAll(".viewer").forEach(start);
+  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", startAll) : startAll();
+})();
