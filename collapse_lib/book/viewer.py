@@ -116,7 +116,7 @@ FRAGMENT = """<div class="viewer" role="group" aria-label="A text by generation"
 <div class="viewer-controls">
 <label{hidden}>Run <select class="viewer-run">{runs}</select></label>
 <label class="viewer-beginning-label">Beginning <select class="viewer-beginning"></select></label>
-<label class="viewer-slider-label">Generation <output class="viewer-generation"></output>
+<label class="viewer-slider-label">Generation <span class="viewer-generation"></span>
 <input class="viewer-slider" type="range" min="0" step="1" value="0"></label>
 <button class="viewer-play" type="button" aria-pressed="false">Play</button>
 </div>
