@@ -37,10 +37,11 @@
     const beginning = () => run().beginnings[beginningChoice.selectedIndex];
 
     function pieces(one) {
-      return one.pieces.map((piece, at) => {
-        const made = element("span", piece, one.levels[at] !== "-" && `s${one.levels[at]}`, one.nonwords[at] === "1" && "nonword");
-        made.title = surprise(one.levels[at], one.losses[at]) + (one.nonwords[at] === "1" ? " (no English word)" : "");
-        return made;
+      return one.pieces.flatMap((piece, at) => {
+        const [level, isWord, word] = [one.levels[at], one.nonwords[at] === "0", piece.trimStart()];
+        const made = element("span", word || piece, level !== "-" && `s${level}`, !isWord && "nonword");
+        made.title = surprise(level, one.losses[at]) + (isWord ? "" : " (no English word)");
+        return word ? [piece.slice(0, -word.length), made] : [made]; // the space before a word has no mark
       });
     }
 

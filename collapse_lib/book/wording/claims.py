@@ -111,7 +111,7 @@ WHY: dict[Outcome, str] = {
     "as reported": "the direction is the paper's",
     "otherwise": "the direction is not the paper's",
 }
-HEADER = ("Claim: what the paper says", "What theory says", "What our runs and studies say", "Scale", "Verdict", "Why")
+HEADER = ("Claim: what the paper says", "Verdict", "What our runs and studies say", "Why", "What theory says", "Scale")
 
 
 def claims_table(answers: Sequence[Answer]) -> Markdown:
@@ -138,7 +138,7 @@ def _row(answer: Answer) -> tuple[str, ...]:
     said = CLAIMS[answer.claim.key]
     numbers = LINE.join(line for evidence in answer.evidence for line in _numbers(evidence)) or "–"
     scale = LINE.join(f"{_name(evidence.source)}: {_scale(evidence.source)}" for evidence in answer.evidence[:1]) or "–"
-    return (f"**{said.title}.** {said.paper}", said.theory, numbers, scale, f"**{answer.verdict}**", f"{_why(answer)} {said.note}".strip())
+    return (f"**{said.title}.** {said.paper}", f"**{answer.verdict}**", numbers, f"{_why(answer)} {said.note}".strip(), said.theory, scale)
 
 
 def _numbers(evidence: Evidence) -> list[str]:
