@@ -1,11 +1,7 @@
 // The viewer of the landing page. What models wrote goes in as text (textContent, title), never as markup.
 (() => {
   "use strict";
-  const WHOSE = {
-    grammar: "by the grammar's exact law: how surprising each piece is, given the text before it",
-    first: "by generation 1: how surprising each piece is to it, given the text before it",
-    none: "",
-  };
+  const WHOSE = { grammar: "the grammar's exact law", first: "generation 1" };
   const SVG = "http://www.w3.org/2000/svg";
 
   function element(kind, text, ...classes) {
@@ -23,24 +19,24 @@
 
   function surprise(level, loss) {
     if (level === "5") return "impossible here";
-    if (level === "6") return "after something impossible the law has nothing to say";
-    return level === "-" ? "" : `${loss} nats`;
+    return level === "6" ? "after something impossible the law has nothing to say" : level && `${loss} nats`;
   }
 
   function start(viewer) {
     const part = name => viewer.querySelector(`.viewer-${name}`);
     const runs = JSON.parse(part("data").textContent);
-    const [runChoice, beginningChoice, slider, play] = ["run", "beginning", "slider", "play"].map(part);
+    const [runChoice, beginningChoice, lawChoice, slider, play] = ["run", "beginning", "law", "slider", "play"].map(part);
     let timer = 0;
 
     const run = () => runs[runChoice.selectedIndex];
     const beginning = () => run().beginnings[beginningChoice.selectedIndex];
 
     function pieces(one) {
+      const { levels, losses } = one.surprise[lawChoice.value] || { levels: "", losses: [] };
       return one.pieces.flatMap((piece, at) => {
-        const [level, isWord, word] = [one.levels[at], one.nonwords[at] === "0", piece.trimStart()];
-        const made = element("span", word || piece, level !== "-" && `s${level}`, !isWord && "nonword");
-        made.title = surprise(level, one.losses[at]) + (isWord ? "" : " (no English word)");
+        const [level, isWord, word] = [levels[at] || "", one.nonwords[at] === "0", piece.trimStart()];
+        const made = element("span", word || piece, level && `s${level}`, !isWord && "nonword");
+        made.title = surprise(level, losses[at]) + (isWord ? "" : " (no English word)");
         return word ? [piece.slice(0, -word.length), made] : [made]; // the space before a word has no mark
       });
     }
@@ -61,14 +57,14 @@
 
     function legend(law) {
       const words = [element("span", "wavy underline", "nonword"), " in no English lexicon."];
-      if (law === "none") return ["No tint: this run recorded no law for this text. ", ...words];
+      if (!law) return ["No tint: this run recorded no law for this text. ", ...words];
       const scale = [0, 1, 2, 3, 4].map(level => element("span", ["expected", "·", "··", "···", "all but impossible"][level], `s${level}`));
       const beyond = law === "grammar" ? [" ", element("span", "impossible", "s5"), " ", element("span", "after that", "s6")] : [];
-      return [`Tinted ${WHOSE[law]}. `, ...scale.flatMap(step => [step, " "]), ...beyond, " ", ...words];
+      return [`Tinted by how surprising each piece is to ${WHOSE[law]}, given the text before it: `, ...scale.flatMap(step => [step, " "]), ...beyond, " ", ...words];
     }
 
     function show() {
-      const now = Number(slider.value), { text, law, continuations } = beginning(), one = continuations[now];
+      const now = Number(slider.value), { text, continuations } = beginning(), one = continuations[now];
       part("generation").textContent = run().generations[now];
       slider.setAttribute("aria-valuetext", `generation ${run().generations[now]}`);
       part("text").replaceChildren(
@@ -77,7 +73,7 @@
         ...(one && one.ended ? [element("span", " ■", "viewer-given")] : one ? [element("span", " …", "viewer-given")] : []),
       );
       curve(now);
-      part("legend").replaceChildren(...legend(law));
+      part("legend").replaceChildren(...legend(lawChoice.value));
     }
 
     function stop() {
@@ -87,15 +83,23 @@
       play.setAttribute("aria-pressed", "false");
     }
 
+    function chooseBeginning() {
+      const laws = Object.keys(WHOSE).filter(whose => beginning().continuations.some(one => one && whose in one.surprise));
+      lawChoice.replaceChildren(...laws.map(whose => Object.assign(element("option", WHOSE[whose]), { value: whose })));
+      lawChoice.parentElement.hidden = laws.length < 2;
+      show();
+    }
+
     function chooseRun() {
       beginningChoice.replaceChildren(...run().beginnings.map(({ text }) => element("option", text.replace(/\s+/g, " ") || "(the empty beginning)")));
       slider.max = run().generations.length - 1;
       slider.value = Math.min(slider.value, slider.max);
-      show();
+      chooseBeginning();
     }
 
     slider.addEventListener("input", () => { stop(); show(); });
-    beginningChoice.addEventListener("change", show);
+    beginningChoice.addEventListener("change", chooseBeginning);
+    lawChoice.addEventListener("change", show);
     runChoice.addEventListener("change", () => { stop(); chooseRun(); });
     play.addEventListener("click", () => {
       if (timer) return stop();

@@ -22,7 +22,7 @@ from collapse_lib.text.display import visible
 from collapse_lib.text.grammar import StoryGrammar
 
 EDGES = (0.5, 2.0, 4.0, 7.0)  # nats: a piece of probability 0.61, 0.14, 0.018, 0.0009
-IMPOSSIBLE, BEYOND, UNKNOWN = "5", "6", "-"  # levels beside the digits 0 to 4 of ``EDGES``
+IMPOSSIBLE, BEYOND = "5", "6"  # levels beside the digits 0 to 4 of ``EDGES``
 BEGINNINGS = 4  # that are shown of a run whose generations completed beginnings before there was a step ``continuations``
 PIECES = re.compile(r"\s*(?:\w+|[^\w\s]+)|\s+")
 
@@ -42,9 +42,9 @@ def viewer(runs: Sequence[BookRun]) -> str:
 def viewer_data(run: BookRun) -> dict[str, Any]:
     """What the viewer shows of a run: its ``generations``, one ``number`` of each, and ``beginnings`` with a continuation, or None, of each.
 
-    A continuation has ``pieces``, and for each of them a character of ``levels`` (see ``surprise_level``), one of ``nonwords`` (1 in words that are
-    none) and one of ``losses`` (nats; None where there is no finite one), and ``ended``. A beginning's ``law`` says whose surprise it is: "grammar",
-    "first" (generation 1) or "none".
+    A continuation has ``pieces``, for each of them a character of ``nonwords`` (1 in words that are none), ``ended``, and ``surprise``: by whose it is,
+    the grammar's exact law ("grammar", where that allows the beginning) or generation 1 ("first", where it was recorded), ``losses`` (nats; None
+    where there is no finite one) and a character of ``levels`` (see ``surprise_level``) a piece.
     """
     generations = run.models
     recorded = [run.results[generation].get("continuations", {}).get("examples", {}).get("continuations") for generation in generations]
@@ -84,22 +84,23 @@ def _cut(text: str) -> Continuation:
 
 
 def _beginning(text: str, continuations: Sequence[Continuation | None], law: LogPrefixProbability | None) -> dict[str, Any]:
-    has_law = law is not None and law(text) > -math.inf
-    has_first = all(one["losses"] is not None for one in continuations if one)
-    shown = [one and _shown(text, one, law if has_law else None) for one in continuations]
-    return {"text": visible(text, keep="\n\t"), "law": "grammar" if has_law else "first" if has_first else "none", "continuations": shown}
+    return {"text": visible(text, keep="\n\t"), "continuations": [one and _shown(text, one, law) for one in continuations]}
 
 
 def _shown(beginning: str, one: Continuation, law: LogPrefixProbability | None) -> Continuation:
     pieces = one["pieces"]
-    losses = law_losses(beginning, pieces, law) if law else one["losses"]
+    surprise = {"grammar": law_losses(beginning, pieces, law) if law else None, "first": one["losses"]}
     return {
         "pieces": [visible(piece, keep="\n\t") for piece in pieces],
-        "levels": UNKNOWN * len(pieces) if losses is None else "".join(map(surprise_level, losses)),
-        "losses": [] if losses is None else [None if loss is None or loss == math.inf else abs(round(loss, 1)) for loss in losses],
+        "surprise": {whose: _tints(losses) for whose, losses in surprise.items() if losses is not None},
         "nonwords": "".join(str(int(is_in)) for is_in in in_non_words(beginning, pieces)),
         "ended": one["ended"],
     }
+
+
+def _tints(losses: Sequence[float | None]) -> dict[str, Any]:
+    rounded = [None if loss is None or loss == math.inf else abs(round(loss, 1)) for loss in losses]  # abs: a sure piece may come out as -0.0
+    return {"levels": "".join(map(surprise_level, losses)), "losses": rounded}
 
 
 def _number(run: BookRun) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def _number(run: BookRun) -> dict[str, Any]:
 FRAGMENT = """<div class="viewer" role="group" aria-label="A text by generation">
 <div class="viewer-controls">
 <label{hidden}>Run <select class="viewer-run">{runs}</select></label>
+<label class="viewer-law-label">Surprise of <select class="viewer-law"></select></label>
 <label class="viewer-beginning-label">Beginning <select class="viewer-beginning"></select></label>
 <label class="viewer-slider-label">Generation <span class="viewer-generation"></span>
 <input class="viewer-slider" type="range" min="0" step="1" value="0"></label>

@@ -49,11 +49,13 @@ def test_levels_go_from_expected_to_impossible():
 def test_what_is_shown_of_a_run(shown):
     data = viewer_data(shown)
     assert data["generations"] == [1, 2, 3] and len(data["number"]["values"]) == len(data["number"]["said"]) == 3
-    assert [(one["text"], one["law"]) for one in data["beginnings"]] == [("", "grammar"), (BEGINNING, "grammar"), ("Nobody knows", "first")]
+    laws = [(one["text"], [*one["continuations"][0]["surprise"]]) for one in data["beginnings"]]
+    assert laws == [("", ["grammar", "first"]), (BEGINNING, ["grammar", "first"]), ("Nobody knows", ["first"])]
     legal, broken, _ = data["beginnings"][1]["continuations"]
-    assert set(legal["levels"]) <= set("0123") and legal["ended"]
-    assert broken["levels"][1:] == "56" and broken["losses"][1:] == [None, None] and broken["nonwords"][:2] == "01"
-    by_first = data["beginnings"][2]["continuations"][0]
+    assert set(legal["surprise"]["grammar"]["levels"]) <= set("0123") and legal["ended"]
+    by_grammar = broken["surprise"]["grammar"]
+    assert by_grammar["levels"][1:] == "56" and by_grammar["losses"][1:] == [None, None] and broken["nonwords"][:2] == "01"
+    by_first = data["beginnings"][2]["continuations"][0]["surprise"]["first"]
     assert by_first["losses"] == [0.0, 0.2, 0.5, 0.8, 1.0, 1.2] and by_first["levels"] == "001111"
 
 
@@ -64,7 +66,8 @@ def test_a_run_without_the_step_shows_its_samples_untinted(shown):
     free, completed = viewer_data(shown)["beginnings"]
     assert free["text"] == "" and "".join(free["continuations"][0]["pieces"]) == shown.samples(1)[0]
     assert completed["continuations"][:2] == [None, None] and completed["continuations"][2]["pieces"] == [" a", " cat", "."]
-    assert completed["law"] == "none" and set(completed["continuations"][2]["levels"]) == {"-"}
+    assert completed["continuations"][2]["surprise"] == {}, "the grammar does not begin so, and generation 1 was not asked"
+    assert [*free["continuations"][0]["surprise"]] == ["grammar"], "the grammar need not have been asked at the time"
 
 
 def test_no_text_leaves_the_data(shown):
@@ -138,5 +141,8 @@ def test_in_a_browser_keys_move_the_generation_and_texts_stay_texts(browser, sho
     assert play.get_attribute("aria-pressed") == "false"
     assert browser.execute_script("return window.stolen === undefined && !document.querySelector('.viewer-text :is(img, script, b)')")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-    marks = browser.execute_script("return [...document.querySelectorAll('.viewer-text span[class*=s]')].map(piece => piece.className)")
-    assert len(marks) >= len(WRITTEN[1])
+    marks = "return [...document.querySelectorAll('.viewer-text span')].map(piece => piece.className)"
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert browser.execute_script(marks) == ["viewer-given", "s1", "s5 nonword", "s6 nonword", "viewer-given"]
+    browser.find_element("css selector", ".viewer-law").send_keys(Keys.ARROW_DOWN)
+    assert browser.execute_script(marks) == ["viewer-given", "s0", "s0 nonword", "s1 nonword", "viewer-given"]
