@@ -42,8 +42,8 @@ def viewer(runs: Sequence[BookRun]) -> str:
 def viewer_data(run: BookRun) -> dict[str, Any]:
     """What the viewer shows of a run: its ``generations``, one ``number`` of each, and ``beginnings`` with a continuation, or None, of each.
 
-    A continuation has ``pieces``, for each of them a character of ``nonwords`` (1 in words that are none), ``ended``, and ``surprise``: by whose it is,
-    the grammar's exact law ("grammar", where that allows the beginning) or generation 1 ("first", where it was recorded), ``losses`` (nats; None
+    A continuation has ``pieces``, for each of them a character of ``nonwords`` (1 in words that are none), ``ended``, and ``surprise``: by whose it
+    is, the grammar's exact law ("grammar", where that allows the beginning) or generation 1 ("first", where it was recorded), ``losses`` (nats; None
     where there is no finite one) and a character of ``levels`` (see ``surprise_level``) a piece.
     """
     generations = run.models
