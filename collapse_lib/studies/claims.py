@@ -191,15 +191,15 @@ def of_study(study: Study) -> Source:
 
 
 def answers(found: Sequence[Source], claims: Sequence[Claim] | None = None) -> list[Answer]:
-    """All claims, each with what every source says of it; a source's tests are adjusted for one another (Holm)."""
+    """All claims, each with what every source says of it; a source's tests, each once, are adjusted for one another (Holm)."""
     asked = CLAIMS if claims is None else claims
     evidence: dict[str, list[Evidence]] = {claim.key: [] for claim in asked}
     for source in found:
         parts = {claim.key: claim.question(source) for claim in asked}
-        tested = {id(part): part.p for of_one in parts.values() for part in of_one if part and part.p is not None and not part.is_adjusted}
+        tested = {part: part.p for of_one in parts.values() for part in of_one if part and part.p is not None and not part.is_adjusted}
         adjusted = dict(zip(tested, inference.holm(list(tested.values())), strict=True))
         for key, of_one in parts.items():
-            outcomes = tuple(part.outcome(adjusted.get(id(part), part.p)) if part else "not tested" for part in of_one)
+            outcomes = tuple(part.outcome(adjusted.get(part, part.p)) if part else "not tested" for part in of_one)
             if any(of_one):
                 evidence[key].append(Evidence(source, tuple(of_one), outcomes))
     return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: -one.chains))) for claim in asked]

@@ -141,9 +141,14 @@ def test_the_tests_of_a_source_are_adjusted_for_one_another():
     noisy = {("free_text", "repeated"): [[0.1 * n * growth for n in range(30)] for growth in (1.0, 0.65, 1.35)]}
     alone = claims.trend(source(noisy), ("free_text", "repeated", False), 1, "repetition")
     assert 0.05 / 3 < alone.p <= 0.05
-    asked = [Claim(str(number), lambda made: [claims.trend(made, ("free_text", "repeated", False), 1, "repetition")]) for number in range(3)]
-    assert [answer.verdict for answer in claims.answers([source(noisy)], asked[:1])] == ["reproduced"]
-    assert [answer.verdict for answer in claims.answers([source(noisy)], asked)] == ["underpowered"] * 3
+
+    def verdicts(*names):
+        asked = [Claim(name, lambda made, name=name: [claims.trend(made, ("free_text", "repeated", False), 1, name)]) for name in names]
+        return [answer.verdict for answer in claims.answers([source(noisy)], asked)]
+
+    assert verdicts("a") == ["reproduced"]
+    assert verdicts("a", "b", "c") == ["underpowered"] * 3
+    assert verdicts("a", "a", "a") == ["reproduced"] * 3, "one test that two claims share is one test"
 
 
 @pytest.fixture
