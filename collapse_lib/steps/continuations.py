@@ -34,7 +34,7 @@ def continue_beginnings(task: Task, model: GPTNeo, first_model: GPTNeo, text: To
 
     protocol, record = task.protocol, task.record
     settings = protocol.continuations
-    beginnings = read_prompts(protocol.completions.prompts)[: settings.beginnings]
+    beginnings = read_prompts(protocol.completions.prompts)[: settings.beginnings] if settings.beginnings else []
     pure = protocol.sampling.model_copy(update={"temperature": 1.0, "top_k": None, "top_p": None})
     start = [tokenizer.eos_id] if pure.start == "endoftext" else []
     given = [np.array([*start, *tokenizer.encode(beginning)]) for beginning in beginnings]

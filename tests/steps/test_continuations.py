@@ -38,6 +38,9 @@ def test_what_is_recorded_of_a_generation(tmp_path, tokenizer, ends):
     assert len(given) == 2 and all(one["beginning"] and 0 < len(one["pieces"]) == len(one["losses"]) <= 30 for one in given)
     written = task.record.metrics["tokens"]["value"] - len(tokenizer.encode("Tom took a kite."))
     assert (written == 2 * 30) == (not any(one["ended"] for one in given)), "what is not cut off has ended"
+    none = Task(task.protocol.with_changes({"continuations.beginnings": "0", "completions.prompts": "absent.yaml"}), 2, "cpu", tmp_path)
+    continue_beginnings(none, model, first, text, tokenizer)
+    assert none.record.examples["continuations"] == [free], "no file of prompts is needed where none is wanted"
     ids = torch.tensor([tokenizer.eos_id, *tokenizer.encode("Tom took a kite.")])
     with torch.no_grad():
         plain = cross_entropy(first(ids[None, :-1])[0] @ first.head.T, ids[1:], reduction="none")
