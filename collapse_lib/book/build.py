@@ -28,7 +28,7 @@ import papermill
 import yaml
 
 from collapse_lib import figures
-from collapse_lib.book import pages
+from collapse_lib.book import pages, viewer
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs
 from collapse_lib.book.staging import Staging
@@ -103,6 +103,7 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
             staging.copy(name, file)
     staging.text("includes/runs.md", pages.runs_table(runs))
     staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
+    staging.text("includes/viewer.md", viewer.viewer(runs))
     for run in runs:
         _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
     names = {}

@@ -36,7 +36,7 @@ class NotebookPage:
 
 
 def notebook_pages(folder: str) -> list[NotebookPage]:
-    """The pages of a folder's notebooks in their order: the paper's figures and tables before the others, chapters by number.
+    """The pages of a folder's notebooks in their order: the claims, the paper's figures and tables, the others; chapters by number.
 
     A notebook is one page of its name, unless its metadata name several: ``collapse.pages``, name -> title and parameters.
     """
@@ -44,7 +44,7 @@ def notebook_pages(folder: str) -> list[NotebookPage]:
     for file in (project_root() / "notebooks" / folder).glob("*.ipynb"):
         several = _settings(nbformat.read(file, as_version=4)).get("pages", {file.stem: {}})
         pages += [NotebookPage(name, file, dict(page.get("parameters", {})), page.get("title")) for name, page in several.items()]
-    return sorted(pages, key=lambda page: (folder == "figures" and not page.name.startswith(("figure", "table")), page.name))
+    return sorted(pages, key=lambda page: (page.name != "claims", folder == "figures" and not page.name.startswith(("figure", "table")), page.name))
 
 
 def executed_page(

@@ -110,6 +110,11 @@ def _completions(work: Workload, generation: int) -> Amounts:
     return work.decoding(work.completions, PROMPT_TOKENS + work.protocol.completions.max_new_tokens)
 
 
+def _continuations(work: Workload, generation: int) -> Amounts:
+    settings = work.protocol.continuations
+    return work.decoding(settings.beginnings, PROMPT_TOKENS + settings.tokens) if settings.beginnings else {}
+
+
 def _gpt_eval(work: Workload, generation: int) -> Amounts:
     settings = work.protocol.gpt_eval
     return {"judge": (work.completions + (3 * settings.controls if generation == 0 else 0)) / settings.concurrency}
@@ -143,6 +148,7 @@ AMOUNTS: dict[str, Callable[[Workload, int], Amounts]] = {
     "alpha": _alpha,
     "exact": _exact,
     "texture": _texture,
+    "continuations": _continuations,
     "completions": _completions,
     "gpt_eval": _gpt_eval,
     "classification": _classification,

@@ -137,6 +137,10 @@ class StepKind:
     on_device: bool = True  # whether it uses a GPU if there is one
     optional: bool = False  # whether the book shows a generation without it: evaluations that a run may be given later
 
+    def reads_in(self, protocol: Protocol, generation: int) -> tuple[str, ...]:
+        """What it reads in a generation, as the table spells it."""
+        return self.reads(protocol, generation) if callable(self.reads) else self.reads
+
     def headline_of(self, metrics: dict[str, dict[str, Any]]) -> str:
         """The headline with this step's metrics filled in."""
         names = (name for _, name, _, _ in string.Formatter().parse(self.headline) if name)
@@ -220,6 +224,13 @@ STEPS: dict[str, StepKind] = {
         "the context decides {context_information:.2f} of {unigram_entropy:.2f} nats",
         optional=True,
     ),
+    "continuations": StepKind(
+        "Beginnings continued",
+        ("model", "first model", "text", "initial tokenizer"),
+        ("seed", "continuations", "completions.prompts", "sampling.start", "sampling.max_context", "sampling.overflow", "evaluation.max_context"),
+        "{continuations} beginnings continued",
+        optional=True,
+    ),
     # Two steps, because a judge may be chosen, or changed, long after the models are gone.
     "completions": StepKind(
         "Prompted completions",
@@ -257,5 +268,4 @@ def steps_of(protocol: Protocol, generation: int) -> list[str]:
 
 def reads_of(name: str, protocol: Protocol, generation: int) -> list[Read]:
     """What a step of a generation reads."""
-    reads = STEPS[name].reads
-    return [Read.parse(read) for read in (reads(protocol, generation) if callable(reads) else reads)]
+    return [Read.parse(read) for read in STEPS[name].reads_in(protocol, generation)]

@@ -195,6 +195,13 @@ class CompletionsSettings(Section):
     every: Count | None = Field(5, description="generations 1, 1 + every, ... and the untrained baseline complete stories; null: none does")
 
 
+class ContinuationsSettings(Section):
+    """The few beginnings that every generation continues once, for the viewer of the book (step ``continuations``)."""
+
+    beginnings: Annotated[int, Field(ge=0)] = Field(4, description="of ``completions.prompts``, from the first on; the empty one comes beside them")
+    tokens: Count = Field(60, description="most tokens of a continuation")
+
+
 class GPTEvalSettings(Section):
     """Grades that a language model, the judge, gives to the completions (section 5.3.3, step 2).
 
@@ -348,6 +355,7 @@ class Protocol(Section):
     texture: TextureSettings = TextureSettings()
     classification: ClassificationSettings = ClassificationSettings()
     completions: CompletionsSettings = CompletionsSettings()
+    continuations: ContinuationsSettings = ContinuationsSettings()
     gpt_eval: GPTEvalSettings = GPTEvalSettings()
 
     @model_validator(mode="after")

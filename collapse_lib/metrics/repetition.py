@@ -18,22 +18,34 @@ NGRAM_TOKENS = 1_000_000  # the share of distinct n-grams falls with the amount 
 class Repeats:
     """Immediate repetition, added up over blocks of whole rows."""
 
-    repeated = 0  # tokens equal to the one before them in their row
     followers = 0  # tokens that have one before them in their row
     longest = 0  # tokens in the longest run of one token
     token = -1  # which token that was
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(1 << 16, np.int64)  # by token id: tokens equal to the one before them in their row
+
+    @property
+    def repeated(self) -> int:
+        return int(self.counts.sum())
 
     def add(self, tokens: np.ndarray, first: np.ndarray) -> None:
         """Take in a block: ``tokens`` [n], and ``first`` [n] marking where rows begin."""
         follows = ~first[1:]
         same = (tokens[1:] == tokens[:-1]) & follows
         self.followers += int(follows.sum())
-        self.repeated += int(same.sum())
+        self.counts += np.bincount(tokens[1:][same], minlength=len(self.counts))
         changes = np.flatnonzero(np.concatenate(([True], ~same, [True])))  # where runs begin, and the end
         lengths = np.diff(changes)
         index = int(lengths.argmax())
         if lengths[index] > self.longest:
             self.longest, self.token = int(lengths[index]), int(tokens[changes[index]])
+
+
+def frequent_tokens(counts: np.ndarray) -> np.ndarray:
+    """Ids of the fewest tokens that make at least half of a text in which each occurs ``counts`` times; of a text without tokens none."""
+    order = np.argsort(-counts, kind="stable")
+    return order[: int(np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)) + 1] if counts.any() else order[:0]
 
 
 def _packed(tokens: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

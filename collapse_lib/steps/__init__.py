@@ -4,6 +4,7 @@ from collapse_lib.steps.alpha import alpha
 from collapse_lib.steps.classification import classification
 from collapse_lib.steps.completions import completions
 from collapse_lib.steps.compose import compose
+from collapse_lib.steps.continuations import continuations
 from collapse_lib.steps.corpus import corpus
 from collapse_lib.steps.exact import exact
 from collapse_lib.steps.free_text import free_text
@@ -18,6 +19,7 @@ __all__ = [
     "classification",
     "completions",
     "compose",
+    "continuations",
     "corpus",
     "exact",
     "free_text",

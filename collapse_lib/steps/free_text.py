@@ -33,7 +33,7 @@ def measure_text(task: Task, text: TokenCorpus, initial_text: TokenCorpus, words
     from collapse_lib.metrics.story_lengths import story_lengths
 
     settings, record = task.protocol.sampling, task.record
-    metrics, record.examples = measure(text, tokenizer, words)
+    metrics, record.examples = measure(text, tokenizer, words, initial_text.token_counts())
     metrics |= padded_metrics(text, settings.length)
     record.metrics = metrics | story_lengths(text, initial_text, settings.length, continues=settings.after_eos == "continue")
     if task.generation == 1:  # the same for all generations

@@ -57,7 +57,7 @@ def check(run: Run, device: str = "auto") -> None:
     check_stories(run)
     if "corpus" in wanted and protocol.tokenizer.source != "learn":
         given_tokenizer(protocol.tokenizer.source)
-    if "completions" in wanted:
+    if "completions" in wanted or ("continuations" in wanted and protocol.continuations.beginnings):
         from collapse_lib.metrics.gpt_eval import read_prompts
 
         read_prompts(protocol.completions.prompts)

@@ -296,8 +296,8 @@ def test_a_chapter_offers_its_notebook_alone() -> None:
 
 def test_pages_of_one_notebook_have_their_own_titles_parameters_and_names() -> None:
     pages = {page.name: page for page in notebooks.notebook_pages("figures")}
-    assert list(pages)[:9] == [
-        *("figure_1_perplexity", "figure_2_entropy_oov", "figure_3_judged_quality", "figure_4_classification", "figure_a1_schematic"),
+    assert list(pages)[:10] == [
+        *("claims", "figure_1_perplexity", "figure_2_entropy_oov", "figure_3_judged_quality", "figure_4_classification", "figure_a1_schematic"),
         *("figure_a2_entropy_oov_1m", "figure_a3_classification_1m", "figure_a4_f1", "figure_a5_f1_1m"),
     ]
     several = {page.name: page.parameters["figure"] for page in pages.values() if page.title}

@@ -24,7 +24,7 @@ from collapse_lib.metrics import repetition
 from collapse_lib.metrics import words as words_module
 from collapse_lib.metrics.entropy import entropy, padded_metrics
 from collapse_lib.metrics.free_text import free_text
-from collapse_lib.metrics.repetition import Repeats, distinct_ngrams
+from collapse_lib.metrics.repetition import Repeats, distinct_ngrams, frequent_tokens
 from collapse_lib.metrics.row_blocks import row_blocks
 from collapse_lib.metrics.words import as_word, corpus_word_types, count_words, lexicon
 from collapse_lib.text import tokenizer as tokenization
@@ -218,8 +218,15 @@ def test_repetition_equals_counting_by_hand(rows):
     repeats.add(tokens, first)
     pairs = [(a, b) for row in rows for a, b in pairwise(row)]
     assert (repeats.repeated, repeats.followers) == (sum(a == b for a, b in pairs), len(pairs))
+    assert [int(repeats.counts[token]) for token in range(4)] == [sum(a == b == token for a, b in pairs) for token in range(4)]
     longest = max(len(run) for row in rows for symbol in range(4) for run in "".join("x" if t == symbol else " " for t in row).split() or [""])
     assert repeats.longest == longest
+
+
+def test_frequent_tokens_make_half_of_the_text():
+    assert frequent_tokens(np.array([1, 5, 0, 4])).tolist() == [1]  # 5 of 10
+    assert frequent_tokens(np.array([3, 3, 2, 4])).tolist() == [3, 0]
+    assert frequent_tokens(np.zeros(3, int)).tolist() == []
 
 
 def test_ngrams_of_the_largest_ids_do_not_collide():

@@ -3,6 +3,7 @@
 # ruff: noqa: F401
 
 from collapse_lib.book.wording.alpha import attaining_by_generation, attaining_tokens, errors_in_words
+from collapse_lib.book.wording.claims import claims_table, limits_of_ours, verdicts_in_words
 from collapse_lib.book.wording.classification import fine_tunings, generations_compared, task_scores
 from collapse_lib.book.wording.exact import judged_stories
 from collapse_lib.book.wording.judged import controls_table, judge_verdict, table_a2

@@ -1,0 +1,181 @@
+"""The paper's claims in a table: what it says, what theory says, what runs and studies say, at which scale, with which verdict, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from IPython.display import Markdown
+
+from collapse_lib.book.wording.numbers import number, pipe_table
+from collapse_lib.studies.claims import Answer, Evidence, Outcome, Part, Source
+from collapse_lib.text.display import plain
+
+LINE = "<br>"
+
+
+class Said(NamedTuple):
+    """A claim in words: ``title``, what the ``paper`` says and where, what ``theory`` says and in which chapter, and what bears on the verdict."""
+
+    title: str
+    paper: str
+    theory: str
+    note: str
+
+
+CLAIMS = {
+    "cause": Said(
+        "The cause (contribution 1)",
+        "Training on generated text introduces errors that are never negative; they add up over generations, and that is the cause "
+        "(sections 1, 2.1, 2.2; eqs. 1 to 3).",
+        "Any sequence of positive distributions can be written so, improving ones too; the smallest errors can be measured "
+        "([one generation](../theory/1_one_generation), [many](../theory/2_many_generations)).",
+        "Asked as an experiment: is recursion worse than training again on real text, and than one generation's text again and again?",
+    ),
+    "inevitable": Said(
+        "Inevitability (contribution 2)",
+        "All auto-regressive language models will collapse, in one of two ways (section 2.3).",
+        "As stated it does not follow: a divergent series may leave everything intact, a convergent one nothing ([two ways](../theory/3_two_ways)).",
+        "It is a statement about all models and about a limit; no number of chains of finite length can decide it.",
+    ),
+    "finding_1": Said(
+        "Finding 1 (contribution 3)",
+        "Perplexity on the initial corpus's kind of text rises in every generation (section 3.2.1, Fig. 1).",
+        "Information about the initial corpus cannot grow along the chain; perplexity may still go either way "
+        "([many generations](../theory/2_many_generations)).",
+        "Two parts: does it rise over the generations, and does it in every step?",
+    ),
+    "finding_2": Said(
+        "Finding 2 (contribution 4)",
+        "The text becomes repetitive, and what repeats are frequent tokens of the initial corpus (section 3.2.2, Table A1).",
+        "Drift alone fixes one token in the end, most likely a frequent one ([drift](../theory/4_drift)).",
+        "Its two parts have rows of their own below.",
+    ),
+    "finding_3": Said(
+        "Finding 3 (contribution 5)",
+        "Completions become less grammatical and, faster, less consistent with their prompts (section 3.2.2, Fig. 3).",
+        "Nothing is derived about it.",
+        "Grades count only where the judge tells real, shuffled and random text apart. Where the stories are the grammar's, legality stands for "
+        "grammar.",
+    ),
+    "finding_4": Said(
+        "Finding 4 (contribution 6)",
+        "Fine-tuned, late generations do no better than a model with random weights (section 3.2.3, Fig. 4).",
+        "Nothing is derived about it.",
+        "Two parts: does accuracy fall, and is the last generation's benefit over the untrained baseline ruled out?",
+    ),
+    "larger": Said(
+        "The larger model is more resilient",
+        "The perplexity of the 1M model rises more sharply than that of the 33M; more parameters may be more resilient (section 3.2.1, Fig. 1).",
+        "Drift depends on how much text there is and not on the model; an error that each generation adds may depend on both "
+        "([drift](../theory/4_drift)).",
+        "The paper's models differ in depth and width at once. Slopes of log perplexity are compared.",
+    ),
+    "entropy": Said(
+        "Entropy rises, then falls",
+        "The entropy of free text rises until generation 25 and then falls sharply (section 3.2.2, Fig. 2).",
+        "Drift alone lowers it on average; a rise needs errors that spread probability ([drift](../theory/4_drift)).",
+        "The rise and the fall are tested apart.",
+    ),
+    "repetition": Said(
+        "Repetition grows",
+        "Later generations repeat tokens more and more (section 3.2.2, Table A1).",
+        "Drift loses rare tokens and contexts; that one token follows itself is not derived ([drift](../theory/4_drift)).",
+        "Measured as the share of tokens equal to the one before them. The paper gives no number.",
+    ),
+    "concentration": Said(
+        "What repeats is frequent",
+        "Repetitions are often concentrated on high-frequency tokens of the initial corpus (Finding 2).",
+        "The token that drift fixes is i with probability p(i) ([drift](../theory/4_drift)).",
+        "Measured as the share, among repeated tokens, of those that make half of the initial corpus.",
+    ),
+    "corpus": Said(
+        "Unaffected by the initial corpus",
+        "For a large n the output does not depend on the distribution of the initial corpus (section 2.3.1).",
+        "True of some chains and not of others; in pure drift the corpus decides which token wins ([drift](../theory/4_drift)).",
+        "Twins differ in their initial corpora. One pair is one chain of each kind, whatever its distance.",
+    ),
+    "proportion": Said(
+        "Keep a proper proportion",
+        "Generated data should be kept to a proper proportion of all training data (section 4).",
+        "A share of real text gives a fixed point, the nearer the larger the share ([ways out](../theory/5_ways_out)).",
+        "The paper tests no proportion. An arm that mixes real text in is held against the paper's recursion.",
+    ),
+}
+WHY: dict[Outcome, str] = {
+    "reproduced": "the test sees it",
+    "contradicted": "the test sees the opposite",
+    "not at this scale": "not seen, and these chains end before the generation at which the paper sees it",
+    "underpowered": "the test sees nothing, and does not rule it out",
+    "not tested": "not measured",
+    "as reported": "the direction is the paper's",
+    "otherwise": "the direction is not the paper's",
+}
+HEADER = ("Claim: what the paper says", "Verdict", "What our runs and studies say", "Why", "What theory says", "Scale")
+
+
+def claims_table(answers: Sequence[Answer]) -> Markdown:
+    """One row a claim."""
+    return Markdown(pipe_table(HEADER, [_row(answer) for answer in answers]))
+
+
+def verdicts_in_words(answers: Sequence[Answer]) -> Markdown:
+    """How many claims have which verdict."""
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer.verdict] = counts.get(answer.verdict, 0) + 1
+    listed = "; ".join(f"**{verdict}**: {count}" for verdict, count in sorted(counts.items(), key=lambda pair: -pair[1]))
+    return Markdown(f"Of {len(answers)} claims: {listed}.")
+
+
+def limits_of_ours(sources: Sequence[Source]) -> Markdown:
+    """What the scale of these runs and studies leaves open, in their numbers."""
+    lines = [f"- {_name(source)}: {_scale(source)}, {_chains(source)}." for source in sources]
+    return Markdown("\n".join(lines) or "There are no runs and no studies.")
+
+
+def _row(answer: Answer) -> tuple[str, ...]:
+    said = CLAIMS[answer.claim.key]
+    numbers = LINE.join(line for evidence in answer.evidence for line in _numbers(evidence)) or "–"
+    scale = LINE.join(f"{_name(evidence.source)}: {_scale(evidence.source)}" for evidence in answer.evidence[:1]) or "–"
+    return (f"**{said.title}.** {said.paper}", f"**{answer.verdict}**", numbers, f"{_why(answer)} {said.note}".strip(), said.theory, scale)
+
+
+def _numbers(evidence: Evidence) -> list[str]:
+    return [f"{_name(evidence.source)}: {_part(part)}" for part, _ in evidence.tested]
+
+
+def _part(part: Part) -> str:
+    interval = "" if part.low is None or part.high is None else f" [{number(part.low)}, {number(part.high)}]"
+    p = "" if part.p is None else f", p = {part.p:.2g}"
+    chains = " and ".join(map(str, part.chains))
+    test = "" if part.is_early else f", {plain(part.test)}"
+    return f"{plain(part.what)}: **{number(part.estimate)}**{interval}{p} ({chains} chain{'s' * (part.chains != (1,))}{test})"
+
+
+def _why(answer: Answer) -> str:
+    """The outcome of each part of the evidence that decides."""
+    if not answer.evidence:
+        return "" if answer.claim.key == "inevitable" else "No run and no study here has measured it."
+    first = answer.evidence[0]
+    reasons = [f"{plain(part.what) if part else 'a part of it'}: {WHY[outcome]}" for part, outcome in zip(first.parts, first.outcomes, strict=True)]
+    return "; ".join(reasons).capitalize() + "."
+
+
+def _name(source: Source) -> str:
+    return f"`{source.name}`"
+
+
+def _scale(source: Source) -> str:
+    """Parameters, tokens a generation, generations."""
+    found = []
+    for step, metric, unit in (("train", "parameters", "parameters"), ("sample", "tokens", "tokens a generation")):
+        values = source.table[(source.table["step"] == step) & (source.table["metric"] == metric)]["value"]
+        if len(values):
+            found.append(f"{number(float(values.median()))} {unit}")
+    return ", ".join([*found, f"{int(source.table['generation'].max())} generations"])
+
+
+def _chains(source: Source) -> str:
+    count = source.table["run"].nunique()
+    return f"{count} chain{'s' * (count > 1)}"

@@ -1,0 +1,440 @@
+"""The paper's claims, each held against what runs and studies have measured: numbers and verdicts by rule, the sentences are the pages'.
+
+A claim has parts, each one number a chain and a test over chains. What a part comes to:
+
+    reproduced          the test sees what the paper says
+    contradicted        the test sees the opposite
+    not at this scale   the test does not see it, and the chains end before the generation at which the paper does
+    underpowered        the test sees nothing
+    not tested          nothing was measured, or no arm was made for it
+
+A claim is ``reproduced`` if all its parts are, ``partly`` if some are, else what the gravest of its parts is. Fewer than ``inference.FEWEST`` chains,
+or a study that is not finished, never give more than what these chains did: "one chain: as reported", "in part" or "otherwise".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from collapse_lib.experiment.paths import runs_root
+from collapse_lib.experiment.run import Run
+from collapse_lib.studies import inference
+from collapse_lib.studies.analysis import ContrastAnswer, analyse
+from collapse_lib.studies.design import Study
+from collapse_lib.studies.results import load
+from collapse_lib.studies.study import open_study, studied, table
+from collapse_lib.studies.twins import comparisons
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+LEVEL = 0.05
+MARGIN = 0.02  # accuracy: a benefit of less is none worth speaking of
+LAST = 40  # generations of the paper
+TURN = 25  # the paper's generation from which entropy falls and repetition is said to grow
+
+Outcome = Literal["reproduced", "contradicted", "not at this scale", "underpowered", "not tested", "as reported", "otherwise"]
+Measure = tuple[str, str, bool]  # step, metric, whether its logarithm is taken
+LOSSES = ("perplexity.perplexity", "exact.excess_loss", "exact.log_excess_loss")
+PERPLEXITY: Measure = ("perplexity", "perplexity", True)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tested statement: its estimate (signed, in the measure's unit) with an interval, and whether it agrees with the paper in direction.
+
+    ``decided`` is an outcome that is not read off ``p``: a declared contrast's, a count's, an interval's against a margin.
+    """
+
+    what: str
+    test: str
+    estimate: float
+    low: float | None
+    high: float | None
+    p: float | None
+    agrees: bool
+    chains: tuple[int, ...]
+    last: int
+    is_finished: bool = True
+    seen_by: int = 0
+    decided: Outcome | None = None
+    is_adjusted: bool = False  # p already accounts for the tests beside it
+
+    @property
+    def is_early(self) -> bool:
+        """Whether there are too few chains, or not all that were planned, to speak of a verdict."""
+        return min(self.chains) < inference.FEWEST or not self.is_finished
+
+    def outcome(self, p: float | None = None) -> Outcome:
+        """What it comes to; ``p`` is its p-value, adjusted for the tests beside it."""
+        if self.is_early:
+            return "as reported" if self.agrees else "otherwise"
+        is_seen = p is not None and p <= LEVEL
+        found: Outcome = self.decided or ("underpowered" if not is_seen else "reproduced" if self.agrees else "contradicted")
+        return "not at this scale" if found != "reproduced" and self.last < self.seen_by else found
+
+
+@dataclass(frozen=True)
+class Source:
+    """Chains of one kind that can answer claims: a run, or a study with its ``arms`` by what they are for (``roles``)."""
+
+    name: str
+    table: DataFrame
+    roles: Mapping[str, tuple[str, ...]]  # recursion, fresh, first_only, mix, larger -> arms
+    planned: Mapping[str, int]  # chains by arm
+    contrasts: tuple[ContrastAnswer, ...] = ()
+    twins: Sequence[dict[str, Any]] = ()
+
+    def chains(self, arm: str, measure: Measure) -> DataFrame:
+        """A measure, a row a chain and a column a generation from 1 on, of the arm's chains that have come as far as any."""
+        step, metric, is_log = measure
+        rows = self.table[
+            (self.table["arm"] == arm) & (self.table["step"] == step) & (self.table["metric"] == metric) & (self.table["generation"] > 0)
+        ]
+        wide = rows.pivot(index="run", columns="generation", values="value")
+        wide = wide[wide[wide.columns.max()].notna()].dropna(axis=1) if len(wide) else wide
+        return np.log(wide) if is_log and len(wide) and (wide > 0).all(axis=None) else wide
+
+    def arms(self, role: str) -> tuple[str, ...]:
+        return self.roles.get(role, ())
+
+    def is_finished(self, *arms: str) -> bool:
+        """Whether all planned chains of these arms have come to their last generation."""
+        last = self.table["generation"].max()
+        done = self.table[self.table["generation"] == last]
+        return all(done[done["arm"] == arm]["run"].nunique() >= self.planned[arm] for arm in arms)
+
+
+Question = Callable[[Source], list[Part | None]]  # None: a part that this source cannot answer
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one source says of a claim; ``outcomes`` has one for each of ``parts``, None among these stands for what was not measured."""
+
+    source: Source
+    parts: tuple[Part | None, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def tested(self) -> list[tuple[Part, Outcome]]:
+        return [(part, outcome) for part, outcome in zip(self.parts, self.outcomes, strict=True) if part]
+
+    @property
+    def chains(self) -> int:
+        """Chains of the smallest arm behind any part; 0 where nothing was measured."""
+        return min((min(part.chains) for part, _ in self.tested), default=0)
+
+    @property
+    def verdict(self) -> str:
+        if not self.tested:
+            return "not tested"
+        found = set(self.outcomes)
+        if any(part.is_early for part, _ in self.tested):
+            agree = [part is not None and part.agrees for part in self.parts]
+            count = {1: "one chain", 2: "two chains"}.get(self.chains, f"unfinished, {self.chains} chains")
+            return f"{count}: {'as reported' if all(agree) else 'in part' if any(agree) else 'otherwise'}"
+        if found == {"reproduced"}:
+            return "reproduced"
+        ranked = ("contradicted", "not at this scale", "underpowered")
+        return "partly" if "reproduced" in found else next(outcome for outcome in ranked if outcome in found)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper's, by its key, and the question that holds it against a source."""
+
+    key: str
+    question: Question = field(default=lambda source: [])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A claim with all evidence, that of most chains first; without any there is nothing that could test it."""
+
+    claim: Claim
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def verdict(self) -> str:
+        return self.evidence[0].verdict if self.evidence else "not tested"
+
+
+def sources(runs: Sequence[str]) -> list[Source]:
+    """The runs of the paper's recursion among ``runs``, and every study that has chains."""
+    found = [of_study(study) for study in map(open_study, studied())]
+    return found + [of_run(run) for run in runs if not (runs_root() / run / "study.json").is_file() and _is_recursion(run)]
+
+
+def of_run(name: str) -> Source:
+    numbers = load([name])
+    numbers.insert(1, "arm", name)
+    return Source(name, numbers, {"recursion": (name,)}, {name: 1}, twins=comparisons([name]))
+
+
+def of_study(study: Study) -> Source:
+    numbers = table(study)
+    roles: dict[str, tuple[str, ...]] = {}
+    for arm in study.arms:
+        if arm in set(numbers["arm"]) and (role := _role(study, arm, numbers)):
+            roles[role] = (*roles.get(role, ()), arm)
+    planned = {arm: len(study.seeds_of(arm)) for arm in study.arms}
+    measured = {f"{step}.{metric}" for step, metric in zip(numbers["step"], numbers["metric"], strict=True)}
+    contrasts = analyse(study, numbers).contrasts if {measure.metric for measure in study.measures.values()} <= measured else ()
+    of_loss = tuple(answer for answer in contrasts if study.measures[answer.question.measure].metric in LOSSES)
+    return Source(study.name, numbers, roles, planned, of_loss)
+
+
+def answers(found: Sequence[Source], claims: Sequence[Claim] | None = None) -> list[Answer]:
+    """All claims, each with what every source says of it; a source's tests, each once, are adjusted for one another (Holm)."""
+    asked = CLAIMS if claims is None else claims
+    evidence: dict[str, list[Evidence]] = {claim.key: [] for claim in asked}
+    for source in found:
+        parts = {claim.key: claim.question(source) for claim in asked}
+        tested = {part: part.p for of_one in parts.values() for part in of_one if part and part.p is not None and not part.is_adjusted}
+        adjusted = dict(zip(tested, inference.holm(list(tested.values())), strict=True))
+        for key, of_one in parts.items():
+            outcomes = tuple(part.outcome(adjusted.get(part, part.p)) if part else "not tested" for part in of_one)
+            if any(of_one):
+                evidence[key].append(Evidence(source, tuple(of_one), outcomes))
+    return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: -one.chains))) for claim in asked]
+
+
+def _role(study: Study, arm: str, numbers: DataFrame) -> str | None:
+    fields, base = study.arms[arm].fields, study.base_protocol.regime.name
+    if not fields or set(fields) == {"regime.name"}:
+        regime = fields.get("regime.name", base)
+        return "recursion" if regime == "replace" else regime
+    if fields.get("regime.name") == "mix" and all(name.startswith("regime.") for name in fields):
+        return "mix"
+    if base == "replace" and all(name.startswith("model.") for name in fields):
+        sizes = numbers[numbers["metric"] == "parameters"].groupby("arm")["value"].max()
+        usual = [other for other in study.arms if not study.arms[other].fields]
+        return "larger" if usual and usual[0] in sizes and sizes.get(arm, 0) > sizes[usual[0]] else None
+    return None
+
+
+def _is_recursion(run: str) -> bool:
+    return Run.open(run).protocol.regime.name == "replace"
+
+
+# Parts.
+
+
+def trend(source: Source, measure: Measure, sign: int, what: str, seen_by: int = 0) -> Part | None:
+    """A measure's slope over the generations of the paper's recursion, one a chain."""
+    for arm in source.arms("recursion"):
+        wide = source.chains(arm, measure)
+        if len(wide) and wide.shape[1] > 1:
+            found = inference.trend([(list(wide.columns), row.tolist()) for _, row in wide.iterrows()], 1 - LEVEL)
+            return _of_mean(source, arm, wide, found, sign, f"{what}, slope a generation", "t test of the chains' slopes", seen_by)
+    return None
+
+
+def monotone(source: Source, measure: Measure, sign: int, what: str) -> Part | None:
+    """In how many of its steps, of all chains, a measure goes the paper's way: the claim is all of them, and one step the other way is enough."""
+    for arm in source.arms("recursion"):
+        wide = source.chains(arm, measure)
+        if len(wide) and wide.shape[1] > 1:
+            steps = [sign * (after - before) > 0 for _, row in wide.iterrows() for before, after in pairwise(row)]
+            done = source.is_finished(arm)
+            return Part(
+                f"{what}, share of steps",
+                "count of steps",
+                float(np.mean(steps)),
+                None,
+                None,
+                None,
+                all(steps),
+                (len(wide),),
+                int(wide.columns[-1]),
+                done,
+                decided="reproduced" if all(steps) else "contradicted",
+            )
+    return None
+
+
+def rise_and_fall(source: Source, measure: Measure, what: str) -> list[Part | None]:
+    """Up to a peak and down from it. Where a chain has its peak, the mean of the other chains says: its own would be up and down by choice."""
+    for arm in source.arms("recursion"):
+        wide = source.chains(arm, measure)
+        if len(wide) and wide.shape[1] > 2:
+            values = wide.to_numpy()
+            others = (values.sum(0) - values) / (len(values) - 1) if len(values) > 1 else values
+            peaks = values[np.arange(len(values)), others.argmax(1)]
+            test = "t test over chains, peak of the other chains"
+            return [
+                _of_mean(source, arm, wide, _mean_of(peaks - values[:, 0]), 1, f"{what}, peak less first", test, 0),
+                _of_mean(source, arm, wide, _mean_of(values[:, -1] - peaks), -1, f"{what}, last less peak", test, TURN),
+            ]
+    return [None, None]
+
+
+def no_better_than_untrained(source: Source, measure: Measure, what: str) -> Part | None:
+    """The last generation less the untrained baseline (generation 0), paired by chain: is a benefit of ``MARGIN`` ruled out?"""
+    step, metric, _ = measure
+    for arm in source.arms("recursion"):
+        wide = source.chains(arm, measure)
+        rows = source.table[(source.table["step"] == step) & (source.table["metric"] == metric) & (source.table["generation"] == 0)]
+        baseline = rows.set_index("run")["value"].reindex(wide.index).dropna()
+        if len(baseline):
+            found = inference.interval((wide.loc[baseline.index].iloc[:, -1] - baseline).tolist(), 1 - 2 * LEVEL)
+            decided: Outcome = "underpowered"
+            if found.high is not None and found.low is not None:
+                decided = "reproduced" if found.high < MARGIN else "contradicted" if found.low > MARGIN else "underpowered"
+            return Part(
+                f"{what}, last generation less untrained",
+                f"t interval of {1 - 2 * LEVEL:.0%} against {MARGIN:g}",
+                found.mean,
+                found.low,
+                found.high,
+                None,
+                found.mean < MARGIN,
+                (found.chains,),
+                int(wide.columns[-1]),
+                source.is_finished(arm),
+                LAST,
+                decided,
+            )
+    return None
+
+
+def declared(source: Source, role: str, against: str) -> Part | None:
+    """A contrast of loss that the study declared, with its own verdict (``analysis``); the paper has the first arm's greater."""
+    for answer in source.contrasts:
+        question, test = answer.question, answer.test
+        if question.arm in source.arms(role) and question.against in source.arms(against) and test:
+            known: dict[str, Outcome] = {"reproduced": "reproduced", "contradicted": "contradicted"}
+            return Part(
+                f"{question.measure} at the last generation, {question.arm} less {question.against}",
+                "exact permutation, declared",
+                test.difference,
+                test.low,
+                test.high,
+                answer.p_holm,
+                test.difference > 0,
+                test.chains,
+                answer.generation,
+                answer.verdict not in ("unfinished", "too few chains"),
+                decided=known.get(answer.verdict, "underpowered"),
+                is_adjusted=True,
+            )
+    return None
+
+
+def contrast(source: Source, arm: str, sign: int, what: str, number: Callable[[DataFrame], Sequence[float]]) -> Part | None:
+    """An arm less the paper's recursion in one ``number`` a chain of log perplexity."""
+    for control in source.arms("recursion"):
+        ours, theirs = source.chains(arm, PERPLEXITY), source.chains(control, PERPLEXITY)
+        if len(ours) and len(theirs) and ours.shape[1] > 1 and list(ours.columns) == list(theirs.columns):
+            found = inference.permutation(number(ours), number(theirs), 1 - LEVEL)
+            agrees, last, done = sign * found.difference > 0, int(ours.columns[-1]), source.is_finished(arm, control)
+            return Part(what, "exact permutation", found.difference, found.low, found.high, found.p, agrees, found.chains, last, done)
+    return None
+
+
+def other_corpus(source: Source) -> list[Part | None]:
+    """What another initial corpus adds to the distance between twins: does it fall from the first generation to the last?"""
+    for record in source.twins:
+        found = [
+            (one["generation"], one["positions"]["chain"]["excess_both"]["tv"]["value"])
+            for one in record["generations"]
+            if one["generation"] and "positions" in one
+        ]
+        if len(found) > 1:
+            change = found[-1][1] - found[0][1]
+            return [Part("distance that another corpus adds, last less first", "none", change, None, None, None, change < 0, (1,), found[-1][0])]
+    return [None]
+
+
+def _of_mean(source: Source, arm: str, wide: DataFrame, found: inference.Trend, sign: int, what: str, test: str, seen_by: int) -> Part:
+    slope, last = found.slope, int(wide.columns[-1])
+    agrees = sign * slope.mean > 0
+    return Part(what, test, slope.mean, slope.low, slope.high, found.p, agrees, (slope.chains,), last, source.is_finished(arm), seen_by)
+
+
+def _mean_of(values: Sequence[float]) -> inference.Trend:
+    """The t test of a mean other than 0, as that of slopes over one step from 0."""
+    return inference.trend([((0.0, 1.0), (0.0, value)) for value in values], 1 - LEVEL)
+
+
+def _last(wide: DataFrame) -> Sequence[float]:
+    return wide.iloc[:, -1].tolist()
+
+
+def _slopes(wide: DataFrame) -> Sequence[float]:
+    return inference.trend([(list(wide.columns), row.tolist()) for _, row in wide.iterrows()]).slopes
+
+
+# Questions.
+
+
+def _cause(source: Source) -> list[Part | None]:
+    """Training again on real text is the null; on one generation's text, again and again, the cost of one step without accumulation."""
+    return [declared(source, "recursion", against) for against in ("fresh", "first_only")]
+
+
+def _finding_1(source: Source) -> list[Part | None]:
+    return [trend(source, PERPLEXITY, 1, "log perplexity"), monotone(source, PERPLEXITY, 1, "perplexity rises")]
+
+
+def _repetition(source: Source) -> list[Part | None]:
+    return [trend(source, ("free_text", "repeated", False), 1, "share of tokens that repeat the one before", TURN)]
+
+
+def _concentration(source: Source) -> list[Part | None]:
+    return [trend(source, ("free_text", "repeated_frequent", False), 1, "share of frequent tokens among the repeated", TURN)]
+
+
+def _finding_2(source: Source) -> list[Part | None]:
+    return [*_repetition(source), *_concentration(source)]
+
+
+def _finding_3(source: Source) -> list[Part | None]:
+    """Grades count where the judge ranks its controls; grammar has an exact judge as well, where the stories are the grammar's."""
+    graded = source.table[(source.table["metric"] == "judge_ranks_controls") & (source.table["step"] == "gpt_eval")]["value"]
+    is_trusted = len(graded) and (graded == 1).all()
+    grammar, consistency = (
+        trend(source, ("gpt_eval", name, False), -1, f"{name} grade", LAST) if is_trusted else None for name in ("grammar", "consistency")
+    )
+    return [grammar or trend(source, ("exact", "legal_share", False), -1, "share of a story before it breaks the grammar"), consistency]
+
+
+def _finding_4(source: Source) -> list[Part | None]:
+    accuracy: Measure = ("classification", "mean_accuracy", False)
+    return [trend(source, accuracy, -1, "mean accuracy", LAST), no_better_than_untrained(source, accuracy, "mean accuracy")]
+
+
+def _larger(source: Source) -> list[Part | None]:
+    what = "slope of log perplexity, larger model less smaller"
+    return [contrast(source, arm, -1, what, _slopes) for arm in source.arms("larger")]
+
+
+def _entropy(source: Source) -> list[Part | None]:
+    return rise_and_fall(source, ("free_text", "entropy", False), "entropy")
+
+
+def _proportion(source: Source) -> list[Part | None]:
+    what = "log perplexity at the last generation, {} less recursion"
+    return [contrast(source, arm, -1, what.format(arm), _last) for arm in source.arms("mix")]
+
+
+CLAIMS = (
+    Claim("cause", _cause),
+    Claim("inevitable"),
+    Claim("finding_1", _finding_1),
+    Claim("finding_2", _finding_2),
+    Claim("finding_3", _finding_3),
+    Claim("finding_4", _finding_4),
+    Claim("larger", _larger),
+    Claim("entropy", _entropy),
+    Claim("repetition", _repetition),
+    Claim("concentration", _concentration),
+    Claim("corpus", other_corpus),
+    Claim("proportion", _proportion),
+)

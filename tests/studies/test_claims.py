@@ -1,0 +1,187 @@
+"""The paper's claims against made-up runs and studies whose truth is known: every verdict is seen, and changes when the numbers do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from pandas import DataFrame
+from synthetic_runs import write_run, write_study
+
+from collapse_lib.book.wording.claims import CLAIMS as WORDS
+from collapse_lib.book.wording.claims import claims_table, verdicts_in_words
+from collapse_lib.studies import claims, results
+from collapse_lib.studies.claims import Claim, Source
+from collapse_lib.studies.design import study_from_yaml
+
+STUDY = """
+name: made-up
+base: smoke
+generations: 4
+seeds: 3
+arms:
+  replace: {seeds: 5}
+  fresh: {regime.name: fresh, seeds: 5}
+  first_only: {regime.name: first_only, seeds: 5}
+  mix: {regime: {name: mix, share: 0.5}}
+measures: {loss: {metric: perplexity.perplexity, log: true}}
+contrasts:
+  - {arm: replace, against: fresh, measure: loss, expected: greater}
+  - {arm: replace, against: first_only, measure: loss, expected: greater}
+"""
+REPLACE = [1.30, 1.31, 1.33, 1.29, 1.32]
+FLAT = [1.0, 1.001, 0.999, 1.002, 0.998]
+
+
+def source(series, generations=4, planned=None, **more):
+    """A source of one arm: (step, metric) -> a list of values a chain, from generation 1 on (or as a dict by generation)."""
+    rows = [
+        [f"chain-{chain}", "replace", generation, step, metric, value, "1", math.nan]
+        for (step, metric), chains in series.items()
+        for chain, values in enumerate(chains)
+        for generation, value in (values.items() if isinstance(values, dict) else enumerate(values, 1))
+    ]
+    table = DataFrame(rows, columns=["run", "arm", *results.COLUMNS[1:]])
+    chains = max(map(len, series.values()))
+    return Source("made-up", table, {"recursion": ("replace",)}, {"replace": planned or chains}, **more)
+
+
+def verdict(key, *found):
+    (answer,) = claims.answers(found, [claim for claim in claims.CLAIMS if claim.key == key])
+    return answer.verdict
+
+
+def growing(growths, generations=4):
+    return {("perplexity", "perplexity"): [[3 * growth**n for n in range(generations)] for growth in growths]}
+
+
+def test_perplexity_that_rises_in_every_chain_and_step_is_reproduced():
+    assert verdict("finding_1", source(growing([1.2, 1.25, 1.3]))) == "reproduced"
+    bumpy = growing([1.2, 1.25, 1.3])
+    bumpy["perplexity", "perplexity"][0][2] = 3.0
+    assert verdict("finding_1", source(bumpy)) == "partly", "it rises, and not in every step"
+    assert verdict("finding_1", source(growing([0.8, 0.79, 0.81]))) == "contradicted"
+
+
+def test_what_the_test_does_not_see_is_underpowered_or_not_at_this_scale():
+    noise = [[0.1, 0.2, 0.1, 0.15], [0.2, 0.1, 0.18, 0.12], [0.1, 0.15, 0.2, 0.1]]
+    assert verdict("repetition", source({("free_text", "repeated"): noise})) == "not at this scale"
+    rng = np.random.default_rng(3)
+    long = [rng.normal(size=30).tolist() for _ in range(3)]
+    assert verdict("repetition", source({("free_text", "repeated"): long})) == "underpowered"
+    falling = [[1 - (0.01 + 0.001 * chain) * n for n in range(30)] for chain in range(3)]
+    assert verdict("repetition", source({("free_text", "repeated"): falling})) == "contradicted"
+    assert verdict("repetition", source({("free_text", "repeated"): [values[:4] for values in falling]})) == "not at this scale"
+
+
+def test_one_chain_never_gives_more_than_what_it_did():
+    assert verdict("finding_1", source(growing([1.3]))) == "one chain: as reported"
+    assert verdict("finding_1", source(growing([0.8]))) == "one chain: otherwise"
+    assert verdict("finding_1", source(growing([1.3, 1.2]))) == "two chains: as reported"
+    assert verdict("finding_2", source({("free_text", "repeated"): [[0.1, 0.2, 0.3]]})) == "one chain: in part", "its other part is not measured"
+    assert verdict("finding_1", source(growing([1.2, 1.25, 1.3]), planned=5)) == "unfinished, 3 chains: as reported"
+
+
+def test_nothing_measured_is_not_tested():
+    assert verdict("finding_4", source(growing([1.3]))) == "not tested"
+    assert verdict("inevitable", source(growing([1.2, 1.25, 1.3]))) == "not tested"
+    assert verdict("finding_1") == "not tested"
+
+
+def test_the_evidence_of_most_chains_decides():
+    many, one = source(growing([1.2, 1.25, 1.3])), source(growing([0.8]))
+    assert verdict("finding_1", one, many) == verdict("finding_1", many, one) == "reproduced"
+
+
+def test_entropy_has_to_rise_and_to_fall():
+    def chains(last, turn, slope=0.02):
+        up = [[5 + (0.05 + 0.003 * chain) * min(n, turn) - slope * max(0, n - turn) * (1 + 0.1 * chain) for n in range(last)] for chain in range(4)]
+        return source({("free_text", "entropy"): up})
+
+    assert verdict("entropy", chains(40, 24)) == "reproduced"
+    assert verdict("entropy", chains(10, 24)) == "partly", "it rises; the fall is later than these chains"
+    only_up, _ = claims.answers([chains(10, 24)], [c for c in claims.CLAIMS if c.key in ("entropy", "cause")])[::-1]
+    assert only_up.evidence[0].outcomes == ("reproduced", "not at this scale")
+
+
+def test_the_peak_of_a_chain_is_where_the_others_have_it():
+    rng = np.random.default_rng(0)
+    noise = {("free_text", "entropy"): [rng.normal(size=40).tolist() for _ in range(12)]}
+    rises = [claims.rise_and_fall(source(noise), ("free_text", "entropy", False), "entropy")[0]]
+    assert rises[0].low < 0 < rises[0].high, "of noise, a chain's own maximum would lie above its first value in nearly every chain"
+
+
+def test_no_better_than_untrained_is_a_benefit_that_is_ruled_out():
+    def found(last, generations=40):
+        course = [{n: 0.6 - (0.6 - last - 0.001 * chain) * (n - 1) / (generations - 1) for n in range(1, generations + 1)} for chain in range(4)]
+        return verdict("finding_4", source({("classification", "mean_accuracy"): [{0: 0.5} | values for values in course]}))
+
+    assert found(0.5) == "reproduced"
+    assert found(0.57) == "partly", "it falls, and is still better than the untrained model"
+    assert found(0.57, generations=10) == "partly"
+
+
+def test_grades_of_a_judge_that_fails_its_controls_do_not_count():
+    grades = {("gpt_eval", name): [[8 - n - 0.1 * chain for n in range(40)] for chain in range(3)] for name in ("grammar", "consistency")}
+    trusted = [[1.0] * 40 for _ in range(3)]
+    assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "reproduced"
+    trusted[1] = [0.0] * 40
+    assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "not tested"
+    legality = {("exact", "legal_share"): [[0.5 - 0.1 * n - 0.01 * chain for n in range(4)] for chain in range(3)]}
+    assert verdict("finding_3", source(legality)) == "partly", "legality stands for grammar, and nothing for consistency"
+
+
+def test_twins_are_one_chain():
+    record = {"generations": [{"generation": n, "positions": {"chain": {"excess_both": {"tv": {"value": 0.1 / n}}}}} for n in (1, 2, 3)]}
+    assert verdict("corpus", source(growing([1.2, 1.25, 1.3]), twins=[record])) == "one chain: as reported"
+
+
+def test_the_tests_of_a_source_are_adjusted_for_one_another():
+    noisy = {("free_text", "repeated"): [[0.1 * n * growth for n in range(30)] for growth in (1.0, 0.65, 1.35)]}
+    alone = claims.trend(source(noisy), ("free_text", "repeated", False), 1, "repetition")
+    assert 0.05 / 3 < alone.p <= 0.05
+
+    def verdicts(*names):
+        asked = [Claim(name, lambda made, name=name: [claims.trend(made, ("free_text", "repeated", False), 1, name)]) for name in names]
+        return [answer.verdict for answer in claims.answers([source(noisy)], asked)]
+
+    assert verdicts("a") == ["reproduced"]
+    assert verdicts("a", "b", "c") == ["underpowered"] * 3
+    assert verdicts("a", "a", "a") == ["reproduced"] * 3, "one test that two claims share is one test"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    return tmp_path
+
+
+def test_a_study_answers_by_its_arms_and_by_its_own_contrasts(root):
+    study = study_from_yaml(STUDY)
+    write_study(root, study, {"replace": REPLACE, "fresh": FLAT, "first_only": FLAT, "mix": [1.05, 1.06, 1.04]})
+    write_run(root, "alone", 4)
+    sources = claims.sources(["alone", "made-up-replace-1"])
+    assert [found.name for found in sources] == ["made-up", "alone"], "a chain of a study is no source of its own"
+    found = {answer.claim.key: answer for answer in claims.answers(sources)}
+    assert found["cause"].verdict == found["finding_1"].verdict == found["proportion"].verdict == "reproduced"
+    assert found["cause"].evidence[0].parts[0].p == pytest.approx(2 * 2 / 252), "the study's own Holm over its contrasts"
+    assert found["larger"].verdict == found["inevitable"].verdict == "not tested"
+    assert [len(evidence.tested) for evidence in found["finding_1"].evidence] == [2, 2]
+
+
+def test_a_study_of_which_the_opposite_is_true(root):
+    write_study(root, study_from_yaml(STUDY), {"replace": FLAT, "fresh": REPLACE, "first_only": FLAT, "mix": [1.3, 1.31, 1.32]})
+    found = {answer.claim.key: answer for answer in claims.answers(claims.sources([]))}
+    assert found["cause"].verdict == "contradicted" and found["cause"].evidence[0].outcomes == ("contradicted", "underpowered")
+    assert found["proportion"].verdict == "contradicted"
+
+
+def test_every_claim_is_a_row_in_words(root):
+    write_run(root, "alone", 4)
+    answers = claims.answers(claims.sources(["alone"]))
+    assert {answer.claim.key for answer in answers} == set(WORDS)
+    rows = claims_table(answers).data.split("\n")
+    assert len(rows) == 2 + len(WORDS) and all(row.count(" | ") == 5 for row in rows)
+    assert "**one chain: as reported**" in next(row for row in rows if "Finding 1 (" in row)
+    assert f"Of {len(WORDS)} claims" in verdicts_in_words(answers).data
