@@ -1,6 +1,7 @@
 """The toy language: its law is one, text is drawn from it, counting is a plain count, and what the chapters say of it holds."""
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_counts_are_those_of_a_plain_loop_and_of_the_flow_of_stories():
     counts, plain = toy.count(corpus), Counter()
     for row in corpus:
         words = [0, *(word for word in row.tolist() if word), 0]
-        plain.update(zip(words, words[1:], strict=False))
+        plain.update(pairwise(words))
     assert {(x, v): counts[x, v] for x, v in zip(*counts.nonzero(), strict=True)} == plain
     flow, names = contexts.story_flow([[toy.WORDS[word] for word in row if word] for row in corpus], order=1)
     order = [toy.index(name[0]) if name else 0 for name in names]
@@ -62,7 +63,7 @@ def test_a_chain_without_an_error_says_only_pairs_that_it_has_read():
     corpora = toy.recur(first, 5, np.random.default_rng(6))
     pairs = [toy.count(corpus) > 0 for corpus in corpora]
     assert len(corpora) == 6 and all(len(corpus) == 60 for corpus in corpora)
-    assert all(np.all(later <= earlier) for earlier, later in zip(pairs, pairs[1:], strict=False))
+    assert all(np.all(later <= earlier) for earlier, later in pairwise(pairs))
 
 
 def test_sentences_read_as_text():
