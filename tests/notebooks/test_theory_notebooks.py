@@ -39,6 +39,8 @@ def test_every_check_of_the_chapter_holds(source, tmp_path):
     said = {name: cell for cell in executed for output in cell.outputs for name in re.findall(r"^(T\d+b?) holds: ", output.get("text", ""), re.M)}
     assert said.keys() == set(re.findall(r"\*\*Check (T\d+b?)", prose(source))), "each check says in one line that it holds"
     assert all(is_folded(cell) for cell in said.values()), "the line stays in view, its code does not"
+    printed = [line for output in outputs for line in output.get("text", "").split("\n")]
+    assert [line for line in printed if len(line) > COLUMN] == []
 
 
 def test_every_check_has_its_cell():
