@@ -320,7 +320,7 @@ def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> N
     contents = yaml.safe_load((SOURCE / "_toc.yml").read_text(encoding="utf-8"))
     inserts = [chapter["insert"] for part in contents["parts"] for chapter in part["chapters"] if "insert" in chapter]
     assert inserts == ["figures", "theory", "studies", "runs"]
-    assert [page.name[:2] for page in notebooks.notebook_pages("theory")] == ["1_", "2_", "3_", "4_", "5_"]
+    assert [page.name[:2] for page in notebooks.notebook_pages("theory")] == ["1_", "2_", "3_", "4_", "5_", "6_"]
 
 
 def test_prose_uses_only_numbers_that_exist(shown: BookRun) -> None:
