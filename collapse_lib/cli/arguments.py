@@ -28,6 +28,11 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0, for options in which 0 stands for all there are."""
+    return 0 if text == "0" else count(text)
+
+
 def port(text: str) -> int:
     """A port of this machine."""
     if not text.isdecimal() or len(text) > 5 or int(text) > 65535:
@@ -58,6 +63,12 @@ def add_set(command: argparse.ArgumentParser, help: str) -> None:
 def add_device(command: argparse.ArgumentParser) -> None:
     """Where torch computes."""
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """How many processes share a step's work."""
+    what = "processes that share the work of training, sampling, perplexity and completions (default: 1); 0: one a GPU"
+    command.add_argument("--processes", type=whole, default=1, metavar="N", help=what)
 
 
 def add_protocol(command: argparse.ArgumentParser) -> None:

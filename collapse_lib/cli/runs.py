@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.cli import completion
-from collapse_lib.cli.arguments import add_json, add_protocol, add_run, assignment, preset_name, print_json, wanted_protocol
+from collapse_lib.cli.arguments import (
+    add_device,
+    add_json,
+    add_processes,
+    add_protocol,
+    add_run,
+    assignment,
+    preset_name,
+    print_json,
+    wanted_protocol,
+)
 from collapse_lib.cli.judge import print_estimate
 from collapse_lib.experiment.errors import UserError
 
@@ -26,7 +36,18 @@ def add_commands(commands: Any) -> None:
     add_protocol(run)
     run.add_argument("--name", help="the run's folder under papermill_runs (default: the preset's name)")
     run.add_argument("--max-cost", metavar="X", help="most that a judge's grades may cost in all, short for --set gpt_eval.max_cost=X")
+    add_processes(run)
     run.set_defaults(command=_run)
+
+    step = commands.add_parser(
+        "step", help="execute one step of a run, for schedulers that give each a job", description="Other steps may go on beside."
+    )
+    step.add_argument("run", help="its name").completer = completion.runs
+    step.add_argument("step", help="e.g. train, sample, perplexity")
+    step.add_argument("generation", type=int)
+    add_device(step)
+    add_processes(step)
+    step.set_defaults(command=_step)
 
     twins = commands.add_parser(
         "twins",
@@ -94,9 +115,18 @@ def _run(options: argparse.Namespace) -> None:
         print(f"run {run.name}: {run.protocol.generations} generations in {run.folder}", flush=True)
         if run.protocol.gpt_eval.judge:
             print_estimate(run)
-        executed = advance(run, options.device)
+        executed = advance(run, options.device, processes=options.processes)
     seconds = time.perf_counter() - began
     print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
+
+
+def _step(options: argparse.Namespace) -> None:
+    from collapse_lib.experiment.execute import advance_step
+    from collapse_lib.experiment.run import Run
+
+    step = Run.open(options.run).step(options.generation, options.step)
+    if not advance_step(step, options.device, options.processes):
+        print(f"step {step} is finished")
 
 
 def _name(options: argparse.Namespace) -> str:

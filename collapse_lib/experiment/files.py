@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from collapse_lib.experiment.errors import UserError
 
@@ -138,16 +138,22 @@ def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     The operating system drops the lock when its holder dies, however it dies. ``patience`` is how many seconds to wait for
     another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8", errors="replace") as file:
+    with _opened(path) as file:
         if not _is_taken(file.fileno(), patience):
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.")
+            raise _held(file, what)
         with naming(path):
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+        yield
+
+
+@contextmanager
+def shared(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+    """Have nobody hold the lock file ``path`` exclusively while the block runs; any number of processes may do so at once. See ``exclusive``."""
+    with _opened(path) as file:
+        if not _is_taken(file.fileno(), patience, fcntl.LOCK_SH):
+            raise _held(file, what)
         yield
 
 
@@ -181,12 +187,22 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _is_taken(descriptor: int, patience: float) -> bool:
+def _opened(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+", encoding="utf-8", errors="replace")
+
+
+def _held(file: IO[str], what: str) -> UserError:
+    file.seek(0)
+    return UserError(f"{what} is in use by another process (pid {file.read().strip() or 'unknown'}); wait for it to end or stop it.")
+
+
+def _is_taken(descriptor: int, patience: float, operation: int = fcntl.LOCK_EX) -> bool:
     """Lock an open file or folder, waiting ``patience`` seconds for another holder; False if it is still held then."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False

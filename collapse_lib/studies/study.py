@@ -8,11 +8,9 @@ core each get farther than one after the other on two.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -141,20 +139,6 @@ def run_study(
                 show(running, say, f"{child.chain.label}: {reason or f'done in {time.monotonic() - child.began:.1f} s'}")
             show(running)
     return failures
-
-
-def end_with_input() -> None:
-    """Have this process interrupted when its standard input ends: whoever started it holds the other end, and lets go of it by dying, too."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
-
-    def watch() -> None:
-        while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold when the interpreter ends
-            pass
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(PATIENCE / 2)
-        os._exit(130)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def generations_done(chain: Chain) -> int:
