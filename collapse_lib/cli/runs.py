@@ -71,8 +71,12 @@ def add_commands(commands: Any) -> None:
     add_json(listing)
     listing.set_defaults(command=_list)
 
-    status = commands.add_parser("status", help="show where a run is")
-    add_run(status)
+    status = commands.add_parser(
+        "status", help="show where runs are", description="One run step by step; several, or all, a line each, with the time that is left."
+    )
+    status.add_argument(
+        "runs", nargs="*", metavar="RUN", help="default: all runs; newest stands for the one that advanced last"
+    ).completer = completion.runs
     add_json(status)
     status.set_defaults(command=_status)
 
@@ -183,7 +187,10 @@ def _status(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.progress import read_progress
     from collapse_lib.experiment.run import Run
 
-    run = Run.open(options.run)
+    if len(options.runs) != 1:
+        _overview(options.runs, options.json)
+        return
+    run = Run.open(options.runs[0])
     report = _report(run)
     working = read_progress(run.progress_file) if report["driven"] else None
     if options.json:
@@ -198,6 +205,39 @@ def _status(options: argparse.Namespace) -> None:
         print(f"\nnow: {working['prefix'].rstrip(': ')}, {share}{working['total'] or working['n']:,}{working['unit']}s")
     elif report["finished"] < report["steps"]:
         print(f"\n`collapse run {run.name}` goes on with it.")
+
+
+def _overview(names: list[str], as_json: bool) -> None:
+    """A line a run: generations and steps done, time left, and what is worked on."""
+    from collapse_lib.cost.printing import columns, duration
+    from collapse_lib.experiment.inventory import standing
+    from collapse_lib.experiment.paths import run_names, runs_root
+    from collapse_lib.experiment.run import Run
+
+    standings, unreadable = [], {}
+    for name in names or run_names():
+        try:
+            standings.append(standing(Run.open(name)))
+        except UserError as error:
+            if names:
+                raise
+            unreadable[name] = str(error)  # one broken run hides no other
+    if as_json:
+        print_json([*(found.as_json() for found in standings), *({"run": name, "problem": problem} for name, problem in unreadable.items())])
+        return
+    if not standings and not unreadable:
+        print(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+        return
+    rows, notes = [("run", "steps done", "time left", "trained", "sampled")], ["now"]
+    for found in standings:
+        left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
+        made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
+        steps = f"{sum(found.done.values())} of {sum(found.planned.values())}"
+        rows.append((found.run, steps, left, *made))
+        notes.append(", ".join(found.working))
+    rows += [(name, "unreadable", "", "", "") for name in unreadable]
+    notes += unreadable.values()
+    print("\n".join(f"{row}  {note}".rstrip() for row, note in zip(columns(rows), notes, strict=True)))
 
 
 def _report(run: Run) -> dict[str, Any]:

@@ -206,13 +206,17 @@ class Step:
         return self.folder / "manifests" / f"{self.name}.json"
 
     @property
+    def lock_file(self) -> Path:
+        return self.folder / f"{self.name}.lock"
+
+    @property
     def progress_file(self) -> Path:
         """Of a step that is done by itself."""
         return self.folder / f"{self.name}.progress.tmp.json"
 
     def exclusive(self):
         """Hold this step: a notebook opened by hand and a batch run may meet."""
-        return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
+        return exclusive(self.lock_file, f"Step {self}", patience=ORPHAN_PATIENCE)
 
     def reads(self) -> list[Read]:
         """What this step reads, as the table of steps says."""

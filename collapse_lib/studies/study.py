@@ -99,11 +99,16 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
     # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
     threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
     with begun(chain.name, protocol, device) as run, environment(threads):
-        file = run.folder / RECORD
-        if not file.exists():
-            head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
-            write_json(file, head | {"specification": study.model_dump(mode="json")})
+        enrol(chain, run)
         return advance(run, device, only=study.steps)
+
+
+def enrol(chain: Chain, run: Run) -> None:
+    """Have a run say that it is this chain of its study, unless it does."""
+    study, file = chain.study, run.folder / RECORD
+    if not file.exists():
+        head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
+        write_json(file, head | {"specification": study.model_dump(mode="json")})
 
 
 def run_study(
