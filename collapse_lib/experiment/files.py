@@ -9,10 +9,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from collapse_lib.experiment.errors import UserError
 
@@ -131,29 +131,32 @@ def sha256(path: Path) -> str:
 _hashes: dict[tuple[int, ...], str] = {}  # by a file's identity and when it last changed
 
 
-@contextmanager
-def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, what: str, patience: float = 0.0) -> AbstractContextManager[None]:
     """Hold the lock file ``path`` while the block runs.
 
     The operating system drops the lock when its holder dies, however it dies. ``patience`` is how many seconds to wait for
     another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
     """
-    with _opened(path) as file:
-        if not _is_taken(file.fileno(), patience):
-            raise _held(file, what)
+    return _locked(path, what, patience, fcntl.LOCK_EX)
+
+
+def shared(path: Path, what: str, patience: float = 0.0) -> AbstractContextManager[None]:
+    """Keep others from holding the lock file ``path``, as ``exclusive`` does, but for those who share it too."""
+    return _locked(path, what, patience, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _locked(path: Path, what: str, patience: float, operation: int) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8", errors="replace") as file:
+        if not _is_taken(file.fileno(), patience, operation):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.")
         with naming(path):
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-        yield
-
-
-@contextmanager
-def shared(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
-    """Have nobody hold the lock file ``path`` exclusively while the block runs; any number of processes may do so at once. See ``exclusive``."""
-    with _opened(path) as file:
-        if not _is_taken(file.fileno(), patience, fcntl.LOCK_SH):
-            raise _held(file, what)
         yield
 
 
@@ -185,16 +188,6 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _opened(path: Path) -> IO[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a+", encoding="utf-8", errors="replace")
-
-
-def _held(file: IO[str], what: str) -> UserError:
-    file.seek(0)
-    return UserError(f"{what} is in use by another process (pid {file.read().strip() or 'unknown'}); wait for it to end or stop it.")
 
 
 def _is_taken(descriptor: int, patience: float, operation: int = fcntl.LOCK_EX) -> bool:

@@ -217,8 +217,8 @@ def _watch(workers: list[_Worker], what: str) -> None:
     """Wait until all have ended, or one has ended badly and the others had their time to; pass on what the first one prints."""
     patience = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
     output, heard, deadline = workers[0].process.stdout, time.monotonic(), float("inf")
-    while any(worker.process.poll() is None for worker in workers) and time.monotonic() < deadline:
-        if any(worker.process.returncode for worker in workers):
+    while None in (ends := [worker.process.poll() for worker in workers]) and time.monotonic() < deadline:
+        if any(ends):
             deadline = min(deadline, time.monotonic() + GRACE)
         readable = select.select([output] if output else [], [], [], 0.1)[0]
         if readable and (text := os.read(output.fileno(), 65536)):

@@ -5,7 +5,7 @@ A job is one step of one generation of one run. Its manifest and its executed no
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,21 +33,12 @@ class Target:
         """All its steps, in the order in which one process would do them."""
         return [step for step in self.run.steps() if step.name in self.only]
 
-    def begin(self, device: str = "auto") -> None:
-        """Store the run, if it is not; raises ``UserError`` for what its steps would not find."""
-        from collapse_lib.steps.preflight import begin
-
-        run = begin(self.run.name, self.run.protocol, device)
-        if self.chain:
-            enrol(self.chain, run)
-
 
 def targets(config: Mapping[str, Any]) -> dict[str, Target]:
     """What a configuration asks for, by the run's name.
 
     ``runs`` is names separated by commas, each of a run or a preset, or a mapping from a run's name to its ``preset``, ``set`` (fields and values)
-    and ``generations``; ``studies`` is names or files of studies, separated by commas or a list. Raises ``UserError`` for anything else, and for what
-    ``collapse run`` or ``collapse study run`` would refuse.
+    and ``generations``; ``studies`` is names or files of studies, separated by commas or a list. Raises ``UserError`` for anything else.
     """
     if unknown := sorted(set(config) - KNOWN):
         raise UserError(f"The workflow has no setting '{unknown[0]}'; it has {', '.join(sorted(KNOWN))}.")
@@ -55,11 +46,23 @@ def targets(config: Mapping[str, Any]) -> dict[str, Target]:
     found = [Target(_run(name, settings or {})) for name, settings in (runs if isinstance(runs, Mapping) else dict.fromkeys(_names(runs))).items()]
     for source in _names(config.get("studies") or []):
         study = open_study(source)
-        check_study(study, config.get("device", "auto"))
         found += [Target(Run.proposed(chain.name, chain.protocol), study.steps, chain) for chain in study.chains()]
     if not found:
         raise UserError("The workflow has nothing to do; give it --config runs=NAME,NAME or --config studies=NAME.")
     return {target.run.name: target for target in found}
+
+
+def begin(wanted: Iterable[Target], device: str = "auto") -> None:
+    """Check the studies, then store the runs that are not; raises ``UserError`` for whatever would stop one of them before its first step."""
+    from collapse_lib.steps import preflight  # which imports torch; a scheduler's every job reads the Snakefile
+
+    wanted = list(wanted)
+    for study in {target.chain.study.name: target.chain.study for target in wanted if target.chain}.values():
+        check_study(study, device)
+    for target in wanted:
+        run = preflight.begin(target.run.name, target.run.protocol, device)
+        if target.chain:
+            enrol(target.chain, run)
 
 
 def done_when(step: Step) -> list[Path]:

@@ -10,7 +10,6 @@ import psutil
 import pytest
 
 from collapse_lib import steps
-from collapse_lib.experiment.artefacts import remove
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.processes import ALONE, PATIENCE_VARIABLE, process_count
@@ -83,8 +82,8 @@ def test_a_process_that_is_killed_or_hangs_ends_the_step_and_the_next_call_goes_
     monkeypatch.setenv(PATIENCE_VARIABLE, "30")
     step = run.step(1, "sample")
     corpus = shards(run)
-    longer = Run(run.folder, run.protocol.with_changes({"sampling.sequences": 48 * 40}))  # long enough to be struck at
     step.drop()
+    longer = Run.create(run.name, run.protocol.with_changes({"sampling.sequences": 48 * 80}))  # long enough to be struck at
 
     def strike():
         deadline = time.monotonic() + 120
@@ -105,7 +104,8 @@ def test_a_process_that_is_killed_or_hangs_ends_the_step_and_the_next_call_goes_
     steps.sample(longer, 1, "cpu", 1)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert {name: content for name, content in shards(run).items() if name in corpus} == corpus
-    remove(step.folder / "corpus")
+    step.drop()
+    Run.create(run.name, run.protocol)
     again(run, "sample", 1)
 
 
