@@ -25,7 +25,9 @@ def run(tmp_path_factory):
     """A run in which one process has done everything that several can share; the untrained model has a generation too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(tmp_path_factory.mktemp("runs")))
-        protocol = load_preset("smoke").with_changes({"corpus.stories": 60, "training.epochs": 1, "sampling.shard_sequences": 48, "generations": 1})
+        protocol = load_preset("smoke").with_changes(
+            {"corpus.stories": 60, "training.epochs": 1, "sampling.sequences": 288, "sampling.shard_sequences": 48, "generations": 1}
+        )
         run = Run.create("shared", protocol)
         steps.corpus(run)
         for name in ("train", "sample", "perplexity", "completions"):
@@ -83,7 +85,7 @@ def test_a_process_that_is_killed_or_hangs_ends_the_step_and_the_next_call_goes_
     step = run.step(1, "sample")
     corpus = shards(run)
     step.drop()
-    longer = Run.create(run.name, run.protocol.with_changes({"sampling.sequences": 48 * 80}))  # long enough to be struck at
+    longer = Run.create(run.name, run.protocol.with_changes({"sampling.sequences": 48 * 40}))  # long enough to be struck at
 
     def strike():
         deadline = time.monotonic() + 120

@@ -25,7 +25,7 @@ description: Two chains of one generation, of as few steps as a study can have.
 base: smoke
 generations: 1
 seeds: 2
-arms: {replace: {corpus.stories: 60, sampling.sequences: 64, training.epochs: 1}}
+arms: {replace: {sampling.sequences: 64, training.epochs: 1}}
 measures: {loss: {metric: perplexity.perplexity, log: true, label: loss (nats a token)}}
 equivalences: [{arm: replace, measure: loss, margin: 0.05, expectation: Chains this short do not move.}]
 """
