@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "srun")
 
 CONFIGURATION = """\
 ClusterName=one
@@ -56,7 +56,11 @@ def one_node(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
     (folder / "slurm.conf").write_text(CONFIGURATION.format(host=host, folder=folder, ports=_free_ports(2)))
-    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{os.environ['PATH']}:/usr/sbin"}
+    srun = folder / "bin" / "srun"  # which snakemake's executor calls with an environment that has lost where the configuration is
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{srun.parent}:{os.environ['PATH']}:/usr/sbin"}
     files = [f"--{name}={folder}/munge.{end}" for name, end in (("socket", "socket"), ("key-file", "key"), ("pid-file", "pid"), ("log-file", "log"))]
     with ExitStack() as stack:
         for command in (["munged", "-F", "--force", *files, f"--seed-file={folder}/munge.seed"], ["slurmctld", "-D"], ["slurmd", "-D"]):
