@@ -18,6 +18,7 @@ from collapse_lib.experiment.errors import NotebookFailed, UserError, explained,
 from collapse_lib.experiment.files import naming
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import project_root, runs_root
+from collapse_lib.experiment.processes import process_count
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
 from collapse_lib.experiment.run import Run, Step, fully_executed
 
@@ -32,6 +33,7 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, proces
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
+    process_count(processes, device)  # which refuses what cannot be before a kernel starts
     with run.exclusive(), _kernel(run.progress_file) as kernel:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
