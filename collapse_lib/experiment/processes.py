@@ -215,7 +215,6 @@ class _Worker:
 
 def _watch(workers: list[_Worker], what: str) -> None:
     """Wait until all have ended, or one has ended badly and the others had their time to; pass on what the first one prints."""
-    patience = float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))
     output, heard, deadline = workers[0].process.stdout, time.monotonic(), float("inf")
     while None in (ends := [worker.process.poll() for worker in workers]) and time.monotonic() < deadline:
         if any(ends):
@@ -227,7 +226,7 @@ def _watch(workers: list[_Worker], what: str) -> None:
             heard = time.monotonic()
         elif readable:
             output = None
-        if time.monotonic() - heard > patience:
+        if time.monotonic() - heard > (patience := float(os.environ.get(PATIENCE_VARIABLE, PATIENCE))):
             hung = f"The {len(workers)} processes of step {what} hung: none got on for {patience:.0f} s"
             raise UserError(f"{hung}; they were ended, and the same command goes on from there.")
 
