@@ -61,7 +61,6 @@ class Group:
 
     def wait(self) -> None:
         """Wait until all processes have come here."""
-        self.agree(None)
         if self.size > 1:
             from torch.distributed import barrier
 
@@ -233,7 +232,11 @@ def _watch(workers: list[_Worker], what: str) -> None:
 
 def _explain(failed: list[_Worker], size: int, what: str) -> None:
     """Raise what the one to blame has come to: who was refused something says it, who was killed cannot, and the rest miss the others."""
-    to_blame = min(failed, key=lambda worker: {2: 0}.get(worker.process.returncode, 1 if worker.process.returncode < 0 else 2))
+
+    def innocence(worker: _Worker) -> int:
+        return 0 if worker.process.returncode == 2 else 1 if worker.process.returncode < 0 else 2
+
+    to_blame = min(failed, key=innocence)
     status, said = to_blame.process.returncode, to_blame.said()
     if status == 2 and said:
         raise UserError(said.splitlines()[-1])

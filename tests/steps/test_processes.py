@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -110,6 +113,24 @@ def test_a_process_that_is_killed_or_hangs_ends_the_step_and_the_next_call_goes_
     step.drop()
     Run.create(run.name, run.protocol)
     again(run, "sample", 1)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_whoever_started_it(run):
+    step = run.step(1, "sample")
+    corpus = shards(run)
+    step.drop()
+    program = f"from collapse_lib import steps; from collapse_lib.experiment.run import Run; steps.sample(Run.open({run.name!r}), 1, 'cpu', 2)"
+    kernel = psutil.Popen([sys.executable, "-c", program], env=os.environ | {"COLLAPSE_RUNS": str(run.folder.parent)}, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(workers := [child for child in kernel.children() if "RANK" in child.environ()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(1)  # until they listen
+    kernel.kill()
+    kernel.wait()
+    assert len(workers) == 2 and psutil.wait_procs(workers, timeout=60)[1] == []
+    steps.sample(run, 1, "cpu", 2)
+    assert shards(run) == corpus
 
 
 def test_what_one_process_refuses_is_said_once(run):
