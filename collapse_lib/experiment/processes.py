@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import IO, Any, TypeVar
@@ -87,8 +87,8 @@ class Group:
                 yield bar
             return
         number = self.store.add(f"bars of {self.rank}", 1)
-        with progress(total, unit, description, initial) if self.is_main else ExitStack() as bar:
-            shared = _SharedBar(self, f"bar {number}", bar if self.is_main else None, initial)
+        with progress(total, unit, description, initial) if self.is_main else nullcontext() as bar:
+            shared = _SharedBar(self, f"bar {number}", bar, initial)
             yield shared
             shared.finish()
 
@@ -165,6 +165,8 @@ def launch(module: str, arguments: Sequence[str], size: int, what: str) -> None:
     """
     import torch
 
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what earlier steps of this kernel no longer need, one of the processes will
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # here, so that no two ask for one port
     shared = {
         "WORLD_SIZE": str(size),
