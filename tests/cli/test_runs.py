@@ -115,11 +115,11 @@ def test_status_for_a_program(made_up, capsys):
 def test_status_of_many_runs_is_a_line_each(made_up, capsys):
     lines = {line.split()[0]: line for line in printed(capsys, "status").splitlines()}
     assert lines.keys() == {"run", *run_names()} and "unreadable" in lines["torn"] and "torn/protocol.yaml" in lines["torn"]
-    assert "3 of 3  3 of 3" in lines["half"] and "2 of 2  2 of 2" in lines["whole"]
+    assert " ".join(lines["half"].split()) == "half 21 of 22 1.5 s 3 of 3 3 of 3" and lines["whole"].split()[4] == "-"
     found = {report["run"]: report for report in json.loads(printed(capsys, "status", "half", "whole", "--json"))}
     assert (found["half"]["done"]["free_text"], found["half"]["planned"]["free_text"]) == (2, 3)
     assert found["half"]["steps"] - found["half"]["finished"] == sum(found["half"]["planned"].values()) - sum(found["half"]["done"].values())
-    assert found["half"]["seconds_left"] is None  # steps that no generation has been timed for
+    assert found["half"]["seconds_left"] == 1.5 and found["whole"]["seconds_left"] == 0
     assert cli.main(["status", "half", "torn"]) == 2
 
 
@@ -127,6 +127,7 @@ def test_the_time_left_is_that_of_the_same_steps_before(made_up):
     known = {"generations": 4, "completions.every": None, "classification.tasks": [], "corpus.source": "stories.txt", "corpus.stories": 10}
     (made_up / "half" / "protocol.yaml").write_text(load_preset("smoke").with_changes(known).to_yaml())
     run = Run.open("half")
+    assert inventory.standing(Run(run.folder, run.protocol.with_changes({"completions.every": 1}))).seconds_left is None  # which nothing has timed
     seconds = {"train": 20.0, "sample": 30.0, "perplexity": 1.0, "free_text": 2.0, "alpha": 0.5, "texture": 0.25}
     for step in run.steps():
         if step.generation in (1, 2):
