@@ -21,16 +21,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` shows what can be given.")
 
 
-def count(text: str) -> int:
+def count(text: str, least: int = 1) -> int:
     """A whole number of at least 1, for options that count something."""
-    if not text.isdecimal() or not 0 < int(text[:19]) < 10**9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    if not text.isdecimal() or not least <= int(text[:19]) < 10**9:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
     return int(text)
 
 
 def whole(text: str) -> int:
     """A whole number of at least 0, for options in which 0 stands for all there are."""
-    return 0 if text == "0" else count(text)
+    return count(text, least=0)
 
 
 def port(text: str) -> int:
