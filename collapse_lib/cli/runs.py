@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.cli import completion
-from collapse_lib.cli.arguments import add_json, add_protocol, add_run, assignment, preset_name, print_json, wanted_protocol
+from collapse_lib.cli.arguments import (
+    add_device,
+    add_json,
+    add_processes,
+    add_protocol,
+    add_run,
+    assignment,
+    preset_name,
+    print_json,
+    wanted_protocol,
+)
 from collapse_lib.cli.judge import print_estimate
 from collapse_lib.experiment.errors import UserError
 
@@ -26,7 +36,18 @@ def add_commands(commands: Any) -> None:
     add_protocol(run)
     run.add_argument("--name", help="the run's folder under papermill_runs (default: the preset's name)")
     run.add_argument("--max-cost", metavar="X", help="most that a judge's grades may cost in all, short for --set gpt_eval.max_cost=X")
+    add_processes(run)
     run.set_defaults(command=_run)
+
+    step = commands.add_parser(
+        "step", help="execute one step of a run, for schedulers that give each a job", description="Other steps may go on beside."
+    )
+    step.add_argument("run", help="its name").completer = completion.runs
+    step.add_argument("step", help="e.g. train, sample, perplexity")
+    step.add_argument("generation", type=int)
+    add_device(step)
+    add_processes(step)
+    step.set_defaults(command=_step)
 
     twins = commands.add_parser(
         "twins",
@@ -50,8 +71,12 @@ def add_commands(commands: Any) -> None:
     add_json(listing)
     listing.set_defaults(command=_list)
 
-    status = commands.add_parser("status", help="show where a run is")
-    add_run(status)
+    status = commands.add_parser(
+        "status", help="show where runs are", description="One run step by step; several, or all, a line each, with the time that is left."
+    )
+    status.add_argument(
+        "runs", nargs="*", metavar="RUN", help="default: all runs; newest stands for the one that advanced last"
+    ).completer = completion.runs
     add_json(status)
     status.set_defaults(command=_status)
 
@@ -95,9 +120,18 @@ def _run(options: argparse.Namespace) -> None:
         print(f"run {run.name}: {run.protocol.generations} generations in {run.folder}", flush=True)
         if run.protocol.gpt_eval.judge:
             print_estimate(run)
-        executed = advance(run, options.device)
+        executed = advance(run, options.device, processes=options.processes)
     seconds = time.perf_counter() - began
     print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
+
+
+def _step(options: argparse.Namespace) -> None:
+    from collapse_lib.experiment.execute import advance_step
+    from collapse_lib.experiment.run import Run
+
+    step = Run.open(options.run).step(options.generation, options.step)
+    if not advance_step(step, options.device, options.processes):
+        print(f"step {step} is finished")
 
 
 def _name(options: argparse.Namespace) -> str:
@@ -154,7 +188,10 @@ def _status(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.progress import read_progress
     from collapse_lib.experiment.run import Run
 
-    run = Run.open(options.run)
+    if len(options.runs) != 1:
+        _overview(options.runs, options.json)
+        return
+    run = Run.open(options.runs[0])
     report = _report(run)
     working = read_progress(run.progress_file) if report["driven"] else None
     if options.json:
@@ -169,6 +206,39 @@ def _status(options: argparse.Namespace) -> None:
         print(f"\nnow: {working['prefix'].rstrip(': ')}, {share}{working['total'] or working['n']:,}{working['unit']}s")
     elif report["finished"] < report["steps"]:
         print(f"\n`collapse run {run.name}` goes on with it.")
+
+
+def _overview(names: list[str], as_json: bool) -> None:
+    """A line a run: generations and steps done, time left, and what is worked on."""
+    from collapse_lib.cost.printing import columns, duration
+    from collapse_lib.experiment.inventory import standing
+    from collapse_lib.experiment.paths import run_names, runs_root
+    from collapse_lib.experiment.run import Run
+
+    standings, unreadable = [], {}
+    for name in names or run_names():
+        try:
+            standings.append(standing(Run.open(name)))
+        except UserError as error:
+            if names:
+                raise
+            unreadable[name] = str(error)  # one broken run hides no other
+    if as_json:
+        print_json([*(found.as_json() for found in standings), *({"run": name, "problem": problem} for name, problem in unreadable.items())])
+        return
+    if not standings and not unreadable:
+        print(f"There is no run in {runs_root()} yet; `collapse run demo` makes one.")
+        return
+    rows, notes = [("run", "steps done", "time left", "trained", "sampled")], ["now"]
+    for found in standings:
+        left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
+        made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
+        steps = f"{sum(found.done.values())} of {sum(found.planned.values())}"
+        rows.append((found.run, steps, left, *made))
+        notes.append(", ".join(found.working))
+    rows += [(name, "unreadable", "", "", "") for name in unreadable]
+    notes += unreadable.values()
+    print("\n".join(f"{row}  {note}".rstrip() for row, note in zip(columns(rows), notes, strict=True)))
 
 
 def _report(run: Run) -> dict[str, Any]:

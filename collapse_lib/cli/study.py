@@ -44,10 +44,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from collapse_lib.studies.study import check_study, end_with_input, open_study, run_chain, run_study
+    from collapse_lib.experiment.processes import end_with_input
+    from collapse_lib.studies.study import PATIENCE, check_study, open_study, run_chain, run_study
 
     if options.end_with_input:
-        end_with_input()
+        end_with_input(PATIENCE / 2)
     if options.chain:
         study = open_study(options.study)
         check_study(study, options.device)

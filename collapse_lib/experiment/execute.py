@@ -18,6 +18,7 @@ from collapse_lib.experiment.errors import NotebookFailed, UserError, explained,
 from collapse_lib.experiment.files import naming
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import project_root, runs_root
+from collapse_lib.experiment.processes import process_count
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
 from collapse_lib.experiment.run import Run, Step, fully_executed
 
@@ -25,34 +26,55 @@ if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
 
 
-def advance(run: Run, device: str = "auto", only: Container[str] = STEPS) -> list[Step]:
+def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, processes: int = 1) -> list[Step]:
     """Execute every unfinished step of a run, of those named in ``only``, and return those that were executed.
+
+    ``processes`` share the work of those steps that can be shared; 0 stands for one a GPU.
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
-    from collapse_lib.experiment.warm_kernel import warm_kernel
-
-    # What the kernel inherits. Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse.
-    inherited = {PROGRESS_VARIABLE: str(run.progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
-    executed = []
-    with run.exclusive(), environment(inherited), warm_kernel() as kernel:
+    process_count(processes, device)  # which refuses what cannot be before a kernel starts
+    with run.exclusive(), _kernel(run.progress_file) as kernel:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
+        executed = []
         for step in run.steps():
-            if step.name not in only:
-                continue
-            if _is_finished(step):
-                step.record_notebook()  # one that plain papermill executed, or of a driver that was killed before it got here
-                continue
-            began = time.perf_counter()
-            label = f"generation {step.generation:>2} of {run.protocol.generations}  {step.name:<10}"
-            with _watched(run.progress_file, label):
-                execute(project_root() / "notebooks" / "steps" / f"{step.name}.ipynb", step.notebook, _parameters(step, device), kernel)
-            step.record_notebook()
-            headline = STEPS[step.name].headline_of(step.results()["metrics"])
-            print(f"{label} {time.perf_counter() - began:7.1f} s   {headline}", flush=True)
-            executed.append(step)
+            if step.name in only and _advance_step(step, device, processes, kernel, run.progress_file):
+                executed.append(step)
     return executed
+
+
+def advance_step(step: Step, device: str = "auto", processes: int = 1) -> bool:
+    """Execute one step unless it is finished, and say whether that was needed: a job of a scheduler, beside others of the same run.
+
+    Raises ``UserError`` as ``advance`` does, and while a process drives the whole run.
+    """
+    with step.run.shared(), _kernel(step.progress_file) as kernel:
+        return _advance_step(step, device, processes, kernel, step.progress_file)
+
+
+@contextmanager
+def _kernel(progress_file: Path) -> Iterator[AsyncKernelManager]:
+    """A kernel that says there how far it is. Threads that wait by spinning halve the speed of a machine that has anything else to do, and worse."""
+    from collapse_lib.experiment.warm_kernel import warm_kernel
+
+    inherited = {PROGRESS_VARIABLE: str(progress_file), "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
+    with environment(inherited), warm_kernel() as kernel:
+        yield kernel
+
+
+def _advance_step(step: Step, device: str, processes: int, kernel: AsyncKernelManager, progress_file: Path) -> bool:
+    if _is_finished(step):
+        step.record_notebook()  # one that plain papermill executed, or of a driver that was killed before it got here
+        return False
+    began = time.perf_counter()
+    label = f"generation {step.generation:>2} of {step.run.protocol.generations}  {step.name:<10}"
+    with _watched(progress_file, label):
+        execute(project_root() / "notebooks" / "steps" / f"{step.name}.ipynb", step.notebook, _parameters(step, device, processes), kernel)
+    step.record_notebook()
+    headline = step.kind.headline_of(step.results()["metrics"])
+    print(f"{label} {time.perf_counter() - began:7.1f} s   {headline}", flush=True)
+    return True
 
 
 def _is_finished(step: Step) -> bool:
@@ -64,12 +86,14 @@ def _is_finished(step: Step) -> bool:
     return has_notebook and step.results() is not None
 
 
-def _parameters(step: Step, device: str) -> dict[str, Any]:
+def _parameters(step: Step, device: str, processes: int) -> dict[str, Any]:
     parameters: dict[str, Any] = {"run": step.run.name}
     if step.name != "corpus":  # the one step that only generation 0 has
         parameters["generation"] = step.generation
     if STEPS[step.name].on_device:
         parameters["device"] = device
+    if STEPS[step.name].divisible:
+        parameters["processes"] = processes
     return parameters
 
 

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,16 +131,25 @@ def sha256(path: Path) -> str:
 _hashes: dict[tuple[int, ...], str] = {}  # by a file's identity and when it last changed
 
 
-@contextmanager
-def exclusive(path: Path, what: str, patience: float = 0.0) -> Iterator[None]:
+def exclusive(path: Path, what: str, patience: float = 0.0) -> AbstractContextManager[None]:
     """Hold the lock file ``path`` while the block runs.
 
     The operating system drops the lock when its holder dies, however it dies. ``patience`` is how many seconds to wait for
     another holder: an orphaned kernel needs a moment to notice that its parent is gone. Raises ``UserError`` when it is still held.
     """
+    return _locked(path, what, patience, fcntl.LOCK_EX)
+
+
+def shared(path: Path, what: str, patience: float = 0.0) -> AbstractContextManager[None]:
+    """Keep others from holding the lock file ``path``, as ``exclusive`` does, but for those who share it too."""
+    return _locked(path, what, patience, fcntl.LOCK_SH)
+
+
+@contextmanager
+def _locked(path: Path, what: str, patience: float, operation: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8", errors="replace") as file:
-        if not _is_taken(file.fileno(), patience):
+        if not _is_taken(file.fileno(), patience, operation):
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise UserError(f"{what} is in use by another process (pid {holder}); wait for it to end or stop it.")
@@ -181,12 +190,12 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def _is_taken(descriptor: int, patience: float) -> bool:
+def _is_taken(descriptor: int, patience: float, operation: int = fcntl.LOCK_EX) -> bool:
     """Lock an open file or folder, waiting ``patience`` seconds for another holder; False if it is still held then."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 return False

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import is_locked
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.paths import check_run_name, last_advance, run_folder, run_names, runs_root
+from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
 
@@ -42,6 +46,45 @@ def runs() -> list[Entry]:
     """All runs, the most recently advanced one first; one that cannot be read hides no other."""
     presets = {load_preset(name).description: name for name in preset_names()}
     return [_entry(runs_root() / name, presets) for name in run_names()]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is, as its manifests say, which are not compared with anything.
+
+    ``done`` and ``planned`` count generations by step. ``seconds_left`` takes a step for as long as the same step took in the generations that have
+    it, one after the other; None if some step to be done has not been timed. ``working`` is
+    what some process does now.
+    """
+
+    run: str
+    done: dict[str, int]
+    planned: dict[str, int]
+    seconds_left: float | None
+    working: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The standing as plain JSON values."""
+        return vars(self) | {"steps": sum(self.planned.values()), "finished": sum(self.done.values())}
+
+
+def standing(run: Run) -> Standing:
+    """How far a run is; raises ``UserError`` for a manifest that is damaged."""
+    seconds: dict[str, list[float]] = {}
+    planned, missing, working = Counter(), Counter(), []
+    for step in run.steps():
+        planned[step.name] += 1
+        if manifest := step.manifest():
+            if step.generation:
+                seconds.setdefault(step.name, []).append(manifest["seconds"])
+        else:
+            missing[step.name] += 1
+        if is_locked(step.lock_file):
+            state = read_progress(step.progress_file) or read_progress(run.progress_file)
+            share = f" ({state['n'] / state['total']:.0%})" if state and state["total"] else ""
+            working.append(f"{step.name} of {step.generation}{share}")
+    left = sum(count * fmean(seconds[name]) for name, count in missing.items()) if missing.keys() <= seconds.keys() else None
+    return Standing(run.name, dict(planned - missing), dict(planned), left, working)
 
 
 def run(name: str) -> Entry:

@@ -135,6 +135,7 @@ class StepKind:
     makes: tuple[str, ...] = ()
     done_in: Callable[[Protocol, int], bool] = _every
     on_device: bool = True  # whether it uses a GPU if there is one
+    divisible: bool = False  # whether several processes can share its work
     optional: bool = False  # whether the book shows a generation without it: evaluations that a run may be given later
 
     def reads_in(self, protocol: Protocol, generation: int) -> tuple[str, ...]:
@@ -172,6 +173,7 @@ STEPS: dict[str, StepKind] = {
         ("seed", "model", "training"),
         "loss {loss:.3f} after {epochs} epochs, {tokens_per_second:,.0f} tokens/s",
         makes=("model",),
+        divisible=True,
     ),
     "sample": StepKind(
         "Sampling",
@@ -179,12 +181,14 @@ STEPS: dict[str, StepKind] = {
         ("seed", "sampling", "regime.name", "regime.share"),
         "{tokens:,} tokens, {tokens_per_second:,.0f} tokens/s",
         makes=("corpus",),
+        divisible=True,
     ),
     "perplexity": StepKind(
         "Perplexity",
         ("model", "initial validation", "initial corpus results"),
         ("evaluation",),
         "perplexity {perplexity:.3f}",
+        divisible=True,
     ),
     "free_text": StepKind(
         "Free text",
@@ -239,6 +243,7 @@ STEPS: dict[str, StepKind] = {
         "{completions:,} completions of {beginnings:,} beginnings",
         makes=("completions",),
         done_in=_completes,
+        divisible=True,
         optional=True,
     ),
     "gpt_eval": StepKind(

@@ -24,7 +24,7 @@ from typing import Any
 
 from collapse_lib.experiment.artefacts import content_hash, mend, path_of, read_manifest, read_metrics, remove
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, write_json, write_text
+from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, shared, write_json, write_text
 from collapse_lib.experiment.lineage import STEPS, Read, StepKind, reads_of, steps_of
 from collapse_lib.experiment.machine import device_name, versions
 from collapse_lib.experiment.paths import check_run_name, run_folder, runs_root
@@ -125,9 +125,13 @@ class Run:
         with exclusive(self.lock_file, what, patience=1.0), exclusive_folder(self.folder, what, patience=1.0):
             yield
 
+    def shared(self):
+        """Keep others from holding the whole run: several steps may be done at once, each under its own lock, while nobody drives the run."""
+        return shared(self.lock_file, f"Run '{self.name}'", patience=1.0)
+
     def is_driven(self) -> bool:
-        """Whether a ``collapse run`` works on this folder now."""
-        return is_locked(self.lock_file) or is_locked(self.folder)
+        """Whether some process works on this folder now: on the whole run, or on a step."""
+        return any(map(is_locked, (self.lock_file, self.folder, *self.folder.glob("generation-*/*.lock"))))
 
     def manifest_files(self) -> list[Path]:
         """The manifests of all that is finished, of steps that the protocol no longer has too."""
@@ -201,9 +205,18 @@ class Step:
     def manifest_file(self) -> Path:
         return self.folder / "manifests" / f"{self.name}.json"
 
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / f"{self.name}.lock"
+
+    @property
+    def progress_file(self) -> Path:
+        """Of a step that is done by itself."""
+        return self.folder / f"{self.name}.progress.tmp.json"
+
     def exclusive(self):
         """Hold this step: a notebook opened by hand and a batch run may meet."""
-        return exclusive(self.folder / f"{self.name}.lock", f"Step {self}", patience=ORPHAN_PATIENCE)
+        return exclusive(self.lock_file, f"Step {self}", patience=ORPHAN_PATIENCE)
 
     def reads(self) -> list[Read]:
         """What this step reads, as the table of steps says."""
@@ -306,8 +319,11 @@ class Step:
         raise UserError(f"{path} is not the {name} that step {self} made; {mend(self.run.name)}.")
 
     @contextmanager
-    def recording(self, device: str) -> Iterator[Record]:
-        """Time the block and, when it ends well, write metrics and then the manifest that makes the step finished."""
+    def recording(self, device: str, processes: int = 1) -> Iterator[Record]:
+        """Time the block and, when it ends well, write metrics and then the manifest that makes the step finished.
+
+        ``processes`` shared the work, each on a ``device``.
+        """
         parents = {parent: step.output_hashes() for parent, step in self.parents().items()}
         started = datetime.now(UTC)
         record = Record()
@@ -325,6 +341,7 @@ class Step:
             "seed": self.run.seed(self.generation, self.name),
             "seconds": seconds,
             "device": device_name(device),
+            "processes": processes,
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "versions": versions(),

@@ -45,6 +45,7 @@ class Manifest(TypedDict):
     metrics: NotRequired[str]  # the hash of the metrics file,
     notebook: NotRequired[str]  # that of the executed notebook, as soon as there is one,
     sha256: NotRequired[str]  # and their own
+    processes: NotRequired[int]  # that shared the work, on a device each; 1 where it is not named
 
 
 class CodeCell(TypedDict):

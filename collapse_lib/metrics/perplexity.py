@@ -16,7 +16,7 @@ import torch
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
-from collapse_lib.experiment.progress import progress
+from collapse_lib.experiment.processes import ALONE, Group
 from collapse_lib.metrics.padding import longest_first, padded
 from collapse_lib.metrics.uncertainty import independent_mean, ratio_error
 from collapse_lib.model.loss import next_token_losses
@@ -57,6 +57,7 @@ def perplexity(
     max_context: int,
     definition: str = "paper",
     batch_tokens: int | None = None,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32.
 
@@ -81,7 +82,7 @@ def perplexity(
     windows = {"paper": paper_windows, "released": released_windows}[definition]([len(story) for story in stories], max_context)
     loss_sums = np.zeros(len(stories))
     band_sums, band_tokens = np.zeros((2, len(BANDS), len(stories)))
-    for batch, losses in _scored(model, stories, windows, batch_tokens, "perplexity"):
+    for batch, losses in _scored(model, stories, windows, batch_tokens, "perplexity", group):
         counts = windows.end[batch] - windows.first[batch]
         weights = np.repeat(windows.tokens[batch] / counts, counts)
         story, positions = np.repeat(windows.story[batch], counts), _positions(windows, batch, has_start=definition == "paper")
@@ -101,7 +102,9 @@ def other_definition(definition: str, positions: int) -> tuple[str, int]:
     return other, min(CONTEXTS[other], positions)
 
 
-def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition: str = "paper", batch_tokens: int | None = None) -> dict[str, Any]:
+def story_ends(
+    model: GPTNeo, corpus: TokenCorpus, max_context: int, definition: str = "paper", batch_tokens: int | None = None, group: Group = ALONE
+) -> dict[str, Any]:
     """How probable '<|endoftext|>' is to ``model`` where the stories of ``corpus`` end, given at most ``max_context`` tokens before it.
 
     ``definition`` says as in ``perplexity`` whether a story begins with its start token; empty stories are left out. Returns a dict of
@@ -110,7 +113,7 @@ def story_ends(model: GPTNeo, corpus: TokenCorpus, max_context: int, definition:
     stories = [np.append(row if definition == "paper" else row[1:], corpus.eos_id) for row in corpus.iter_rows() if len(row) > 1]
     last = [len(story) - 1 for story in stories]
     windows = Windows.from_rows((story, max(0, end - max_context), end + 1, end, 1) for story, end in enumerate(last))
-    batch_probabilities = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends")]
+    batch_probabilities = [np.exp(-losses) for _, losses in _scored(model, stories, windows, batch_tokens, "story ends", group)]
     probabilities = np.concatenate([np.empty(0), *batch_probabilities])
     if not len(probabilities):
         raise UserError("The validation corpus has no story with a token in it, so there is no end of one to predict.")
@@ -158,16 +161,20 @@ def window_tokens(stories: list[np.ndarray], windows: Windows, batch: np.ndarray
 
 
 def _scored(
-    model: GPTNeo, stories: list[np.ndarray], windows: Windows, batch_tokens: int | None, name: str
+    model: GPTNeo, stories: list[np.ndarray], windows: Windows, batch_tokens: int | None, name: str, group: Group
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Numbers of the windows of a forward pass, and the losses of their scored tokens, window by window; a progress bar called ``name``."""
     device = model.head.device
     batches = list(longest_first(windows.end - windows.begin, batch_tokens or BATCH_TOKENS[device.type]))
-    with progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
-        batch_losses = run(lambda batch: _token_losses(model, *window_tokens(stories, windows, batch)), batches)
-        for batch, losses in zip(batches, batch_losses, strict=True):
-            yield batch, losses
-            bar.update(int(windows.tokens[batch].sum()))
+    with group.progress(int(windows.tokens.sum()), "token", name) as bar, side_by_side(device) as (_, run):
+
+        def score(own: list[np.ndarray]) -> Iterator[np.ndarray]:
+            batch_losses = run(lambda batch: _token_losses(model, *window_tokens(stories, windows, batch)), own)
+            for batch, losses in zip(own, batch_losses, strict=True):
+                yield losses
+                bar.update(int(windows.tokens[batch].sum()))
+
+        yield from zip(batches, group.spread(batches, score), strict=True)
 
 
 def _positions(windows: Windows, batch: np.ndarray, has_start: bool) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
-from collapse_lib.experiment.progress import progress as progress_bar
+from collapse_lib.experiment.processes import ALONE, Group
 from collapse_lib.sample import cpu
 from collapse_lib.sample.draw import row_uniforms
 from collapse_lib.sample.gpu import StaticDecoder
@@ -78,25 +78,31 @@ def _sample_rows(
     return np.concatenate([np.empty((0, settings.length), np.uint16), *(part.cpu().numpy().astype(np.uint16) for part in parts)])
 
 
-def sample_corpus(model: GPTNeo, settings: SamplingSettings, seed: int, writer: CorpusWriter, dtype: torch.dtype | None = None) -> dict[str, float]:
+def sample_corpus(
+    model: GPTNeo, settings: SamplingSettings, seed: int, writer: CorpusWriter, dtype: torch.dtype | None = None, group: Group = ALONE
+) -> dict[str, float]:
     """Write a generation's corpus, shard by shard; shards that the writer already has are not sampled again. ``dtype``: see ``sample_rows``.
+
+    Every process of ``group`` writes some of the missing shards, and the main one ends the corpus.
 
     Returns:
         "sequences", "tokens" and "stories" ('<|endoftext|>' tokens) of the whole corpus, and of what was sampled by this call "seconds"
-        and "tokens_per_second" (0 if every shard was there).
+        and "tokens_per_second" (0 if every shard was there). Nothing in a process that is not the main one.
     """
     eos = model.config.eos_token_id
     rows = range(settings.sequences)
     shards = [rows[first : first + settings.shard_sequences] for first in rows[:: settings.shard_sequences]]
-    missing = [index for index, shard in enumerate(shards) if not writer.has_shard(index, len(shard))]
+    missing = group.agree([index for index, shard in enumerate(shards) if not writer.has_shard(index, len(shard))] if group.is_main else [])
     tokens = settings.sequences * settings.length
     tokens_to_sample = sum(len(shards[index]) for index in missing) * settings.length
     started = time.perf_counter()
     decoder = _decoder(model, settings, dtype)
-    with progress_bar(tokens, "token", "sampling", initial=tokens - tokens_to_sample) as bar:
-        for index in missing:
+    with group.progress(tokens, "token", "sampling", initial=tokens - tokens_to_sample) as bar:
+        for index in missing[group.rank :: group.size]:
             sampled = _sample_rows(decoder, model, settings, shards[index], seed, None, bar)
             writer.write_shard(index, _stored_rows(sampled, settings, eos))
+    if not group.is_main:
+        return {}
     seconds = time.perf_counter() - started
     corpus = writer.finish(len(shards), settings.sequences)
     return {
@@ -117,6 +123,7 @@ def complete(
     seed: int,
     stop_at_eos: bool = True,
     dtype: torch.dtype | None = None,
+    group: Group = ALONE,
 ) -> list[list[np.ndarray]]:
     """Sample continuations of prompts, of any lengths.
 
@@ -127,6 +134,7 @@ def complete(
         samples_per_prompt: continuations of each prompt; sample s of prompt i has the randomness of row i * samples_per_prompt + s.
         stop_at_eos: end a continuation at '<|endoftext|>', which is then left out.
         dtype: see ``sample_rows``.
+        group: processes that share the batches; each returns everything.
 
     Returns:
         For each prompt its continuations, uint16 arrays of at most ``max_new_tokens`` tokens.
@@ -136,11 +144,11 @@ def complete(
     device, eos = model.head.device, model.config.eos_token_id
     # Rows of like length together, so that few steps of a batch go by with some rows still reading and others already done.
     order = sorted(range(len(prompts) * samples_per_prompt), key=lambda row: (len(prompts[row // samples_per_prompt]), row))
-    completions: dict[int, np.ndarray] = {}
     decoder = _decoder(model, settings, dtype)
 
-    def decode(batch: tuple[Sequence[int], int]) -> None:
+    def decode(batch: tuple[Sequence[int], int]) -> dict[int, np.ndarray]:
         rows, width = batch
+        completed = {}
         texts = [prompts[row // samples_per_prompt] for row in rows]
         lengths = np.full(width, len(texts[0]))
         lengths[: len(rows)] = [len(text) for text in texts]
@@ -156,10 +164,12 @@ def complete(
         for column, (row, text) in enumerate(zip(rows, texts, strict=True)):
             new = tokens[len(text) : len(text) + max_new_tokens, column].astype(np.uint16)
             ends = np.flatnonzero(new == eos) if stop_at_eos else ()
-            completions[row] = new[: ends[0]] if len(ends) else new
+            completed[row] = new[: ends[0]] if len(ends) else new
+        return completed
 
     with side_by_side(device) as (workers, run):
-        list(run(decode, batches(order, settings.batch_size, workers, device)))
+        parts = group.spread(batches(order, settings.batch_size, workers, device), partial(run, decode))
+        completions = {row: tokens for part in parts for row, tokens in part.items()}
     return [[completions[prompt * samples_per_prompt + sample] for sample in range(samples_per_prompt)] for prompt in range(len(prompts))]
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 EXAMPLES = 6  # completions that a run shows of each generation
 
 
-def completions(run: Run, generation: int, device: str = "auto") -> Results:
+def completions(run: Run, generation: int, device: str = "auto", processes: int = 1) -> Results:
     """Have the model of ``generation``, the untrained one in generation 0, complete the protocol's beginnings (section 5.3.3, step 1).
 
     Reads the model and the tokeniser; writes ``completions.jsonl``: a beginning with its completions a line. Returns what was measured.
 
     Example: ``steps.completions(Run.open("demo"), 1)["examples"]["completions"][0]``
     """
-    return perform(complete_beginnings, "completions", run, generation, device)
+    return perform(complete_beginnings, "completions", run, generation, device, processes)
 
 
 def complete_beginnings(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
@@ -42,7 +42,7 @@ def complete_beginnings(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None
     pure = task.protocol.sampling.model_copy(update={"temperature": 1.0, "top_k": None, "top_p": None})
     start = [tokenizer.eos_id] if pure.start == "endoftext" else []
     given = [np.array([*start, *tokenizer.encode(text)]) for text in beginnings]
-    sampled = complete(model, given, pure, settings.max_new_tokens, settings.samples, task.seed("completions"))
+    sampled = complete(model, given, pure, settings.max_new_tokens, settings.samples, task.seed("completions"), group=task.group)
     texts = [[tokenizer.decode(tokens) for tokens in of_one] for of_one in sampled]
     lines = [{"beginning": beginning, "completions": of_one} for beginning, of_one in zip(beginnings, texts, strict=True)]
     task.publish("completions", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

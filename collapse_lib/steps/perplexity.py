@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
 
-def perplexity(run: Run, generation: int, device: str = "auto") -> Results:
+def perplexity(run: Run, generation: int, device: str = "auto", processes: int = 1) -> Results:
     """Perplexity of the model of ``generation`` on the validation stories (section 5.2), by the run's definition and by the other one.
 
     Reads the model, the validation stories and their size in bytes. Returns what was measured: ``perplexity``, ``loss`` (nats/token),
@@ -21,7 +21,7 @@ def perplexity(run: Run, generation: int, device: str = "auto") -> Results:
 
     Example: ``steps.perplexity(Run.open("demo"), 1)["metrics"]["perplexity"]["value"]``
     """
-    return perform(measure_perplexity, "perplexity", run, generation, device)
+    return perform(measure_perplexity, "perplexity", run, generation, device, processes)
 
 
 def measure_perplexity(task: Task, model: GPTNeo, validation: TokenCorpus, corpus: Results) -> None:
@@ -30,7 +30,7 @@ def measure_perplexity(task: Task, model: GPTNeo, validation: TokenCorpus, corpu
     from collapse_lib.metrics.perplexity import perplexity as measure
 
     settings, record = task.protocol.evaluation, task.record
-    scored = measure(model, validation, settings.max_context, settings.perplexity)
+    scored = measure(model, validation, settings.max_context, settings.perplexity, group=task.group)
     counts = {"tokens": scored["tokens"], "stories": scored["stories"]}
     definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"
     record.measure("perplexity", scored["perplexity"], "1", definition, counts=counts, standard_error=scored["perplexity_standard_error"])
@@ -51,13 +51,13 @@ def measure_perplexity(task: Task, model: GPTNeo, validation: TokenCorpus, corpu
             counts={"tokens": band["tokens"]},
             standard_error=band["loss_standard_error"],
         )
-    ends = story_ends(model, validation, settings.max_context, settings.perplexity)
+    ends = story_ends(model, validation, settings.max_context, settings.perplexity, group=task.group)
     definition = "mean probability of '<|endoftext|>' where a validation story ends"
     counts = {"stories": ends["stories"]}
     record.measure("end_probability", ends["probability"], "1", definition, counts=counts, standard_error=ends["standard_error"])
     # On the same models, so that runs of different protocols can be compared and a definition's share be told from a model's.
     other, context = other_definition(settings.perplexity, model.config.max_position_embeddings)
-    scored = measure(model, validation, context, other)
+    scored = measure(model, validation, context, other, group=task.group)
     record.measure(
         f"perplexity_{other}",
         scored["perplexity"],

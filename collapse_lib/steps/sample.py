@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collapse_lib.text.tokenizer import Tokenizer
 
 
-def sample(run: Run, generation: int, device: str = "auto") -> Results:
+def sample(run: Run, generation: int, device: str = "auto", processes: int = 1) -> Results:
     """Have the model of ``generation`` write as much text as the protocol says.
 
     Reads the model and the tokeniser; writes ``corpus/``. Returns what was measured: ``sequences``, ``tokens``, ``stories``, ``tokens_per_second``.
 
     Example: ``steps.sample(Run.open("demo"), 1)["examples"]["samples"][0]``
     """
-    return perform(write_text, "sample", run, generation, device)
+    return perform(write_text, "sample", run, generation, device, processes)
 
 
 def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
@@ -33,6 +33,8 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
     record, folder = task.record, task.path("corpus")
     sequences = task.protocol.regime.regime.tokens_to_sample(task.protocol.sampling.sequences)  # as many times more rows as tokens are wanted
     statistics = sample_into(folder, task, model, tokenizer, "sample", sequences)
+    if not task.group.is_main:
+        return
     task.record_output("corpus")
     record.measure("sequences", statistics["sequences"], "sequences", "independent sequences sampled")
     record.measure("tokens", statistics["tokens"], "tokens", "tokens sampled, given start tokens not counted")
@@ -49,8 +51,9 @@ def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, p
     from collapse_lib.text.corpus import CorpusWriter
 
     settings = task.protocol.sampling.model_copy(update={"sequences": sequences})
-    if read_json(folder / "made_from.json") != task.made_from:
+    if task.group.is_main and read_json(folder / "made_from.json") != task.made_from:
         remove(folder)
         write_json(folder / "made_from.json", task.made_from)
+    task.group.wait()
     with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
-        return sample_corpus(model, settings, task.seed(purpose), writer, DTYPES[task.protocol.training.precision])
+        return sample_corpus(model, settings, task.seed(purpose), writer, DTYPES[task.protocol.training.precision], task.group)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collapse_lib.text.view import Selection, Union
 
 
-def train(run: Run, generation: int, device: str = "auto") -> Results:
+def train(run: Run, generation: int, device: str = "auto", processes: int = 1) -> Results:
     """Train the model of ``generation`` on the text of the one before, the initial stories for generation 1 (section 5.1.2).
 
     Under another regime than the paper's it learns from what step ``compose`` put together. Reads that text and the tokeniser; generation 1 also
@@ -24,7 +24,7 @@ def train(run: Run, generation: int, device: str = "auto") -> Results:
 
     Example: ``steps.train(Run.open("demo"), 1)["series"]["loss_curve"]``
     """
-    return perform(train_model, "train", run, generation, device)
+    return perform(train_model, "train", run, generation, device, processes)
 
 
 def train_model(

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -110,11 +108,16 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
     # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
     threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
     with begun(chain.name, protocol, device) as run, environment(threads):
-        file = run.folder / CHAIN_RECORD
-        if not file.exists():
-            head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
-            write_json(file, head | {"specification": study.model_dump(mode="json")})
+        enrol(chain, run)
         return advance(run, device, only=study.steps)
+
+
+def enrol(chain: Chain, run: Run) -> None:
+    """Have a run say that it is this chain of its study, unless it does."""
+    study, file = chain.study, run.folder / CHAIN_RECORD
+    if not file.exists():
+        head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
+        write_json(file, head | {"specification": study.model_dump(mode="json")})
 
 
 def run_study(
@@ -150,20 +153,6 @@ def run_study(
                 show(running, say, f"{child.chain.label}: {reason or f'done in {time.monotonic() - child.began:.1f} s'}")
             show(running)
     return failures
-
-
-def end_with_input() -> None:
-    """Have this process interrupted when its standard input ends: whoever started it holds the other end, and lets go of it by dying, too."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
-
-    def watch() -> None:
-        while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold when the interpreter ends
-            pass
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(PATIENCE / 2)
-        os._exit(130)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def generations_done(chain: Chain) -> int:

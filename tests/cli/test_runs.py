@@ -12,6 +12,8 @@ from synthetic_runs import write_run
 from collapse_lib import cli
 from collapse_lib.experiment import inventory
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import sealed, write_json
+from collapse_lib.experiment.paths import run_names
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
 
@@ -28,7 +30,8 @@ def made_up(runs):
     """Three runs: ``whole``; ``half`` of a preset's, two of its three generations whole; ``torn``, whose protocol cannot be read."""
     for name, generations in (("whole", 2), ("half", 3), ("torn", 1)):
         for file in write_run(runs, name, generations).glob("generation-*/manifests/train.json"):
-            file.with_name("alpha.json").write_text(file.read_text().replace('"train"', '"alpha"'))
+            for step in ("alpha", "exact", "texture"):
+                file.with_name(f"{step}.json").write_text(file.read_text().replace('"train"', f'"{step}"'))
     smoke = load_preset("smoke").with_changes({"completions.every": None, "classification.tasks": []})
     (runs / "half" / "protocol.yaml").write_text(smoke.with_changes({"generations": 3}).to_yaml())
     (runs / "whole" / "protocol.yaml").write_text(smoke.with_changes({"description": "mine"}).to_yaml())
@@ -107,6 +110,36 @@ def test_status_for_a_program(made_up, capsys):
     states = {row["generation"]: {name: step["state"] for name, step in row["steps"].items()} for row in report["generations"]}
     assert states[3]["free_text"] == "missing" and states[3]["train"] == "notebook missing" and states[0]["corpus"] == "notebook missing"
     assert report["steps"] == sum(map(len, states.values())) and report["finished"] == 0
+
+
+def test_status_of_many_runs_is_a_line_each(made_up, capsys):
+    lines = {line.split()[0]: line for line in printed(capsys, "status").splitlines()}
+    assert lines.keys() == {"run", *run_names()} and "unreadable" in lines["torn"] and "torn/protocol.yaml" in lines["torn"]
+    assert " ".join(lines["half"].split()) == "half 21 of 22 1.5 s 3 of 3 3 of 3" and lines["whole"].split()[4] == "-"
+    found = {report["run"]: report for report in json.loads(printed(capsys, "status", "half", "whole", "--json"))}
+    assert (found["half"]["done"]["free_text"], found["half"]["planned"]["free_text"]) == (2, 3)
+    assert found["half"]["steps"] - found["half"]["finished"] == sum(found["half"]["planned"].values()) - sum(found["half"]["done"].values())
+    assert found["half"]["seconds_left"] == 1.5 and found["whole"]["seconds_left"] == 0
+    assert cli.main(["status", "half", "torn"]) == 2
+
+
+def test_the_time_left_is_that_of_the_same_steps_before(made_up):
+    known = {"generations": 4, "completions.every": None, "classification.tasks": [], "corpus.source": "stories.txt", "corpus.stories": 10}
+    (made_up / "half" / "protocol.yaml").write_text(load_preset("smoke").with_changes(known).to_yaml())
+    run = Run.open("half")
+    assert inventory.standing(Run(run.folder, run.protocol.with_changes({"completions.every": 1}))).seconds_left is None  # which nothing has timed
+    seconds = {"train": 20.0, "sample": 30.0, "perplexity": 1.0, "free_text": 2.0, "alpha": 0.5, "texture": 0.25}
+    for step in run.steps():
+        if step.generation in (1, 2):
+            slower = seconds[step.name] * step.generation
+            write_json(step.manifest_file, sealed(Run.open("half").step(1, "train").manifest() | {"step": step.name, "seconds": slower}))
+        elif step.generation > 2:
+            step.manifest_file.unlink(missing_ok=True)
+    assert inventory.standing(run).seconds_left == pytest.approx(2 * 1.5 * sum(seconds.values()))
+    with run.step(3, "train").exclusive():
+        write_json(run.step(3, "train").progress_file, {"n": 30, "total": 120})
+        assert inventory.standing(run).working == ["train of 3 (25%)"] and run.is_driven()
+    assert not run.is_driven()
 
 
 def test_presets_for_a_program(capsys):

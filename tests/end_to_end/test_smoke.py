@@ -105,7 +105,7 @@ def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monk
     [
         ("train", ["-p", "generation", "3"], "There is no generation 3 in run 'smoke', which has 2"),
         ("train", ["-r", "generation", "abc"], "A generation is a whole number, not 'abc'"),
-        ("train", ["-p", "generation", "2", "-p", "seed", "7"], "This notebook has no parameter 'seed', only device, generation, run"),
+        ("train", ["-p", "generation", "2", "-p", "seed", "7"], "This notebook has no parameter 'seed', only device, generation, processes, run"),
         (
             "corpus",
             ["-p", "run", "other", "-p", "preset", "smoke", "-p", "seed", "7"],

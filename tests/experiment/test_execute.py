@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.execute import advance, execute
+from collapse_lib.experiment.execute import advance, advance_step, execute
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
@@ -35,6 +35,17 @@ def test_a_protocol_that_another_command_changed_meanwhile_is_not_driven(tmp_pat
     with pytest.raises(UserError, match="another protocol by another command"):
         advance(run, "cpu")
     assert not list(run.folder.glob("generation-*"))
+
+
+def test_a_steps_job_and_whoever_drives_the_run_take_turns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    run = Run.create("one", load_preset("smoke"))
+    with run.shared(), run.shared(), pytest.raises(UserError, match="in use by another process"):  # two jobs of one run
+        advance(run, "cpu")
+    with run.exclusive(), pytest.raises(UserError, match="in use by another process"):
+        advance_step(run.step(0, "corpus"), "cpu")
+    assert advance_step(run.step(0, "corpus"), "cpu") and run.step(0, "corpus").is_finished()
+    assert not advance_step(run.step(0, "corpus"), "cpu") and not list(run.folder.rglob("*.tmp*"))
 
 
 @pytest.mark.parametrize("policy", [None, "ACTIVE"])

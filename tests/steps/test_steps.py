@@ -32,6 +32,7 @@ def test_file_step_notebook_and_function_have_one_name():
 def test_a_steps_signature_is_its_call(name):
     step = getattr(steps, name)
     arguments = ["run"] + ["generation"] * (name != "corpus") + ["device"] * STEPS[name].on_device
+    arguments += ["processes"] * STEPS[name].divisible
     assert list(inspect.signature(step).parameters) == arguments
     assert inspect.signature(step).return_annotation == "Results"
     assert all(part in " ".join(step.__doc__.split()) for part in ("Returns what was measured", "Example: ``steps."))
