@@ -262,14 +262,13 @@ class GPTNeo(nn.Module):
         return self.transformer.h[0].mlp.c_fc.products
 
     @contextmanager
-    def multiplying_in(self, dtype: torch.dtype | None) -> Iterator[None]:
+    def multiplying_in(self, dtype: torch.dtype) -> Iterator[None]:
         """Train with matrix products in ``dtype``; weights, gradients, attention, LayerNorm, softmax and sums stay fp32."""
-        before = self.products
         self._set_products(dtype)
         try:
             yield
         finally:
-            self._set_products(before)
+            self._set_products(torch.float32)
 
     def rounded(self, dtype: torch.dtype) -> GPTNeo:
         """A model to sample from and to score with, whose products are those of ``multiplying_in(dtype)``; fp32 gives the model itself.
@@ -289,10 +288,10 @@ class GPTNeo(nn.Module):
         model.rounded_head = self.head.detach().to(dtype)
         return model
 
-    def _set_products(self, dtype: torch.dtype | None) -> None:
+    def _set_products(self, dtype: torch.dtype) -> None:
         for module in self.modules():
             if isinstance(module, Linear):
-                module.products = dtype
+                module.products = None if dtype == torch.float32 else dtype
 
     @property
     def output_matrix(self) -> Tensor:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from collapse_lib.model.gpt_neo import linear
 from collapse_lib.sample.context import capacity, hop_length, masked_zero_state
 from collapse_lib.sample.draw import CHECK_EVERY, TiledHead, end_of_text, inverse_cdf, is_restricted, restrict
 
@@ -34,6 +34,8 @@ def decode(
     model: GPTNeo, settings: SamplingSettings, given: Tensor, lengths: Tensor, uniforms: Tensor, stop_at_eos: bool, progress: Any, rows: int
 ) -> Tensor:
     """Sample after the given tokens until the uniforms are used up (or, with ``stop_at_eos``, every row has met its '<|endoftext|>').
+
+    Products run in the dtype that the model was ``rounded`` to; keys, values and attention are fp32.
 
     Args:
         given: [T, B] int64, of which the first lengths[b] are given to row b. No given token at all: the released code's masked start.
@@ -52,7 +54,7 @@ def decode(
     tokens[: len(given)] = given
     ended = torch.arange(width, device=given.device) >= rows
     cache = Cache(model, settings, width, max(1, total - 1))  # the last token is never read
-    head = TiledHead(model.head)
+    head = TiledHead(model.output_matrix)
     restricted = is_restricted(settings)
     for position in range(total):
         # The hidden state at position - 1 predicts the token at position.
@@ -119,7 +121,7 @@ class Cache:
         for block, qkv, keys, values in zip(transformer.h, self.qkv, self.keys, self.values, strict=True):
             slots = values.shape[2]
             slot, seen = self.filled % slots, min(self.filled + 1, slots)
-            q, k, v = F.linear(block.ln_1(x), qkv).view(self.split).unbind(1)  # [B, H] each
+            q, k, v = linear(block.ln_1(x), qkv, None, qkv.dtype).to(x.dtype).view(self.split).unbind(1)  # [B, H] each
             keys[:, :, slot] = k.view(self.wide)
             values[:, :, slot] = v.view(self.wide)
             scores = self._alone(q) @ keys[:, :, :seen].transpose(2, 3)  # [B, N/J, J, seen]; GPT-Neo does not scale

@@ -50,7 +50,8 @@ def sample_rows(
         seed: of this generation's sampling.
         batch_size: rows decoded at once; ``settings.batch_size`` when not given.
         progress: anything with ``update(tokens)``.
-        dtype: of matrix products, keys and values on a GPU, logits excepted; the weights' own when not given, and always on a CPU.
+        dtype: of matrix products, as ``precision.product_dtype`` chooses it; the weights' own when not given. On a GPU it is also that of keys and
+            values, and logits are excepted; on a CPU logits are rounded to it.
 
     Returns:
         [len(rows), length] uint16, sampled tokens only; after the first '<|endoftext|>' they are '<|endoftext|>' if ``after_eos`` is "pad".
@@ -166,7 +167,7 @@ def complete(
 def _decoder(model: GPTNeo, settings: SamplingSettings, dtype: torch.dtype | None) -> Decode:
     """The decoding loop for the model's device."""
     if model.head.device.type == "cpu":
-        return partial(cpu.decode, model, settings)
+        return partial(cpu.decode, model.rounded(dtype or torch.float32), settings)
     return StaticDecoder(model, settings, dtype).decode
 
 

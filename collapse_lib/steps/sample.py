@@ -44,7 +44,7 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
 
 def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, purpose: str, sequences: int) -> dict[str, float]:
     """Sample a corpus into a folder, going on from the shards that an interruption left if they come from these inputs and settings."""
-    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.model.precision import product_dtype
     from collapse_lib.sample.generate import sample_corpus
     from collapse_lib.text.corpus import CorpusWriter
 
@@ -53,4 +53,4 @@ def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, p
         remove(folder)
         write_json(folder / "made_from.json", task.made_from)
     with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
-        return sample_corpus(model, settings, task.seed(purpose), writer, DTYPES[task.protocol.training.precision])
+        return sample_corpus(model, settings, task.seed(purpose), writer, product_dtype(task.protocol.training.precision, model.head.device))
