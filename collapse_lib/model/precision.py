@@ -36,6 +36,11 @@ def explicit_dtype(precision: str, device: str | torch.device) -> torch.dtype:
     return product_dtype(precision, device) if torch.device(device).type == "cpu" else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """A dtype as a protocol calls it: "fp32", "bf16" or "fp16"."""
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
 @functools.cache
 def _say_fp32() -> None:
     warnings.warn(
