@@ -243,7 +243,11 @@ def _steps(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[
     fitting = CACHE_BYTES // model.kv_bytes_per_token(longest)
     with side_by_side(model.head.device) as (workers, run):
         rows = math.ceil(min(protocol.sampling.batch_size / workers, fitting) / GRANULE) * GRANULE
-        tokens, uniforms, head = torch.zeros(1, rows, dtype=torch.int64), torch.full((rows,), 0.5, dtype=torch.float64), TiledHead(model.output_matrix)
+        tokens, uniforms, head = (
+            torch.zeros(1, rows, dtype=torch.int64),
+            torch.full((rows,), 0.5, dtype=torch.float64),
+            TiledHead(model.output_matrix),
+        )
         caches = [Cache(model, protocol.sampling, rows, longest) for _ in range(workers)]
         for values in (values for cache in caches for values in (*cache.keys, *cache.values)):
             values.zero_()

@@ -19,9 +19,7 @@ CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned 
 LIFT = 2.0**15  # factor of probabilities in half precision: fp16 then holds them down to 2e-12, while 1 stays in its range
 
 
-def summed_cross_entropy(
-    hidden: Tensor, head: Tensor, targets: Tensor, chunk_rows: int | None = None, products: torch.dtype | None = None
-) -> Tensor:
+def summed_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk_rows: int | None = None, products: torch.dtype | None = None) -> Tensor:
     """Cross entropy in nats, summed over the targets: an fp32 scalar, differentiable once.
 
     Args:
