@@ -4,7 +4,8 @@ A row is the same in every batch only if its arithmetic does not depend on the b
 CPU (MKL, AVX2; inner sizes 64 to 3072, 1 to 600 rows): a row's result is the same in every batch as soon as each thread gets at least 4 rows;
 1 to 3 rows take another kernel. Softmax, LayerNorm, GELU and sums along a row never differed; fused attention of a single query does with
 more than one thread. Hence three rules: batches are padded to a multiple of ``GRANULE`` rows, each batch runs on one thread
-(several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products.
+(several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products. In bf16
+(oneDNN, AMX) up to 32 rows take another kernel than more, and an inner size of 3072 a third one: there a row is the same in batches of equal size.
 
 Shapes in the comments: B sequences, H hidden, N heads, D = H / N, J heads multiplied together.
 """

@@ -131,20 +131,3 @@ def test_a_row_ends_with_the_first_end_that_it_samples() -> None:
     tokens = end_of_text(torch.tensor([5, 4, 7, 4]), ended, torch.tensor([True, True, True, False]), eos=4)
     assert tokens.tolist() == [5, 4, 4, 4]
     assert ended.tolist() == [False, True, True, False]
-
-
-@pytest.mark.parametrize("hidden", [64, 768])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_rows_masses_do_not_depend_on_its_batch(hidden: int, dtype: torch.dtype) -> None:
-    """Bit for bit, although the ids of a chunk depend on the number of rows."""
-    random = torch.Generator().manual_seed(2)
-    head = TiledHead((torch.randn(9000, hidden, generator=random) * 0.3).to(dtype))
-    states, uniform = torch.randn(208, hidden, generator=random), torch.rand(208, generator=random, dtype=torch.float64)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)  # as batches run
-        drawn = head.sample(states, uniform)
-        for rows in (16, 32, 80):
-            assert torch.equal(head.sample(states[:rows], uniform[:rows]), drawn[:rows])
-    finally:
-        torch.set_num_threads(before)
