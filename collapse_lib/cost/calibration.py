@@ -216,13 +216,13 @@ def _decoding(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[st
 
 def _sequences(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[int, float], tuple[int, float]]:
     """How many sequences at once, and (tokens in view, seconds of a token), in the mean, of the first and the second half of a sequence."""
-    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.model.precision import product_dtype
     from collapse_lib.sample.generate import sample_rows
 
     rows, half = protocol.sampling.batch_size, max(1, longest // 2)
 
     def sample(length: int) -> float:
-        settings, dtype = protocol.sampling.model_copy(update={"length": length}), DTYPES[protocol.training.precision]
+        settings, dtype = protocol.sampling.model_copy(update={"length": length}), product_dtype(protocol.training.precision, model.head.device)
         return timed(lambda: sample_rows(model, settings, range(rows), seed=1, dtype=dtype), model.head.device.type)[1]
 
     _, first, whole = sample(min(8, half)), sample(half), sample(longest)  # the first warms up
@@ -235,13 +235,19 @@ def _steps(model: GPTNeo, protocol: Protocol, longest: int) -> tuple[int, tuple[
     import torch
 
     from collapse_lib.experiment.parallel import side_by_side
+    from collapse_lib.model.precision import product_dtype
     from collapse_lib.sample.cpu import GRANULE, Cache
     from collapse_lib.sample.draw import TiledHead
 
+    model = model.rounded(product_dtype(protocol.training.precision, model.head.device))  # on a CPU
     fitting = CACHE_BYTES // model.kv_bytes_per_token(longest)
     with side_by_side(model.head.device) as (workers, run):
         rows = math.ceil(min(protocol.sampling.batch_size / workers, fitting) / GRANULE) * GRANULE
-        tokens, uniforms, head = torch.zeros(1, rows, dtype=torch.int64), torch.full((rows,), 0.5, dtype=torch.float64), TiledHead(model.head)
+        tokens, uniforms, head = (
+            torch.zeros(1, rows, dtype=torch.int64),
+            torch.full((rows,), 0.5, dtype=torch.float64),
+            TiledHead(model.output_matrix),
+        )
         caches = [Cache(model, protocol.sampling, rows, longest) for _ in range(workers)]
         for values in (values for cache in caches for values in (*cache.keys, *cache.values)):
             values.zero_()

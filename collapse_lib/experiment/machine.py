@@ -47,3 +47,12 @@ def device_name(device: str) -> str:
     except OSError:
         model = None
     return f"{model.group(1) if model else platform.processor() or platform.machine()}, {os.cpu_count()} threads"
+
+
+def bf16_units() -> list[str]:
+    """The flags of the processor's units for products in bf16; empty where it has none, or does not say."""
+    try:
+        flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return []
+    return sorted({"avx512_bf16", "amx_bf16", "bf16"} & set(flags.group(1).split())) if flags else []

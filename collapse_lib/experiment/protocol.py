@@ -104,7 +104,9 @@ class TrainingSettings(Section):
     epsilon: Annotated[float, Field(ge=1e-30, le=1)] = 1e-8  # the least that is not 0 in fp32 when it is divided by
     weight_decay: float = Field(0.1, ge=0, description="on matrices and embeddings; biases and LayerNorm are exempt")
     max_grad_norm: Positive | None = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of matrix products; bf16 on a CPU only where it has units for it, else fp32 and a warning; fp16 needs a GPU to train"
+    )
     init: Literal["fresh", "previous"] = Field(
         "fresh", description="weights that a generation starts from: newly drawn, as in the paper, or its predecessor's"
     )

@@ -342,6 +342,7 @@ class Step:
             "seconds": seconds,
             "device": device_name(device),
             "processes": processes,
+            **({"products": record.products} if record.products else {}),
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "versions": versions(),
@@ -363,12 +364,16 @@ def fully_executed(notebook: dict[str, Any]) -> bool:
 
 @dataclass
 class Record:
-    """What a step hands over: ``metrics`` (value, unit, definition each), ``series``, ``examples`` and ``outputs`` (content hashes)."""
+    """What a step hands over: ``metrics`` (value, unit, definition each), ``series``, ``examples`` and ``outputs`` (content hashes).
+
+    ``products`` is the dtype of the matrix products, "bf16" say, where a step chose it.
+    """
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     series: dict[str, list] = field(default_factory=dict)
     examples: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    products: str | None = None
 
     def measure(self, name: str, value: float | int, unit: str, definition: str, **more: Any) -> None:
         """Add one metric; ``more`` holds ``counts`` or ``standard_error`` where there are any."""

@@ -59,7 +59,7 @@ def perplexity(
     batch_tokens: int | None = None,
     group: Group = ALONE,
 ) -> dict[str, Any]:
-    """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32.
+    """Perplexity of ``model`` on the stories (complete rows) of ``corpus``, every token scored in fp32, or with the products of a ``rounded`` model.
 
     "paper": a story is ``[start token, x1, x2, ...]``; each ``x`` counts, given the ``max_context`` tokens before it at most, the start
     token among them. After the first ``max_context`` tokens that takes a forward pass of a whole window for each token.
@@ -191,7 +191,7 @@ def _token_losses(model: GPTNeo, windows: np.ndarray, scored: np.ndarray) -> np.
     tokens = torch.from_numpy(windows).to(device)
     mask = torch.from_numpy(scored[:, 1:]).to(device)  # the hidden state at t predicts the token at t + 1
     hidden, targets = model(tokens[:, :-1])[mask], tokens[:, 1:][mask]  # [n, H], [n]
-    return next_token_losses(hidden, model.head, targets).double().cpu().numpy()
+    return next_token_losses(hidden, model.output_matrix, targets).double().cpu().numpy()
 
 
 def _summary(loss_sums: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:

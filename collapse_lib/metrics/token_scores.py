@@ -18,7 +18,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.metrics.padding import longest_first
 from collapse_lib.metrics.perplexity import BATCH_TOKENS, paper_windows, window_tokens
-from collapse_lib.model.loss import CACHED_LOGITS, LOSS_CHUNK_LOGITS, next_token_losses
+from collapse_lib.model.loss import CACHED_LOGITS, LOSS_CHUNK_LOGITS, next_token_losses, product
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
@@ -57,14 +57,14 @@ def next_token_losses_and_entropies(hidden: Tensor, head: Tensor, targets: Tenso
     rows = CPU_ROWS if on_cpu else max(1, LOSS_CHUNK_LOGITS["cuda"] // len(head))
     losses, entropies = torch.empty(2, len(hidden), device=hidden.device)
     for start in range(0, len(hidden), rows):
-        h = hidden[start : start + rows].float()
+        h = hidden[start : start + rows].to(head.dtype)
         ids = min(len(head), max(64, CACHED_LOGITS // len(h))) if on_cpu else len(head)
-        chunks = [_exponential_sums(h @ part.float().T) for part in head.split(ids)]
+        chunks = [_exponential_sums(product(h, part.T)) for part in head.split(ids)]
         largest, sums, weighted = (torch.stack(parts, -1) for parts in zip(*chunks, strict=True))  # [n, chunks] each
         log_z = torch.logsumexp(sums.log() + largest, -1, keepdim=True)
         shift = largest - log_z  # log p of a chunk's likeliest token: sum p log p needs no difference of large numbers
         entropies[start : start + rows] = -(shift.exp() * (weighted + shift * sums)).sum(-1)
-        losses[start : start + rows] = log_z[:, 0] - (h * head[targets[start : start + rows]].float()).sum(-1)
+        losses[start : start + rows] = log_z[:, 0] - (h.float() * head[targets[start : start + rows]].float()).sum(-1)
     return losses, entropies
 
 
@@ -105,4 +105,4 @@ def _window_scores(model: GPTNeo, shown: np.ndarray, scored: np.ndarray, score: 
     device = model.head.device
     tokens = torch.from_numpy(shown).to(device)
     mask = torch.from_numpy(scored[:, 1:]).to(device)  # the hidden state at t predicts the token at t + 1
-    return score(model(tokens[:, :-1])[mask], model.head, tokens[:, 1:][mask]).double().cpu().numpy()
+    return score(model(tokens[:, :-1])[mask], model.output_matrix, tokens[:, 1:][mask]).double().cpu().numpy()

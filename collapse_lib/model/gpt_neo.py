@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,25 +129,53 @@ def band_mask(length: int, window: int, device: torch.device) -> Tensor:
         return (distance >= 0) & (distance < window)
 
 
+class Linear(nn.Linear):
+    """A linear map whose product can run in another dtype than that of its weights.
+
+    Not torch's autocast, whose casts around attention, softmax and LayerNorm cost a small model more on a CPU than it saves in products.
+    """
+
+    products: torch.dtype | None = None  # None: the dtype of the weights, or autocast's
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., out], in the dtype of the product. The weights' gradients have the weights' dtype."""
+        return linear(x, self.weight, self.bias, self.products)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None) -> Tensor:
+    """``F.linear``, in ``dtype`` if one is given."""
+    if dtype is None:
+        return F.linear(x, weight, bias)
+    return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: GPTNeoConfig, kind: str):
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
         self.window = config.window_size if kind == "local" else config.max_position_embeddings
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.v_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None) -> Tensor:
         B, T, H = x.shape
         split = (B, T, self.num_heads, self.head_dim)
-        q, k, v = (project(x).view(split).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, N, T, D] each
+        q, k, v = (heads.view(split).transpose(1, 2) for heads in self._project(x))  # [B, N, T, D] each
         if keys_values is not None:
             keys_values.append((k, v))
         attend = narrow_attention if self.head_dim < NARROW and x.device.type == "cpu" else self._fused
         y = attend(q, k, v, self.window)  # [B, N, T, D]
         return self.out_proj(y.transpose(1, 2).reshape(B, T, H))
+
+    def _project(self, x: Tensor) -> Iterable[Tensor]:
+        """Queries, keys and values, [B, T, H] each."""
+        projections = self.q_proj, self.k_proj, self.v_proj
+        if (dtype := self.q_proj.products) is None:
+            return [project(x) for project in projections]
+        weights = torch.cat([project.weight for project in projections])  # one product; torch's attention goes back slowly in bf16, hence fp32
+        return linear(x, weights, None, dtype).float().chunk(3, -1)
 
     def _fused(self, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """What ``narrow_attention`` computes, by torch's fused kernels."""
@@ -170,8 +200,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPTNeoConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.hidden_size, 4 * config.hidden_size)
-        self.c_proj = nn.Linear(4 * config.hidden_size, config.hidden_size)
+        self.c_fc = Linear(config.hidden_size, 4 * config.hidden_size)
+        self.c_proj = Linear(4 * config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
@@ -200,6 +230,7 @@ class GPTNeo(nn.Module):
     def __init__(self, config: GPTNeoConfig, seed: int | None):
         super().__init__()
         self.config = config
+        self.rounded_head: Tensor | None = None  # the output matrix in the dtype of products, of a model that is not trained
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.hidden_size),
@@ -225,6 +256,50 @@ class GPTNeo(nn.Module):
         """[V, H] output matrix: the token embedding itself."""
         return self.transformer.wte.weight
 
+    @property
+    def products(self) -> torch.dtype | None:
+        """The dtype that matrix products run in; None where it is that of the weights, or autocast's."""
+        return self.transformer.h[0].mlp.c_fc.products
+
+    @contextmanager
+    def multiplying_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Train with matrix products in ``dtype``; weights, gradients, attention, LayerNorm, softmax and sums stay fp32."""
+        self._set_products(dtype)
+        try:
+            yield
+        finally:
+            self._set_products(torch.float32)
+
+    def rounded(self, dtype: torch.dtype) -> GPTNeo:
+        """A model to sample from and to score with, whose products are those of ``multiplying_in(dtype)``; fp32 gives the model itself.
+
+        What is multiplied is rounded once and cannot be trained; the rest is shared.
+        """
+        if dtype == torch.float32:
+            return self
+        with torch.device("meta"):
+            model = GPTNeo(self.config, seed=None)
+        model.load_state_dict(self.state_dict(), assign=True)
+        model.requires_grad_(False).train(self.training)
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.to(dtype)
+        model._set_products(dtype)
+        model.rounded_head = self.head.detach().to(dtype)
+        return model
+
+    def _set_products(self, dtype: torch.dtype) -> None:
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.products = None if dtype == torch.float32 else dtype
+
+    @property
+    def output_matrix(self) -> Tensor:
+        """[V, H], the head as products take it."""
+        if self.rounded_head is not None:
+            return self.rounded_head
+        return self.head if self.products is None else self.head.to(self.products)
+
     def forward(self, tokens: Tensor, positions: Tensor | None = None, keys_values: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Final hidden states, after the last LayerNorm.
 
@@ -245,7 +320,7 @@ class GPTNeo(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Next-token logits in fp32, [..., V], for hidden states [..., H]."""
-        return F.linear(hidden, self.head).float()
+        return linear(hidden, self.output_matrix, None, self.products).float()
 
     def loss(self, tokens: Tensor, targets: Tensor, chunk_rows: int | None = None) -> tuple[Tensor, Tensor]:
         """Cross entropy in nats, summed over the targets; see ``loss.summed_cross_entropy``.
@@ -258,7 +333,7 @@ class GPTNeo(nn.Module):
         Returns:
             The summed loss (fp32, differentiable once) and the number of targets (int64), both scalars on the model's device.
         """
-        loss = summed_cross_entropy(self(tokens).flatten(0, 1), self.head, targets.flatten(), chunk_rows)
+        loss = summed_cross_entropy(self(tokens).flatten(0, 1), self.head, targets.flatten(), chunk_rows, self.products)
         return loss, (targets != IGNORED).sum()
 
     def num_parameters(self) -> int:

@@ -19,25 +19,29 @@ CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned 
 LIFT = 2.0**15  # factor of probabilities in half precision: fp16 then holds them down to 2e-12, while 1 stays in its range
 
 
-def summed_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk_rows: int | None = None) -> Tensor:
+def summed_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, chunk_rows: int | None = None, products: torch.dtype | None = None) -> Tensor:
     """Cross entropy in nats, summed over the targets: an fp32 scalar, differentiable once.
 
     Args:
         hidden: [R, H].
-        head: [V, H]; logits are ``hidden @ head.T``, in autocast's dtype where it is on.
+        head: [V, H]; logits are ``hidden @ head.T``.
         targets: [R] int64, -100 where there is none.
         chunk_rows: rows whose logits are held together; chosen by device when not given. It changes rounding only.
+        products: dtype of the matrix products; when not given, autocast's where it is on, else that of the hidden states.
     """
     device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    dtype = products or (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype)
     return _ChunkedCrossEntropy.apply(hidden, head, targets, chunk_rows, dtype, torch.is_grad_enabled())
 
 
 def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """``-log p(target)`` in nats, fp32 [R], for hidden states [R, H] and targets [R], without ever holding all logits; no gradient."""
+    """``-log p(target)`` in nats, fp32 [R], for hidden states [R, H] and targets [R], without ever holding all logits; no gradient.
+
+    Products run in the dtype of ``head``.
+    """
     losses = torch.empty(len(hidden), device=hidden.device)
     for rows in _row_chunks(len(hidden), len(head), hidden.device):
-        h = hidden[rows]
+        h = hidden[rows].to(head.dtype)
         log_z = _log_normalizers(*_exponentials(h, head, _chunk_ids(len(h), head))[1:])
         losses[rows] = log_z - (h.float() * head[targets[rows]].float()).sum(-1)
     return losses
@@ -50,7 +54,7 @@ def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: in
         yield slice(start, min(start + size, rows))
 
 
-def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """``a @ b`` in fp32. Kernels add up in fp32 whatever they multiply; in fp16 the sums could be too large or too small to be rounded back."""
     if a.dtype == torch.float32:
         return torch.mm(a, b, out=out)
@@ -58,23 +62,24 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
         return torch.mm(a, b, out_dtype=torch.float32)
     if a.dtype == torch.float16:  # no CPU kernel gives such sums in fp32
         return a.float() @ b.float()
-    return (a @ b).float()
+    return (a @ b).float() if out is None else out.copy_(a @ b)  # bf16 has the range of fp32, so that rounded sums do not overflow
 
 
 def _exponentials(h: Tensor, head: Tensor, size: int, keep: bool = False, space: Tensor | None = None) -> tuple[list[Tensor], Tensor, Tensor]:
     """exp(logit - largest of its chunk of ids) for rows [n, H], with the chunks' sums and largest logits, [n, chunks] each.
 
-    The ids are taken ``size`` at a time, so that their logits stay in a CPU's cache while they are worked on. The exponentials, fp32 [n, ids] a
-    chunk, are kept if wanted, in ``space`` ([chunks, at least n, size]) if it is given, else dropped.
+    The ids are taken ``size`` at a time, so that their logits stay in a CPU's cache while they are worked on. The exponentials, [n, ids] a chunk,
+    are kept if wanted, in ``space`` ([chunks, at least n, size]) and its dtype if it is given, else in fp32.
     """
     exponentials, sums, largest = [], [], []
     for number, start in enumerate(range(0, len(head), size)):
         ids = head[start : start + size]
-        e = _product(h, ids.T, None if space is None else space[number, : len(h), : len(ids)])
+        place = None if space is None else space[number, : len(h), : len(ids)]
+        e = product(h, ids.T, place if h.dtype == torch.float32 else None)
         largest.append(e.amax(-1, keepdim=True))
         sums.append(e.sub_(largest[-1]).exp_().sum(-1, keepdim=True))
         if keep:
-            exponentials.append(e)
+            exponentials.append(e if place is None or h.dtype == torch.float32 else place.copy_(e))
     return exponentials, torch.cat(sums, -1), torch.cat(largest, -1)
 
 
@@ -93,7 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     The gradient of a sum is known up to the factor that arrives in the backward pass, so a chunk's logits can be turned into gradients
     while they are there and dropped: checkpointing would compute every logit twice. Products run in ``dtype`` (autocast's, if it is on),
     exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: the targets' part is a sum of single
-    vectors. In fp32 the factor of a row's exponentials goes to the hidden states, where there is less to multiply.
+    vectors. In fp32 and, on a CPU, in bf16 the factor of a row's exponentials goes to the hidden states, where there is less to multiply.
 
     A loss scale comes with the backward pass, too late for what fp16 rounded to zero here. So probabilities are multiplied by ``LIFT`` before they
     are rounded, and both gradients are handed on in fp32.
@@ -108,11 +113,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             rows = chunks[0].stop if chunks else 1  # the most of any chunk
             size = _chunk_ids(rows, head)
             space = None
+            wide = dtype == torch.float32 or (dtype == torch.bfloat16 and not hidden.is_cuda)  # exponentials are in its range without their factors
             if needs_grad:
                 grad_hidden = torch.empty(hidden.shape, device=hidden.device)
                 grad_weight = torch.zeros_like(weight, dtype=torch.float32)
-                if dtype == torch.float32:
-                    space = torch.empty(math.ceil(len(head) / size), rows, size, device=hidden.device)
+                if wide:
+                    space = torch.empty(math.ceil(len(head) / size), rows, size, dtype=dtype, device=hidden.device)
             for rows in chunks:
                 counts = (targets[rows, None] != IGNORED).float()  # [n, 1]
                 target = targets[rows].clamp_min(0)  # [n]
@@ -127,13 +133,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     start = 0
                     for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
                         ids = slice(start, start := start + e.shape[1])
-                        if dtype == torch.float32:
-                            grad += factor * (e @ head[ids])
-                            grad_weight[ids] += e.T @ (factor * h)
+                        if wide:
+                            grad += factor * product(e, head[ids])
+                            grad_weight[ids] += product(e.T, (factor * h).to(dtype))
                         else:
                             p = torch.mul(e, factor * LIFT, out=torch.empty_like(e, dtype=dtype))  # rounded as it is written
-                            grad += _product(p, head[ids]) / LIFT
-                            grad_weight[ids] += _product(p.T, h) / LIFT
+                            grad += product(p, head[ids]) / LIFT
+                            grad_weight[ids] += product(p.T, h) / LIFT
                     grad_weight.index_add_(0, target, h * -counts)
                     grad_hidden[rows] = grad
         if needs_grad:

@@ -4,7 +4,8 @@ A row is the same in every batch only if its arithmetic does not depend on the b
 CPU (MKL, AVX2; inner sizes 64 to 3072, 1 to 600 rows): a row's result is the same in every batch as soon as each thread gets at least 4 rows;
 1 to 3 rows take another kernel. Softmax, LayerNorm, GELU and sums along a row never differed; fused attention of a single query does with
 more than one thread. Hence three rules: batches are padded to a multiple of ``GRANULE`` rows, each batch runs on one thread
-(several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products.
+(several batches side by side use the cores, and better than one batch on all of them), and a decoding step uses plain matrix products. In bf16
+(oneDNN, AMX) up to 32 rows take another kernel than more, and an inner size of 3072 a third one: there a row is the same in batches of equal size.
 
 Shapes in the comments: B sequences, H hidden, N heads, D = H / N, J heads multiplied together.
 """
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from collapse_lib.model.gpt_neo import linear
 from collapse_lib.sample.context import capacity, hop_length, masked_zero_state
 from collapse_lib.sample.draw import CHECK_EVERY, TiledHead, end_of_text, inverse_cdf, is_restricted, restrict
 
@@ -34,6 +35,8 @@ def decode(
     model: GPTNeo, settings: SamplingSettings, given: Tensor, lengths: Tensor, uniforms: Tensor, stop_at_eos: bool, progress: Any, rows: int
 ) -> Tensor:
     """Sample after the given tokens until the uniforms are used up (or, with ``stop_at_eos``, every row has met its '<|endoftext|>').
+
+    Products run in the dtype that the model was ``rounded`` to; keys, values and attention are fp32.
 
     Args:
         given: [T, B] int64, of which the first lengths[b] are given to row b. No given token at all: the released code's masked start.
@@ -52,7 +55,7 @@ def decode(
     tokens[: len(given)] = given
     ended = torch.arange(width, device=given.device) >= rows
     cache = Cache(model, settings, width, max(1, total - 1))  # the last token is never read
-    head = TiledHead(model.head)
+    head = TiledHead(model.output_matrix)
     restricted = is_restricted(settings)
     for position in range(total):
         # The hidden state at position - 1 predicts the token at position.
@@ -119,7 +122,7 @@ class Cache:
         for block, qkv, keys, values in zip(transformer.h, self.qkv, self.keys, self.values, strict=True):
             slots = values.shape[2]
             slot, seen = self.filled % slots, min(self.filled + 1, slots)
-            q, k, v = F.linear(block.ln_1(x), qkv).view(self.split).unbind(1)  # [B, H] each
+            q, k, v = linear(block.ln_1(x), qkv, None, qkv.dtype).to(x.dtype).view(self.split).unbind(1)  # [B, H] each
             keys[:, :, slot] = k.view(self.wide)
             values[:, :, slot] = v.view(self.wide)
             scores = self._alone(q) @ keys[:, :, :seen].transpose(2, 3)  # [B, N/J, J, seen]; GPT-Neo does not scale

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from collapse_lib.model.loss import product
+
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import SamplingSettings
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by training.precision, which sampling on a GPU follows
 TILE = 64  # ids summed together in the inverse CDF: about the square root of the vocabularies in use
 SMALL_VOCABULARY = 8192  # up to which all logits of a step are few enough to be held
 CHUNK_LOGITS = 2**18  # logits of a chunk, 1 MiB: what a core has of cache
@@ -113,6 +114,8 @@ class TiledHead:
 
     A step over a vocabulary of 50,257 makes 20 MB of logits for 100 rows, and softmax would pass over them four times. Here each chunk of ids is
     turned into the masses of its tiles while it is in the cache, and the logits of the one tile that is hit are computed again.
+
+    Products run in the dtype of ``head``, and logits are what they give: in bf16, rounded to it. Exponentials and their sums are fp32.
     """
 
     def __init__(self, head: Tensor):
@@ -123,7 +126,7 @@ class TiledHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[B, Vp] fp32; the ids that fill up the last tile are no tokens and get -inf."""
-        logits = F.linear(hidden, self.rows)
+        logits = product(hidden.to(self.rows.dtype), self.rows.T)
         logits[:, self.vocabulary :] = -math.inf
         return logits
 
@@ -134,9 +137,11 @@ class TiledHead:
         mass, shift = self._masses(hidden)
 
         def inside(tile: Tensor) -> Tensor:
+            exact = hidden.to(self.rows.dtype).to(hidden.dtype)
             logits = hidden.new_empty(len(hidden), TILE)
             for row, hit in enumerate(tile[:, 0].tolist()):  # a copy of each row's tile, for one product of all, would take ten times as long
-                torch.mv(self.tiles[hit], hidden[row], out=logits[row])
+                torch.mv(self.tiles[hit].to(hidden.dtype), exact[row], out=logits[row])
+            logits = logits.to(self.rows.dtype)  # what the masses were made of; products of bf16 are exact in fp32
             ids = tile * TILE + torch.arange(TILE, device=tile.device)
             return torch.where(ids < self.vocabulary, torch.exp(logits - shift), 0)
 
@@ -165,9 +170,10 @@ class TiledHead:
         """The logits, [B, ids of a chunk], of one chunk after the other; the space of a chunk is used again for the next."""
         size = max(1, CHUNK_LOGITS // (len(hidden) * TILE)) * TILE  # ids of a chunk
         space = hidden.new_empty(len(hidden), size)
+        hidden = hidden.to(self.rows.dtype)
         for first in range(0, len(self.rows), size):
             rows = self.rows[first : first + size]
-            logits = torch.mm(hidden, rows.T, out=space) if len(rows) == size else hidden @ rows.T
+            logits = product(hidden, rows.T, space if len(rows) == size else None)
             if first + len(rows) > self.vocabulary:
                 logits[:, self.vocabulary - first :] = -math.inf
             yield logits

@@ -1,8 +1,9 @@
 """Sampling from a model: the corpus of the next generation (section 5.1.2), and continuations of prompts (section 5.3).
 
-A row depends on the model, the settings, the seed and its number alone. On a CPU (``cpu``) that holds bit for bit whatever the batch. On a GPU
-(``gpu``) the kernels change with the batch size, so there batches are always padded to the full size, and the sample is the same, bit for bit,
-for one batch size; for another it differs where rounding moves a cumulative probability across a uniform.
+A row depends on the model, the settings, the seed and its number alone. On a CPU (``cpu``) that holds bit for bit whatever the batch in fp32. In
+bf16, and on a GPU (``gpu``), the kernels change with the batch size, so there batches are always padded to the full size, and the sample is the
+same, bit for bit, for one batch size (and, on a CPU, one number of threads that share it); for another it differs where rounding moves a cumulative
+probability across a uniform.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def sample_rows(
         seed: of this generation's sampling.
         batch_size: rows decoded at once; ``settings.batch_size`` when not given.
         progress: anything with ``update(tokens)``.
-        dtype: of matrix products, keys and values on a GPU, logits excepted; the weights' own when not given, and always on a CPU.
+        dtype: of matrix products, as ``precision.product_dtype`` chooses it; the weights' own when not given. On a GPU it is also that of keys and
+            values, and logits are excepted; on a CPU logits are rounded to it.
 
     Returns:
         [len(rows), length] uint16, sampled tokens only; after the first '<|endoftext|>' they are '<|endoftext|>' if ``after_eos`` is "pad".
     """
+    model = _rounded(model, dtype)
     return _sample_rows(_decoder(model, settings, dtype), model, settings, rows, seed, batch_size, progress)
 
 
@@ -74,7 +77,7 @@ def _sample_rows(
         return tokens[len(given) :, : len(rows)].T.to(torch.int32)
 
     with side_by_side(device) as (workers, run):  # fetched together: while a GPU works on a batch, the host draws the uniforms of the next
-        parts = list(run(decode, batches(rows, batch_size or settings.batch_size, workers, device)))
+        parts = list(run(decode, batches(rows, batch_size or settings.batch_size, workers, device, model.products is not None)))
     return np.concatenate([np.empty((0, settings.length), np.uint16), *(part.cpu().numpy().astype(np.uint16) for part in parts)])
 
 
@@ -96,6 +99,7 @@ def sample_corpus(
     tokens = settings.sequences * settings.length
     tokens_to_sample = sum(len(shards[index]) for index in missing) * settings.length
     started = time.perf_counter()
+    model = _rounded(model, dtype)
     decoder = _decoder(model, settings, dtype)
     with group.progress(tokens, "token", "sampling", initial=tokens - tokens_to_sample) as bar:
         for index in missing[group.rank :: group.size]:
@@ -144,6 +148,7 @@ def complete(
     device, eos = model.head.device, model.config.eos_token_id
     # Rows of like length together, so that few steps of a batch go by with some rows still reading and others already done.
     order = sorted(range(len(prompts) * samples_per_prompt), key=lambda row: (len(prompts[row // samples_per_prompt]), row))
+    model = _rounded(model, dtype)
     decoder = _decoder(model, settings, dtype)
 
     def decode(batch: tuple[Sequence[int], int]) -> dict[int, np.ndarray]:
@@ -168,9 +173,14 @@ def complete(
         return completed
 
     with side_by_side(device) as (workers, run):
-        parts = group.spread(batches(order, settings.batch_size, workers, device), partial(run, decode))
+        parts = group.spread(batches(order, settings.batch_size, workers, device, model.products is not None), partial(run, decode))
         completions = {row: tokens for part in parts for row, tokens in part.items()}
     return [[completions[prompt * samples_per_prompt + sample] for sample in range(samples_per_prompt)] for prompt in range(len(prompts))]
+
+
+def _rounded(model: GPTNeo, dtype: torch.dtype | None) -> GPTNeo:
+    """The model whose products are in ``dtype``; a GPU's decoder makes its own copies."""
+    return model.rounded(dtype) if dtype is not None and model.head.device.type == "cpu" else model
 
 
 def _decoder(model: GPTNeo, settings: SamplingSettings, dtype: torch.dtype | None) -> Decode:
@@ -180,15 +190,18 @@ def _decoder(model: GPTNeo, settings: SamplingSettings, dtype: torch.dtype | Non
     return StaticDecoder(model, settings, dtype).decode
 
 
-def batches(rows: Sequence[int], batch_size: int, workers: int, device: torch.device) -> list[tuple[Sequence[int], int]]:
-    """Split rows into batches, each with the number of rows that it is padded to; together the workers hold at most ``batch_size`` at once."""
+def batches(rows: Sequence[int], batch_size: int, workers: int, device: torch.device, fixed: bool = False) -> list[tuple[Sequence[int], int]]:
+    """Split rows into batches, each with the number of rows that it is padded to; together the workers hold at most ``batch_size`` at once.
+
+    ``fixed``: pad all to the largest, as is always done on a GPU.
+    """
     if device.type != "cpu":
         return [(rows[first : first + batch_size], batch_size) for first in range(0, len(rows), batch_size)]
     most = math.ceil(batch_size / workers)
     count = math.ceil(math.ceil(len(rows) / most) / workers) * workers  # as many for every worker, and then of equal size
     size = max(1, math.ceil(len(rows) / max(1, count)))
     parts = [rows[first : first + size] for first in range(0, len(rows), size)]
-    return [(part, math.ceil(len(part) / cpu.GRANULE) * cpu.GRANULE) for part in parts]
+    return [(part, math.ceil((most if fixed else len(part)) / cpu.GRANULE) * cpu.GRANULE) for part in parts]
 
 
 def _stored_rows(sampled: np.ndarray, settings: SamplingSettings, eos: int) -> np.ndarray | list[np.ndarray]:

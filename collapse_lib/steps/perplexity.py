@@ -28,8 +28,11 @@ def measure_perplexity(task: Task, model: GPTNeo, validation: TokenCorpus, corpu
     """The work of step ``perplexity``; ``corpus`` is what generation 0 measured."""
     from collapse_lib.metrics.perplexity import other_definition, story_ends
     from collapse_lib.metrics.perplexity import perplexity as measure
+    from collapse_lib.model.precision import dtype_name, explicit_dtype
 
     settings, record = task.protocol.evaluation, task.record
+    dtype = explicit_dtype(task.protocol.training.precision, model.head.device)
+    model, record.products = model.rounded(dtype), dtype_name(dtype)
     scored = measure(model, validation, settings.max_context, settings.perplexity, group=task.group)
     counts = {"tokens": scored["tokens"], "stories": scored["stories"]}
     definition = f"e^loss on the validation stories, at most {settings.max_context} tokens of context ({settings.perplexity})"

@@ -46,14 +46,17 @@ def write_text(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None:
 
 def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, purpose: str, sequences: int) -> dict[str, float]:
     """Sample a corpus into a folder, going on from the shards that an interruption left if they come from these inputs and settings."""
-    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.model.precision import dtype_name, product_dtype
     from collapse_lib.sample.generate import sample_corpus
     from collapse_lib.text.corpus import CorpusWriter
 
     settings = task.protocol.sampling.model_copy(update={"sequences": sequences})
-    if task.group.is_main and read_json(folder / "made_from.json") != task.made_from:
+    dtype = product_dtype(task.protocol.training.precision, model.head.device)
+    task.record.products = dtype_name(dtype)
+    made_from = task.made_from | {"products": task.record.products}  # shards of other products follow another law
+    if task.group.is_main and read_json(folder / "made_from.json") != made_from:
         remove(folder)
-        write_json(folder / "made_from.json", task.made_from)
+        write_json(folder / "made_from.json", made_from)
     task.group.wait()
     with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
-        return sample_corpus(model, settings, task.seed(purpose), writer, DTYPES[task.protocol.training.precision], task.group)
+        return sample_corpus(model, settings, task.seed(purpose), writer, dtype, task.group)

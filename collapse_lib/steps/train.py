@@ -42,6 +42,7 @@ def train_model(
     ``corpus``, what generation 0 measured, where texts accumulate.
     """
     from collapse_lib.model.folder import save
+    from collapse_lib.model.precision import dtype_name, product_dtype
     from collapse_lib.train.loop import train as run_training
 
     settings, record = task.protocol.training, task.record
@@ -58,6 +59,7 @@ def train_model(
         epochs=None if finds_epochs else epochs_of(task, first_train),
         epoch_share=epoch_share(task, learned_text, corpus),
     )
+    record.products = dtype_name(product_dtype(settings.precision, task.device))
     task.publish("model", lambda folder: save(model, tokenizer, folder))
     record.measure("loss", result.final_loss, "nats/token", "mean training loss over the last steps")
     record.measure("epochs", result.epochs, "epochs", "passes over the corpus that the final weights have seen")

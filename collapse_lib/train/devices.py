@@ -28,7 +28,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         raise UserError("training.precision is fp16, which needs a GPU; on a CPU choose --set training.precision=fp32 or bf16.")
     # accelerate remembers device and precision for the whole process; a notebook may train a second time with others.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=on_cpu, mixed_precision="no" if precision == "fp32" else precision)
+    # On a CPU, products run in bf16 without autocast: see ``precision``.
+    return Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu or precision == "fp32" else precision)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.model.loss import IGNORED
+from collapse_lib.model.precision import explicit_dtype
 from collapse_lib.train.blocks import EMPTY, Blocks, epoch_batches
 from collapse_lib.train.checkpoint import Checkpoint, Position
 from collapse_lib.train.devices import deterministic, make_accelerator
@@ -103,6 +104,7 @@ def train(
     blocks = Blocks(corpus, settings)
     held_out = Blocks(holdout, settings, "hold-out") if stopping else None
 
+    products = explicit_dtype(settings.precision, accelerator.device)
     model.to(accelerator.device).train()
     optimizer = adamw(model, settings)
     identity = {
@@ -112,12 +114,13 @@ def train(
         "corpus": corpus.hash,
         "holdout": holdout.hash if stopping else None,
         "model": asdict(model.config),
+        "products": str(products),
         "settings": json.loads(json.dumps({name: value for name, value in vars(settings).items() if name != "checkpoint_every"})),
     }
     checkpoint = Checkpoint(Path(checkpoint_folder) / "checkpoint.pt", accelerator, model, optimizer, identity)
     position = checkpoint.load()
 
-    with deterministic(accelerator.device), side_by_side(accelerator.device) as (_, run):
+    with deterministic(accelerator.device), model.multiplying_in(products), side_by_side(accelerator.device) as (_, run):
         trainer = _Trainer(settings, seed, limit, epoch_share, micro, blocks, *accelerator.prepare(_Loss(model), optimizer), accelerator, run)
         while position.epoch < limit and not (stopping and position.has_stopped()):
             trainer.run_epoch(position, checkpoint)

@@ -11,6 +11,7 @@ from collapse_lib import cli
 from collapse_lib.cost import bench
 from collapse_lib.cost.bench import free_text, ngram, perplexity, records, sampling, training
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.machine import bf16_units
 from collapse_lib.figures import speed
 
 
@@ -21,10 +22,10 @@ def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest
     report = json.loads(shown.splitlines()[-1])
     assert report == json.loads(file.read_text())
     ours, *baselines = report["sides"].values()
-    assert len(baselines) == 2 and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
+    assert len(baselines) == (4 if bf16_units() else 2) and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
     for name, ratio in report["ratios"].items():
         assert ratio["median"] == pytest.approx(ours["rate"] / report["sides"][name]["rate"])
-    assert bench.is_equivalent(report) and len(report["checks"]) == 4
+    assert bench.is_equivalent(report) and len(report["checks"]) == 2 * len(baselines)
     assert all(0 < limit["share"] < 1.5 for limit in report["floors"])
 
 
@@ -40,9 +41,13 @@ THEIRS = ([3.0, 2.6], [3.0], [3.0, 2.5])  # other losses, fewer steps, the same
 
 def test_sides_that_differ_are_called_so(tmp_path) -> None:
     setup = bench.Setup("demo", "cpu", None, tmp_path)
-    passed = [check["passed"] for losses in THEIRS for check in training.checks(setup, {"losses": [3.0, 2.5]}, {"losses": losses, "batch": 8})]
+    passed = [
+        check["passed"]
+        for losses in THEIRS
+        for check in training.checks(setup, {"losses": [3.0, 2.5]}, {"losses": losses, "batch": 8, "precision": "fp32"})
+    ]
     assert passed == [False, False, True]
-    assert [check["passed"] for check in perplexity.checks(setup, (2.0, 10), (2.0, 11))] == [False]
+    assert [check["passed"] for check in perplexity.checks(setup, (2.0, 10, "fp32"), (2.0, 11, "fp32"))] == [False]
     assert [check["passed"] for check in free_text.checks(setup, (1.0, 5, 1, 1), (1.0, 5, 1, 2))] == [True, False]
     assert [check["passed"] for check in ngram.checks(setup, ("a", 7, 2.0), ("b", 7, 2.1))] == [False, True, False]
 
@@ -51,7 +56,7 @@ def test_samples_of_another_distribution_are_noticed(tmp_path) -> None:
     setup = bench.Setup("demo", "cpu", 8, tmp_path)
     bench.save_model(setup)
     work = sampling.ours(setup)()
-    twisted = {"tokens": np.zeros_like(work.outcome["tokens"]), "logits": work.outcome["logits"] + 1, "batch": 200}
+    twisted = {"tokens": np.zeros_like(work.outcome["tokens"]), "logits": work.outcome["logits"] + 1, "batch": 200, "bf16": False}
     found = sampling.checks(setup, work.outcome, twisted)
     assert [check["passed"] for check in found] == [False, False]
 

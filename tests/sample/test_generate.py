@@ -75,13 +75,18 @@ def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
     return stats.chisquare(cells[0][kept], cells[1][kept] * cells[0].sum() / cells[1].sum()).pvalue
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [512, 50257])
-def test_samples_follow_the_models_probabilities(vocabulary: int) -> None:
-    """The first token by chi-square; later tokens, whose contexts all differ, by where they fall in their own distributions."""
+def test_samples_follow_the_models_probabilities(vocabulary: int, dtype: torch.dtype) -> None:
+    """The first token by chi-square; later tokens, whose contexts all differ, by where they fall in their own distributions.
+
+    In bf16 the law is that of the rounded model, whose logits are products in bf16.
+    """
     eos, rows = vocabulary - 1, 6000 if vocabulary == 512 else 800
     config = GPTNeoConfig(vocabulary, 2, 16, 2, window_size=3, max_position_embeddings=16, initializer_range=1.2, eos_token_id=eos)
     model = GPTNeo(config, seed=1)
-    sampled = sample_rows(model, settings(length=3, max_context=16), range(rows), seed=7).astype(np.int64)
+    sampled = sample_rows(model, settings(length=3, max_context=16), range(rows), seed=7, dtype=dtype).astype(np.int64)
+    model = model.rounded(dtype)
     tokens = torch.from_numpy(np.insert(sampled, 0, eos, axis=1))
     with torch.no_grad():
         p = model.logits(model(tokens[:1, :1]))[0, 0].double().softmax(-1).numpy()
@@ -92,9 +97,10 @@ def test_samples_follow_the_models_probabilities(vocabulary: int) -> None:
         for part in tokens.split(20):
             p = model.logits(model(part))[:, :-1].double().softmax(-1)
             chosen = p.gather(-1, part[:, 1:, None])
-            # position of the token among all, the likeliest first, spread uniformly over its own share: uniform if the sample is right
-            before = (p * (p > chosen)).sum(-1)
-            mids.append((before + chosen[..., 0] * torch.rand(before.shape, generator=torch.Generator().manual_seed(len(mids)))).numpy())
+            # Position of the token among all, the likeliest first, spread uniformly over its own share and that of its equals, of which rounded
+            # logits have many: uniform if the sample is right.
+            before, equal = (p * (p > chosen)).sum(-1), (p * (p == chosen)).sum(-1)
+            mids.append((before + equal * torch.rand(before.shape, generator=torch.Generator().manual_seed(len(mids)))).numpy())
     for position, where in enumerate(np.concatenate(mids).T):
         assert stats.kstest(where, "uniform").pvalue > 1e-3, position
 
@@ -128,6 +134,18 @@ def test_a_rows_arithmetic_does_not_depend_on_its_batch(shape: tuple[int, int, i
         all_rows, *others = run(logits, [13 * GRANULE, GRANULE, 2 * GRANULE, 5 * GRANULE])
     for some_rows in others:
         assert all(torch.equal(some, every[: len(some)]) for some, every in zip(some_rows, all_rows, strict=True))
+
+
+def test_a_row_in_bf16_depends_on_its_number_and_the_batch_size_alone() -> None:
+    """At a width where kernels for few and for many rows round differently."""
+    model = GPTNeo(GPTNeoConfig(600, 2, 768, 16, window_size=3, max_position_embeddings=8, initializer_range=0.3), seed=1)
+
+    def sampled(rows: range) -> np.ndarray:
+        return sample_rows(model, settings(length=6, max_context=5), rows, seed=11, batch_size=96, dtype=torch.bfloat16)
+
+    every = sampled(range(100))
+    for rows in (range(5), range(37, 41), range(90, 100)):
+        assert np.array_equal(sampled(rows), every[rows.start : rows.stop])
 
 
 def test_batches_cover_the_rows_within_the_batch_size() -> None:

@@ -26,6 +26,8 @@ from small_training import (
 )
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.machine import bf16_units
+from collapse_lib.model import precision as precision_module
 from collapse_lib.model.gpt_neo import GPTNeo
 from collapse_lib.train.blocks import Blocks
 from collapse_lib.train.devices import deterministic, make_accelerator
@@ -126,6 +128,45 @@ def test_a_language_that_can_be_learned_is_learned(tmp_path, precision):
     assert all(value.dtype == torch.float32 for value in model.state_dict().values())
     assert (result.epochs, result.epochs_tried, result.holdout_losses) == (8, 8, [])
     assert result.tokens_per_second == pytest.approx(result.tokens_seen / result.seconds)
+
+
+def test_bf16_on_a_cpu_trains_as_fp32_does(tmp_path):
+    """Held-out losses of bf16 lie within the spread that the seeds of fp32 have; the products are bf16's, and everything kept is fp32."""
+    random = np.random.default_rng(0)
+    table = random.permuted(np.tile(np.arange(EOS), (EOS, 1)), axis=1)[:, :3]  # each token has three successors
+
+    def rows(count: int) -> list[list[int]]:
+        drawn = np.empty((count, 16), dtype=int)
+        drawn[:, 0] = random.integers(EOS, size=count)
+        for step in range(1, 16):
+            drawn[:, step] = table[drawn[:, step - 1], random.choice(3, size=count, p=[0.6, 0.3, 0.1])]
+        return drawn.tolist()
+
+    text, held_out = write(tmp_path / "text", rows(300)), write(tmp_path / "holdout", rows(100))
+
+    def loss(seed: int, precision: str) -> float:
+        chosen = settings(epochs="early_stopping", max_epochs=4, learning_rate=1e-2, precision=precision)
+        folder = tmp_path / f"{precision}-{seed}"
+        return train(GPTNeo(CONFIG, seed), text, chosen, seed=seed, checkpoint_folder=folder, device="cpu", holdout=held_out).holdout_losses[-1]
+
+    full, half = (np.array([loss(seed, precision) for seed in range(4)]) for precision in ("fp32", "bf16"))
+    assert full.mean() < 2  # of log 32 = 3.5: it has learned
+    assert abs(half.mean() - full.mean()) < 2 * full.std(ddof=1)
+    if bf16_units():
+        assert (half != full).all()
+
+
+def test_a_cpu_without_units_for_bf16_says_that_it_will_multiply_in_fp32(tmp_path, corpus, monkeypatch):
+    def trained(precision: str) -> dict[str, torch.Tensor]:
+        model = new_model()
+        train(model, corpus, settings(precision=precision), seed=1, checkpoint_folder=tmp_path / precision, device="cpu")
+        return weights(model)
+
+    monkeypatch.setattr("collapse_lib.model.precision.bf16_units", lambda: [])
+    precision_module._say_fp32.cache_clear()
+    with pytest.warns(UserWarning, match=r"bf16, for which this CPU has no units .*: products will run in fp32\."):
+        fallen_back = trained("bf16")
+    assert_same(fallen_back, trained("fp32"))
 
 
 def test_what_cannot_be_had_is_refused_in_a_sentence(tmp_path, corpus):

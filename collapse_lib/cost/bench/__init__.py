@@ -69,6 +69,13 @@ class Setup:
         """Where ``save_model`` leaves the weights that all sides take."""
         return self.folder / "model"
 
+    @property
+    def has_bf16(self) -> bool:
+        """Whether bf16 has sides of its own: on a CPU with units for it, whose protocols are fp32 unless they ask for it."""
+        from collapse_lib.experiment.machine import bf16_units
+
+        return self.device == "cpu" and bool(bf16_units())
+
     def our_model(self) -> GPTNeo:
         """Our GPT-Neo with the bench's weights, on the device."""
         from collapse_lib.model.gpt_neo import GPTNeo
@@ -135,7 +142,7 @@ def bench(what: str, config: str = "1m", device: str = "auto", rounds: int = 3, 
 
     Raises ``UserError`` for a bench, configuration or device that there is not.
     """
-    from collapse_lib.experiment.machine import choose_device, device_name, versions
+    from collapse_lib.experiment.machine import bf16_units, choose_device, device_name, versions
 
     if what not in BENCHES:
         raise UserError(f"There is no bench '{what}'; there are {', '.join(BENCHES)}.")
@@ -153,6 +160,7 @@ def bench(what: str, config: str = "1m", device: str = "auto", rounds: int = 3, 
             "bench": what,
             "config": config,
             "device": device_name(setup.device),
+            "bf16_units": bf16_units() if setup.device == "cpu" else [],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": versions() | {"transformers": _version("transformers")},
             "unit": UNIT,

@@ -33,27 +33,33 @@ def corpus(setup: Setup) -> TokenCorpus:
 
 
 def sides(setup: Setup) -> list[Side]:
-    return [Side(OURS, ours), Side("transformers, story by story", story_by_story)]
+    in_bf16 = [
+        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
+        Side("transformers, story by story, bf16", story_by_story, {"precision": "bf16"}),
+    ]
+    return [Side(OURS, ours), Side("transformers, story by story", story_by_story), *(in_bf16 if setup.has_bf16 else [])]
 
 
-def ours(setup: Setup) -> Callable[[], Work]:
+def ours(setup: Setup, precision: str = "fp32") -> Callable[[], Work]:
     from collapse_lib.metrics.perplexity import perplexity
+    from collapse_lib.model.precision import DTYPES
 
-    model, stories = setup.our_model(), corpus(setup)
+    model, stories = setup.our_model().rounded(DTYPES[precision]), corpus(setup)
 
     def work() -> Work:
         measured, seconds = timed(lambda: perplexity(model, stories, _window(setup), "released"), setup.device)
-        return Work(measured["tokens"], seconds, (measured["loss_nats"], measured["tokens"]))
+        return Work(measured["tokens"], seconds, (measured["loss_nats"], measured["tokens"], precision))
 
     return work
 
 
-def story_by_story(setup: Setup) -> Callable[[], Work]:
+def story_by_story(setup: Setup, precision: str = "fp32") -> Callable[[], Work]:
     import torch
 
     from collapse_lib.metrics.perplexity import RELEASED_STRIDE
+    from collapse_lib.model.precision import DTYPES
 
-    model = setup.their_model()
+    model = setup.their_model().to(DTYPES[precision])
     stories = [row[1:].astype(np.int64) for row in corpus(setup).iter_rows()]
     window = _window(setup)
 
@@ -77,15 +83,15 @@ def story_by_story(setup: Setup) -> Callable[[], Work]:
 
     def work() -> Work:
         (loss, tokens), seconds = timed(loop, setup.device)
-        return Work(tokens, seconds, (loss, tokens))
+        return Work(tokens, seconds, (loss, tokens, precision))
 
     return work
 
 
 def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
     """The same loss on the same tokens."""
-    (loss, tokens), (other, count) = ours, theirs
-    same = tokens == count and abs(loss / other - 1) < 1e-4
+    (loss, tokens, _), (other, count, precision) = ours, theirs
+    same = tokens == count and abs(loss / other - 1) < (1e-4 if precision == "fp32" else 1e-2)
     return [check(f"loss {loss:.6f} and {other:.6f} nats a token, over {tokens:,} and {count:,} tokens", same)]
 
 

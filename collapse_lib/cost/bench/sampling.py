@@ -26,17 +26,23 @@ def workload(setup: Setup) -> str:
 
 
 def sides(setup: Setup) -> list[Side]:
+    best = {"batches": BATCHES[setup.device]}
+    in_bf16 = [
+        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
+        Side("transformers, its best batch, bf16", transformers, best | {"precision": "bf16"}),
+    ]
     return [
         Side(OURS, ours),
         Side(f"transformers, the paper's batch of {PAPER_BATCH}", transformers, {"batches": (PAPER_BATCH,)}),
-        Side("transformers, its best batch", transformers, {"batches": BATCHES[setup.device]}),
+        Side("transformers, its best batch", transformers, best),
+        *(in_bf16 if setup.has_bf16 else []),
     ]
 
 
-def ours(setup: Setup) -> Callable[[], Work]:
+def ours(setup: Setup, precision: str | None = None) -> Callable[[], Work]:
     import torch
 
-    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.model.precision import explicit_dtype, product_dtype
     from collapse_lib.sample.generate import sample_rows
 
     model = setup.our_model()
@@ -44,22 +50,24 @@ def ours(setup: Setup) -> Callable[[], Work]:
     batch = OUR_BATCH[setup.config] if setup.device == "cpu" else setup.settings("sampling").batch_size
     settings = setup.settings("sampling", length=length, batch_size=batch)
     rows = batch if setup.device == "cpu" else batch * GPU_BATCHES
-    dtype = DTYPES[setup.settings("training").precision]
+    precision = precision or setup.settings("training").precision
+    dtype = product_dtype(precision, setup.device)
+    probing = model.rounded(explicit_dtype(precision, setup.device))
     probe = torch.from_numpy(_probe(setup)).to(setup.device)
 
     def work() -> Work:
         tokens, seconds = timed(lambda: sample_rows(model, settings, range(rows), seed=1, dtype=dtype), setup.device)
         with torch.no_grad():
-            logits = model.logits(model(probe))[:, -1].cpu().numpy()
-        return Work(tokens.size, seconds, {"tokens": tokens[:PAPER_BATCH], "logits": logits})
+            logits = probing.logits(probing(probe))[:, -1].cpu().numpy()
+        return Work(tokens.size, seconds, {"tokens": tokens[:PAPER_BATCH], "logits": logits, "batch": batch, "bf16": dtype == torch.bfloat16})
 
     return work
 
 
-def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
+def transformers(setup: Setup, batches: tuple[int, ...], precision: str = "fp32") -> Callable[[], Work]:
     import torch
 
-    from collapse_lib.sample.draw import DTYPES
+    from collapse_lib.model.precision import DTYPES
 
     model = setup.their_model()
     model.generation_config.eos_token_id = None  # go on after the end of a story, as we do
@@ -67,7 +75,8 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
     with torch.no_grad():
         logits = model(torch.from_numpy(_probe(setup)).to(setup.device)).logits[:, -1].cpu().numpy()
     if setup.device != "cpu":  # in the precision that ours samples in
-        model = model.to(DTYPES[setup.settings("training").precision])
+        precision = setup.settings("training").precision
+    model = model.to(DTYPES[precision])
 
     @torch.no_grad()
     def generate(batch: int, length: int) -> Any:
@@ -80,18 +89,19 @@ def transformers(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
 
     def work() -> Work:
         tokens, seconds = timed(lambda: generate(best, _length(setup)), setup.device)
-        return Work(tokens.numel(), seconds, {"tokens": tokens[:PAPER_BATCH].cpu().numpy(), "logits": logits, "batch": best})
+        return Work(tokens.numel(), seconds, {"tokens": tokens[:PAPER_BATCH].cpu().numpy(), "logits": logits, "batch": best, "bf16": False})
 
     return work
 
 
 def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
-    """Equal logits, and samples that the model finds equally likely."""
+    """Equal logits, up to the rounding of bf16 where theirs were multiplied in it, and samples that the model finds equally likely."""
     apart = float(np.abs(ours["logits"] - theirs["logits"]).max())
     (loss, error), (other, other_error) = (_surprise(setup, side["tokens"]) for side in (ours, theirs))
+    tolerance = 0.05 * float(np.abs(ours["logits"]).max()) if theirs["bf16"] else 1e-2
     sigma = abs(loss - other) / float(np.hypot(error, other_error))
     return [
-        check(f"logits after {_probe(setup).shape[1]} tokens, largest difference {apart:.1e}, with batches of {theirs['batch']}", apart < 1e-2),
+        check(f"logits after {_probe(setup).shape[1]} tokens, largest difference {apart:.1e}, with batches of {theirs['batch']}", apart < tolerance),
         check(f"surprise of the sampled text, {loss:.3f} and {other:.3f} nats a token, {sigma:.1f} standard errors apart", sigma < 4.5),
     ]
 

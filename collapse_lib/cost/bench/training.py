@@ -44,28 +44,34 @@ def sides(setup: Setup) -> list[Side]:
     sequences, _ = _steps(setup)
     usual = min(USUAL_BATCH[setup.device], sequences)
     best = tuple(batch for batch in BATCHES[setup.device] if sequences % batch == 0)
+    in_bf16 = [
+        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
+        Side("transformers' Trainer, its best batch, bf16", trainer, {"batches": best, "precision": "bf16"}),
+    ]
     return [
         Side(OURS, ours),
         Side(f"transformers' Trainer, {usual} sequences a pass", trainer, {"batches": (usual,)}),
         Side("transformers' Trainer, its best batch", trainer, {"batches": best}),
+        *(in_bf16 if setup.has_bf16 else []),
     ]
 
 
-def ours(setup: Setup) -> Callable[[], Work]:
+def ours(setup: Setup, precision: str | None = None) -> Callable[[], Work]:
     from collapse_lib.train.loop import train
 
-    data = corpus(setup)
+    data, settings = corpus(setup), _settings(setup, precision)
 
     def work() -> Work:
         with tempfile.TemporaryDirectory() as checkpoint:
             arguments = {"seed": SEED, "checkpoint_folder": Path(checkpoint), "device": setup.device, "epochs": 1}
-            result = train(setup.our_model(), data, _settings(setup), **arguments)
-        return Work(result.tokens_seen, result.seconds, {"losses": [loss for _, loss in result.loss_curve]})
+            result = train(setup.our_model(), data, settings, **arguments)
+        losses = [loss for _, loss in result.loss_curve]
+        return Work(result.tokens_seen, result.seconds, {"losses": losses, "batch": "its own size", "precision": settings.precision})
 
     return work
 
 
-def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
+def trainer(setup: Setup, batches: tuple[int, ...], precision: str | None = None) -> Callable[[], Work]:
     import time
 
     import torch
@@ -74,7 +80,7 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
 
     from collapse_lib.train.blocks import Blocks, epoch_batches
 
-    settings = _settings(setup)
+    settings = _settings(setup, precision)
     blocks = Blocks(corpus(setup), settings)
     order = np.concatenate(epoch_batches(len(blocks), settings, SEED, epoch=0))
     windows = [blocks.read(np.array([number])) for number in order]
@@ -130,7 +136,7 @@ def trainer(setup: Setup, batches: tuple[int, ...]) -> Callable[[], Work]:
 
     def work() -> Work:
         clock = fit(best, data)
-        return Work(len(data) * settings.block_size, clock.seconds, {"losses": clock.losses, "batch": best})
+        return Work(len(data) * settings.block_size, clock.seconds, {"losses": clock.losses, "batch": best, "precision": settings.precision})
 
     return work
 
@@ -140,7 +146,7 @@ def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
     mine, other = np.array(ours["losses"]), np.array(theirs["losses"])
     apart = float(np.abs(mine / other - 1).max()) if len(mine) == len(other) else float("inf")
     steps = f"losses of {len(other)} steps ({other[0]:.3f} to {other[-1]:.3f})"
-    tolerance = 2e-3 if _settings(setup).precision == "fp32" else 2e-2
+    tolerance = 2e-3 if theirs["precision"] == "fp32" else 2e-2
     return [check(f"{steps}, largest relative difference {apart:.1e}, with batches of {theirs['batch']}", apart < tolerance)]
 
 
@@ -155,8 +161,8 @@ def _steps(setup: Setup) -> tuple[int, int]:
     return STEPS[setup.device][setup.config]
 
 
-def _settings(setup: Setup) -> Any:
-    precision = "fp32" if setup.device == "cpu" else setup.settings("training").precision
+def _settings(setup: Setup, precision: str | None = None) -> Any:
+    precision = precision or ("fp32" if setup.device == "cpu" else setup.settings("training").precision)
     return setup.settings("training", batch_size=_steps(setup)[0], precision=precision, checkpoint_every=10**9)
 
 
