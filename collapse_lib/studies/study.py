@@ -138,7 +138,9 @@ def run_study(
     if jobs is None:
         jobs = len(os.sched_getaffinity(0)) if choose_device(device) == "cpu" else 1
     last = min(generations or study.generations, study.generations)
-    waiting = deque(chain for chain in study.chains() if not _is_finished(chain, last))
+    # Every arm's first chain before any arm's second: a study that is stopped on the way says something of all arms.
+    chains = sorted(study.chains(), key=lambda chain: study.seeds_of(chain.arm).index(chain.seed))
+    waiting = deque(chain for chain in chains if not _is_finished(chain, last))
     running: list[_Child] = []
     failures: list[Failure] = []
     with _display(study, last) as show, _ended(running):
@@ -156,6 +158,11 @@ def run_study(
 
 
 def generations_done(chain: Chain) -> int:
+    """Generations from 1 on of which every step of the study is there, or was elsewhere and is in the study's record."""
+    return max(generations_here(chain), recorded_chains(chain.study).get(chain.label, {}).get("generations", 0))
+
+
+def generations_here(chain: Chain) -> int:
     """Generations from 1 on of which every step of the study is there."""
     done = 0
     while done < chain.study.generations and all(step.manifest_file.is_file() for step in _steps_of(chain, done + 1)):
@@ -176,23 +183,43 @@ def seconds_a_generation(study: Study) -> dict[str, float]:
 def table(study: Study) -> DataFrame:
     """The tidy table (``results.load``) of a study's chains, with columns ``arm`` and ``seed`` after ``run``.
 
-    That of its record (``record``) as long as there is no run of it here. Raises ``UserError`` if nothing has been measured yet, and for the record
-    of what was another study.
+    Chains whose runs are not here, or are less far, are taken from the study's record (``record``), so that a study may be made in several places,
+    one after the other. Raises ``UserError`` if nothing has been measured yet, and for the record of what was another study.
     """
-    runs = _chains_with_results(study)
-    if not runs and (head := read_json(record_folder(study.name) / HEAD)):
+    from pandas import concat
+
+    runs, recorded = _chains_with_results(study), recorded_chains(study)
+    here = {name: chain for name, chain in runs.items() if recorded.get(chain.label, {}).get("generations", 0) <= generations_here(chain)}
+    elsewhere = {chain.name for chain in study.chains() if chain.label in recorded and chain.name not in here}
+    parts = []
+    if here:
+        found = load(list(here))
+        found.insert(1, "arm", found["run"].map(lambda run: here[run].arm))
+        found.insert(2, "seed", found["run"].map(lambda run: here[run].seed))
+        parts.append(found)
+    if elsewhere:
         from pandas import read_parquet
 
-        if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
-            raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
-        return read_parquet(record_folder(study.name) / NUMBERS)
-    if not runs:
+        numbers = read_parquet(record_folder(study.name) / NUMBERS)
+        parts.append(numbers[numbers["run"].isin(elsewhere)])
+    if not parts:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
-    found = load(list(runs))
-    found.insert(1, "arm", found["run"].map(lambda run: runs[run].arm))
-    found.insert(2, "seed", found["run"].map(lambda run: runs[run].seed))
+    found = concat(parts, ignore_index=True)
     assert list(found.columns) == [COLUMNS[0], "arm", "seed", *COLUMNS[1:]]
     return found
+
+
+def recorded_chains(study: Study) -> dict[str, dict[str, Any]]:
+    """What the record of a study says of each chain, by its label: ``generations``, ``seconds``, ``manifests``; empty if there is none.
+
+    Raises ``UserError`` for the record of what was another study.
+    """
+    head = read_json(record_folder(study.name) / HEAD)
+    if head is None:
+        return {}
+    if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
+        raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
+    return head["chains"]
 
 
 def record(study: Study) -> Path:
@@ -201,10 +228,11 @@ def record(study: Study) -> Path:
     There are the table of all its chains, what the study declares, and of each chain how long it took and a hash over its manifests, which carry the
     hashes of all that they were made from.
     """
-    found, folder = table(study), record_folder(study.name)
-    chains = {chain.label: _provenance(chain) for chain in _chains_with_results(study).values()}
-    if not chains:
+    found, folder, chains = table(study), record_folder(study.name), recorded_chains(study)
+    runs = _chains_with_results(study).values()
+    if not runs:
         raise UserError(f"Study '{study.name}' has no runs here, only the record of them.")
+    chains |= {chain.label: _provenance(chain) for chain in runs if chains.get(chain.label, {}).get("generations", 0) <= generations_here(chain)}
     folder.mkdir(parents=True, exist_ok=True)
     with naming(folder / NUMBERS):
         found.to_parquet(folder / NUMBERS, index=False, compression="zstd")
@@ -240,7 +268,7 @@ def _provenance(chain: Chain) -> dict[str, Any]:
     files = sorted(chain_folder(chain).glob("generation-*/manifests/*.json"))
     manifests = [read_json(file) for file in files]
     digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
-    return {"generations": generations_done(chain), "seconds": round(sum(found["seconds"] for found in manifests), 1), "manifests": digest}
+    return {"generations": generations_here(chain), "seconds": round(sum(found["seconds"] for found in manifests), 1), "manifests": digest}
 
 
 def chain_folder(chain: Chain) -> Path:
@@ -334,6 +362,8 @@ def _whereabouts(chain: Chain) -> str:
 
 
 def _is_finished(chain: Chain, generations: int) -> bool:
+    if recorded_chains(chain.study).get(chain.label, {}).get("generations", 0) >= generations:
+        return True  # made elsewhere
     try:
         return all(step.is_finished() for step in _steps(chain, generations))
     except UserError:

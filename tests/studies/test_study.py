@@ -281,6 +281,14 @@ def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
     head = json.loads((runs / "studies" / "mine" / "study.json").read_text())
     assert head["chains"]["warm-3"]["generations"] == 3 and head["hash"] == finished.hash
     assert cli.main(["study", "record", "mine"]) == 2 and "has no runs here" in capsys.readouterr().err
+    write_study(runs, finished, {"warm": [1.5]})  # a chain is made again, here, and goes into the record beside those made elsewhere
+    mixed = table(finished)
+    assert len(mixed) == len(before) and not mixed.equals(before) and set(mixed["run"]) == set(before["run"])
+    assert cli.main(["study", "record", "mine"]) == 0
+    shutil.rmtree(runs / "mine-warm-1")
+    columns = ["run", "generation", "step", "metric"]
+    assert table(finished).sort_values(columns, ignore_index=True).equals(mixed.sort_values(columns, ignore_index=True))
+    assert all(generations_done(chain) >= 3 for chain in finished.chains())
     other = study_from_yaml(OWN.replace("generations: 1", "generations: 4").replace("greater", "less"))
     with pytest.raises(UserError, match="is of another study 'mine'; it differs in contrasts"):
         table(other)
