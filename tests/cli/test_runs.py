@@ -30,7 +30,7 @@ def made_up(runs):
     """Three runs: ``whole``; ``half`` of a preset's, two of its three generations whole; ``torn``, whose protocol cannot be read."""
     for name, generations in (("whole", 2), ("half", 3), ("torn", 1)):
         for file in write_run(runs, name, generations).glob("generation-*/manifests/train.json"):
-            for step in ("alpha", "exact", "texture"):
+            for step in ("alpha", "exact", "texture", "continuations"):
                 file.with_name(f"{step}.json").write_text(file.read_text().replace('"train"', f'"{step}"'))
     smoke = load_preset("smoke").with_changes({"completions.every": None, "classification.tasks": []})
     (runs / "half" / "protocol.yaml").write_text(smoke.with_changes({"generations": 3}).to_yaml())
@@ -115,7 +115,7 @@ def test_status_for_a_program(made_up, capsys):
 def test_status_of_many_runs_is_a_line_each(made_up, capsys):
     lines = {line.split()[0]: line for line in printed(capsys, "status").splitlines()}
     assert lines.keys() == {"run", *run_names()} and "unreadable" in lines["torn"] and "torn/protocol.yaml" in lines["torn"]
-    assert " ".join(lines["half"].split()) == "half 21 of 22 1.5 s 3 of 3 3 of 3" and lines["whole"].split()[4] == "-"
+    assert " ".join(lines["half"].split()) == "half 24 of 25 1.5 s 3 of 3 3 of 3" and lines["whole"].split()[4] == "-"
     found = {report["run"]: report for report in json.loads(printed(capsys, "status", "half", "whole", "--json"))}
     assert (found["half"]["done"]["free_text"], found["half"]["planned"]["free_text"]) == (2, 3)
     assert found["half"]["steps"] - found["half"]["finished"] == sum(found["half"]["planned"].values()) - sum(found["half"]["done"].values())
@@ -128,7 +128,7 @@ def test_the_time_left_is_that_of_the_same_steps_before(made_up):
     (made_up / "half" / "protocol.yaml").write_text(load_preset("smoke").with_changes(known).to_yaml())
     run = Run.open("half")
     assert inventory.standing(Run(run.folder, run.protocol.with_changes({"completions.every": 1}))).seconds_left is None  # which nothing has timed
-    seconds = {"train": 20.0, "sample": 30.0, "perplexity": 1.0, "free_text": 2.0, "alpha": 0.5, "texture": 0.25}
+    seconds = {"train": 20.0, "sample": 30.0, "perplexity": 1.0, "free_text": 2.0, "alpha": 0.5, "texture": 0.25, "continuations": 0.25}
     for step in run.steps():
         if step.generation in (1, 2):
             slower = seconds[step.name] * step.generation

@@ -93,7 +93,7 @@ FILES = {  # of each artefact: the step that makes it, the file
 
 
 def test_every_artefact_is_damaged_here():
-    assert ARTEFACTS.keys() <= FILES.keys()
+    assert ARTEFACTS.keys() - {"composition"} <= FILES.keys()  # that one in test_compose
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

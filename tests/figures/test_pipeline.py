@@ -184,7 +184,16 @@ def test_the_schematic_draws_the_lineage(run):
     assert [word for word in words if word.startswith("Generation")] == ["Generation 1"]  # the last that takes every test
     assert {"Initial corpus", "192 stories", "68.5 M parameters", "… to 6", "41,552 tokens\ncorpus aaaaaa", "Untrained baseline"} <= set(words)
     later = Run.create("planned", run.protocol.with_changes({"completions.every": "2"}))
-    assert [test.step.name for test in schematic.tests_of(later, 5)] == ["free_text", "perplexity", "alpha", "completions", "classification"]
+    assert [test.step.name for test in schematic.tests_of(later, 5)] == [
+        "free_text",
+        "exact",
+        "texture",
+        "continuations",
+        "perplexity",
+        "alpha",
+        "completions",
+        "classification",
+    ]
     (panel,) = figures.figure_a1("planned").figure.axes
     words = [text.get_text() for text in panel.texts]
     assert [word for word in words if word.startswith("Generation")] == ["Generation 1", "Generation 2", "Generation 5"]

@@ -378,9 +378,9 @@ def test_the_key_reaches_nothing_that_is_written(tiny, server, tmp_path, capfd):
     with warm_kernel() as kernel:
         server.script = [401]
         with pytest.raises((UserError, NotebookFailed)) as caught:
-            execute(notebook, step.notebook, _parameters(step, "cpu"), kernel)
+            execute(notebook, step.notebook, _parameters(step, "cpu", 1), kernel)
         assert KEY not in str(caught.value) and "refuses the key" in str(caught.value)
-        execute(notebook, step.notebook, _parameters(step, "cpu"), kernel)
+        execute(notebook, step.notebook, _parameters(step, "cpu", 1), kernel)
     assert any(KEY in headers["Authorization"] for headers in server.headers_seen)  # it was in use
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"judge.sqlite", "gpt_eval.ipynb", "gpt_eval.json"} <= {path.name for path in written}

@@ -1,5 +1,6 @@
 """Every notebook is stripped, parameterised, short in its cells, and keeps its logic in the library."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -39,9 +40,12 @@ def test_it_opens_with_a_title_and_has_one_parameters_cell(notebook):
 def test_its_cells_are_short_and_define_nothing(notebook):
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            lines = [line for line in cell.source.splitlines() if line.strip()]
-            assert len(lines) <= 12, cell.source
-            assert not any(line.startswith(("def ", "class ")) for line in lines), cell.source
+            # Statements, of which a narrow column makes several lines; an exercise's folded solution may be longer, and define what it is about.
+            is_solution = "hide-cell" in cell.metadata.get("tags", [])
+            statements = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.stmt)]
+            assert len(statements) <= (20 if is_solution else 15), cell.source
+            defines = any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in statements)
+            assert is_solution or not defines, cell.source
 
 
 def test_prose_stands_beside_the_code(notebook):

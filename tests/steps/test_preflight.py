@@ -57,7 +57,17 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_stored(runs, monke
 
 def test_steps_that_are_finished_need_nothing(runs):
     run = begin("one", load_preset("smoke"))
-    for generation, step in ((0, "corpus"), (0, "completions"), (1, "train"), (1, "completions")):
+    for generation, step in (
+        (0, "corpus"),
+        (0, "completions"),
+        (1, "train"),
+        (1, "sample"),
+        (1, "continuations"),
+        (1, "completions"),
+        (2, "train"),
+        (2, "sample"),
+        (2, "continuations"),
+    ):
         with run.step(generation, step).recording("cpu"):
             pass
     (run.folder / "protocol.yaml").write_text(

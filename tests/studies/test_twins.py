@@ -205,7 +205,16 @@ def test_fields_that_came_later_leave_old_hashes_as_they_were():
     protocol = load_preset("smoke").with_changes({"training.epochs": "2"})
     assert set(LATER_FIELDS) <= set(protocol.flat()) and all(protocol.flat()[name] == value for name, value in LATER_FIELDS.items())
     assert "corpus.skip" in protocol.deciding(["corpus"])
-    others = dict.fromkeys(LATER_FIELDS, "3") | {"training.schedule": "linear", "classification.grammar": "small"}
+    others = dict.fromkeys(LATER_FIELDS, "3") | {
+        "training.schedule": "linear",
+        "training.init": "previous",
+        "classification.grammar": "small",
+        "regime.name": "fresh",
+        "regime.share": None,
+        "regime.real": "old",
+        "regime.verifier": "likelihood",
+        "regime.training": "steps",
+    }
     hashes = {protocol.with_changes({name: value}).hash(["corpus"]) for name, value in others.items()}
     assert len(hashes | {protocol.hash(["corpus"])}) == 3
 

@@ -44,12 +44,12 @@ WORKS = (
 )
 
 
-def literature() -> Markdown:
-    """A table: each work's scale and outcome, our scale and ours; "not run" where the study has no results."""
+def literature(works: str = "all") -> Markdown:
+    """A table: each work's scale and outcome, our scale and ours; "not run" where the study has no results. ``works`` may name one alone."""
     from IPython.display import Markdown
 
     rows = []
-    for work in WORKS:
+    for work in (work for work in WORKS if works in ("all", work.name)):
         asked = [(study, _answer(study, arm, against)) for study, arm, against in work.asked_here]
         scales = dict.fromkeys(_scale(study) for study, answer in asked if answer)
         rows.append((work.name, work.scale, work.found, "; ".join(scales) or "not run", "; ".join(_said(study, answer) for study, answer in asked)))
