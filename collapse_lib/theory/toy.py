@@ -8,6 +8,7 @@ one context a word, each with its own N_x. So everything in the proof can be loo
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -101,12 +102,25 @@ def learn(counts: ArrayLike, error: float = 0.0) -> Array:
     return blend(np.where(totals > 0, counts / np.maximum(totals, 1), ended), error)
 
 
-def recur(corpus: Corpus, generations: int, rng: Generator, error: float = 0.0) -> list[Corpus]:
-    """The corpora of generations 0 .. n, each written by the model of the one before it and of its size."""
+def recur(
+    corpus: Corpus,
+    generations: int,
+    rng: Generator,
+    error: float = 0.0,
+    choose: Callable[[list[Corpus], Generator], Corpus] = lambda corpora, rng: corpora[-1],
+) -> list[Corpus]:
+    """The corpora of generations 0 .. n, each of the first one's size and written by a model of what ``choose`` takes from those before it."""
     corpora = [corpus]
     for _ in range(generations):
-        corpora.append(write(learn(count(corpora[-1]), error), len(corpus), rng))
+        corpora.append(write(learn(count(choose(corpora, rng)), error), len(corpus), rng))
     return corpora
+
+
+def draw(corpora: Sequence[Corpus], number: int, rng: Generator) -> Corpus:
+    """``number`` sentences of all these corpora, drawn without replacement; fewer if there are not so many."""
+    longest = max(corpus.shape[1] for corpus in corpora)
+    padded = [np.pad(corpus, ((0, 0), (0, longest - corpus.shape[1]))) for corpus in corpora]
+    return rng.permutation(np.concatenate(padded))[:number]
 
 
 def sentences(corpus: Corpus) -> list[str]:

@@ -28,13 +28,18 @@ def test_what_was_not_run_is_said_and_what_was_is_computed(runs):
     table = wording.literature().data
     assert table.count("not run") == len(WORKS) + sum(len(work.asked_here) for work in WORKS)
     study = read_study("shumailov-2024")
-    rows = [["r", "replace", 1, 0, "corpus", "train_tokens", 1000.0, "tokens", None], ["r", "replace", 1, 1, "train", "parameters", 5000.0, "", None]]
+    first_chain = f"{study.name}-replace-1"
+    rows = [
+        [first_chain, "replace", 1, 0, "corpus", "train_tokens", 1000.0, "tokens", None],
+        [first_chain, "replace", 1, 1, "train", "parameters", 5000.0, "", None],
+    ]
     for arm, level in (("replace", 3.0), ("real-10", 1.0)):
         for seed in study.seeds_of(arm):
-            rows += [["r", arm, seed, n, "exact", "log_excess_loss", level + seed / 10, "", None] for n in range(1, 11)]
+            rows += [[f"{study.name}-{arm}-{seed}", arm, seed, n, "exact", "log_excess_loss", level + seed / 10, "", None] for n in range(1, 11)]
     folder = runs / "studies" / study.name
     folder.mkdir(parents=True)
     DataFrame(rows, columns=["run", "arm", "seed", *COLUMNS[1:]]).to_parquet(folder / "numbers.parquet")
-    write_json(folder / "study.json", {"specification": study.model_dump(mode="json")})
+    chains = {chain.label: {"generations": 10, "seconds": 1.0, "manifests": ""} for chain in study.chains()}
+    write_json(folder / "study.json", {"specification": study.model_dump(mode="json"), "chains": chains})
     first = wording.literature().data.splitlines()[2]
     assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first

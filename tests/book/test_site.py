@@ -278,6 +278,7 @@ def test_next_and_previous_lead_through_the_whole_book(reader: Reader, bases: di
     reader.open(bases["root"] + here)
     while True:
         seen.append(here)
+        reader.until("return document.readyState == 'complete' && document.querySelector('.prev-next-area')")
         before = reader.find(".prev-next-area a.left-prev")
         assert [link.get_attribute("href") for link in before] == [bases["root"] + page for page in seen[-2:-1]]
         after = reader.find(".prev-next-area a.right-next")
