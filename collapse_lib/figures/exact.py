@@ -39,11 +39,7 @@ def excess_loss(table: DataFrame) -> Picture:
     """
     figure, axes = style.panels(2, size=(5.2, 3.9))
     for panel, view in zip(axes, _excess_views(table).values(), strict=True):
-        style.draw_lines(panel, view)
-        if view.layout["yaxis.type"] == "log":
-            style.logarithmic(panel)
-        if len(view.lines) > 1:
-            style.label_ends(panel)
+        style.draw_view(panel, view)
     return Picture(figure, "Excess loss by generation")
 
 

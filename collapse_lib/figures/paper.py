@@ -40,11 +40,7 @@ def figure_1(table: DataFrame) -> Picture:
     several = len(views[RELATIVE].lines) > 1
     figure, axes = style.panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
     for panel, view in zip(axes, views.values(), strict=False):
-        style.draw_lines(panel, view)
-        if view.layout["yaxis.type"] == "log":
-            style.logarithmic(panel)
-        if len(view.lines) > 1:
-            style.label_ends(panel)
+        style.draw_view(panel, view)
     return Picture(figure, "Perplexity by generation")
 
 

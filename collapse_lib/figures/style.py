@@ -270,6 +270,15 @@ def legend_above(figure: Figure, handles: Iterable[Any], columns: int, **more: A
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns, frameon=False, fontsize=10, **more)
 
 
+def draw_view(panel: Axes, view: View) -> None:
+    """The lines of a view on the scale that it asks for, each named at its end where there are several."""
+    draw_lines(panel, view)
+    if view.layout["yaxis.type"] == "log":
+        logarithmic(panel)
+    if len(view.lines) > 1:
+        label_ends(panel)
+
+
 def logarithmic(panel: Axes) -> None:
     """A logarithmic vertical axis whose labels are plain numbers."""
     panel.set_yscale("log")

@@ -140,7 +140,8 @@ def run_study(
     last = min(generations or study.generations, study.generations)
     # Every arm's first chain before any arm's second: a study that is stopped on the way says something of all arms.
     chains = sorted(study.chains(), key=lambda chain: study.seeds_of(chain.arm).index(chain.seed))
-    waiting = deque(chain for chain in chains if not _is_finished(chain, last))
+    elsewhere = {label for label, made in recorded_chains(study).items() if made["generations"] >= last}
+    waiting = deque(chain for chain in chains if chain.label not in elsewhere and not _is_finished(chain, last))
     running: list[_Child] = []
     failures: list[Failure] = []
     with _display(study, last) as show, _ended(running):
@@ -171,10 +172,10 @@ def generations_here(chain: Chain) -> int:
 
 
 def seconds_a_generation(study: Study) -> dict[str, float]:
-    """Seconds that a generation from 1 on took, the mean over an arm's finished ones; arms without any are left out."""
+    """Seconds that a generation from 1 on took here, the mean over an arm's finished ones; arms without any are left out."""
     found: dict[str, list[float]] = {}
     for chain in study.chains():
-        for generation in range(1, generations_done(chain) + 1):
+        for generation in range(1, generations_here(chain) + 1):
             manifests = [step.manifest() for step in _steps_of(chain, generation)]
             found.setdefault(chain.arm, []).append(sum(manifest["seconds"] for manifest in manifests if manifest))
     return {arm: sum(seconds) / len(seconds) for arm, seconds in found.items()}
@@ -252,10 +253,10 @@ def studies_with_results() -> list[str]:
 
 
 def study_files(study: Study) -> list[Path]:
-    """The small files that ``table`` and ``open_study`` read: of the study's runs or, without any, of its record."""
+    """The small files that ``table`` and ``open_study`` read: of the study's runs and of its record."""
     folders = [chain_folder(chain) for chain in _chains_with_results(study).values()]
     files = [file for folder in folders for pattern in (CHAIN_RECORD, "generation-*/m*/*.json") for file in folder.glob(pattern)]
-    return sorted(files or record_folder(study.name).glob("*"))
+    return sorted([*files, *record_folder(study.name).glob("*")])
 
 
 def _chains_with_results(study: Study) -> dict[str, Chain]:
@@ -362,8 +363,6 @@ def _whereabouts(chain: Chain) -> str:
 
 
 def _is_finished(chain: Chain, generations: int) -> bool:
-    if recorded_chains(chain.study).get(chain.label, {}).get("generations", 0) >= generations:
-        return True  # made elsewhere
     try:
         return all(step.is_finished() for step in _steps(chain, generations))
     except UserError:
