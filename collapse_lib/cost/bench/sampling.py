@@ -13,12 +13,12 @@ from collapse_lib.cost.timing import timed
 
 PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.
-LENGTH = {"cpu": {"demo": 127, "1m": 40, "33m": 12}, "cuda": {"demo": 127, "1m": 600, "33m": 600}}
+LENGTH = {"cpu": {"demo": 63, "1m": 40, "33m": 12}, "cuda": {"demo": 63, "1m": 600, "33m": 600}}
 GPU_BATCHES = 4  # of ours a round: a corpus has hundreds, which share the recording of a step and draw their uniforms while the GPU works
 # Batches among which transformers' best is looked for, and ours on a CPU, where the protocol's would take minutes a round.
 BATCHES = {"cpu": (16, 64, PAPER_BATCH, 500, 800), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
 OUR_BATCH = {"demo": 512, "1m": 800, "33m": 800}
-PROBE = np.random.default_rng(0).integers(0, 2000, (2, 300))  # tokens on which the logits are compared
+PROBE_LENGTH = 300  # tokens after which the logits are compared, where the model has as many positions
 
 
 def workload(setup: Setup) -> str:
@@ -135,7 +135,9 @@ def _length(setup: Setup) -> int:
 
 
 def _probe(setup: Setup) -> np.ndarray:
-    return PROBE[:, : setup.model_config.max_position_embeddings]
+    """Random tokens that the configuration's model knows, (2, at most ``PROBE_LENGTH``)."""
+    length = min(PROBE_LENGTH, setup.model_config.max_position_embeddings)
+    return np.random.default_rng(0).integers(0, setup.model_config.vocab_size, (2, length))
 
 
 BENCH = Bench(workload, sides, checks, needs)
