@@ -24,9 +24,10 @@ SHORTER = {
         f"collapse run smoke --name warm --set sampling.temperature=1.2 {BRIEF}",
         DEMO,
     ),
-    "collapse run demo --name mine --set corpus.source=stories.txt --set corpus.stories=null": (
+    "collapse run tinystories-small --name mine --set corpus.source=stories.txt --set corpus.stories=null"
+    " --set corpus.validation_source=null --set 'classification.tasks=[]'": (
         f"collapse run smoke --name mine --set corpus.source=stories.txt --set corpus.stories=null {BRIEF}",
-        DEMO,
+        "takes an hour: its smallest form takes its place",
     ),
     "collapse plan paper-33m": ("collapse plan paper-33m --machine machine.json", "measures for half a minute and needs memory for a large model"),
     "collapse run paper-33m": ("collapse plan paper-33m --machine machine.json --json", "needs the hub, and weeks"),

@@ -47,27 +47,26 @@ class Failure:
 
 
 def open_study(source: str = "newest") -> Study:
-    """A study by its file, by its name among those of the library, or by the name that its runs carry; ``newest`` is that of the run advanced last.
+    """A study by its file, by its name among those of the library, or by the name that its runs carry; ``newest`` is that of the run advanced last,
+    or of the record written last where there are no runs.
 
     A name of the library's comes before the same name in runs, whose study may since have been given more arms or seeds; a study of which there
     is a record alone (``record``) is what the record says.
     """
     if source.endswith((".yaml", ".yml")) or source in study_names():
         return read_study(source)
+    members = _memberships().values()
+    if source == "newest" and not members and (heads := _heads()):
+        source = max(heads, key=lambda head: head.stat().st_mtime).parent.name
     if source != "newest" and (head := read_json(record_folder(source) / HEAD)):
         return study_from_fields(head["specification"], f"Study '{source}' as its record has it")
-    found = [member for member in _memberships().values() if source in ("newest", member["study"])]
+    found = [member for member in members if source in ("newest", member["study"])]
     if not found:
-        known = sorted({member["study"] for member in _memberships().values()} | set(study_names()))
+        known = sorted({member["study"] for member in members} | set(study_names()))
         raise UserError(f"There is no study '{source}'; there are {', '.join(known)}, or give a .yaml file.")
     name = found[0]["study"]
     carried = [study_from_fields(member["specification"], f"Study '{name}' as its runs carry it") for member in found if member["study"] == name]
     return max(carried, key=lambda study: len(study.chains()))  # as it was when its last chain was begun: a study can only grow
-
-
-def studied() -> list[str]:
-    """Names of the studies of which some chain has measured something."""
-    return sorted({member["study"] for name, member in _memberships().items() if any((runs_root() / name).glob("generation-*/manifests/*.json"))})
 
 
 def check_study(study: Study, device: str = "auto") -> None:
@@ -247,9 +246,14 @@ def record_folder(name: str) -> Path:
 
 def studies_with_results() -> list[str]:
     """Names of the studies of which some chain has finished generation 1 or that have a record, in alphabetical order."""
-    recorded = {file.parent.name for file in record_folder(".").glob(f"*/{HEAD}")}
+    recorded = {head.parent.name for head in _heads()}
     names = {member["study"] for member in _memberships().values()}
     return sorted(recorded | {name for name in names if any(generations_done(chain) for chain in open_study(name).chains())})
+
+
+def _heads() -> list[Path]:
+    """Of the studies that have a record."""
+    return sorted((runs_root() / "studies").glob(f"*/{HEAD}"))
 
 
 def study_files(study: Study) -> list[Path]:

@@ -26,7 +26,7 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.figures import studies as figures
 from collapse_lib.steps.preflight import begin
-from collapse_lib.studies import results
+from collapse_lib.studies import claims, results
 from collapse_lib.studies.design import read_study, study_from_yaml
 from collapse_lib.studies.study import (
     chain_folder,
@@ -276,7 +276,9 @@ def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
     assert cli.main(["study", "record", "mine"]) == 0 and "MB in" in capsys.readouterr().out
     for chain in finished.chains():
         shutil.rmtree(chain_folder(chain))
-    assert table(finished).equals(before) and open_study("mine") == finished and studies_with_results() == ["mine"]
+    assert table(finished).equals(before) and studies_with_results() == ["mine"]
+    assert open_study("mine") == finished == open_study("newest")
+    assert [source.name for source in claims.sources([])] == ["mine"], "a recorded study answers claims like one whose runs are here"
     assert {file.parent for file in study_files(finished)} == {runs / "studies" / "mine"}
     head = json.loads((runs / "studies" / "mine" / "study.json").read_text())
     assert head["chains"]["warm-3"]["generations"] == 3 and head["hash"] == finished.hash

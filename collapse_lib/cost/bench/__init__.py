@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BENCHES = ("sampling", "training", "perplexity", "free-text", "ngram")
 CONFIGS = {"demo": "demo", "1m": "paper-1m", "33m": "paper-33m"}  # and the preset that each stands for
-VOCABULARY = {"demo": 2048, "1m": 50257, "33m": 50257}
+VOCABULARY = {"demo": 1280, "1m": 50257, "33m": 50257}
 INITIALIZER_RANGE = 0.2  # large enough that attention matters and probabilities differ, where comparisons would otherwise be blind
 OURS = "ours"
 UNIT = "tokens"  # of work

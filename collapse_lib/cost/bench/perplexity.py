@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
 STORIES = {"cpu": {"demo": 2000, "1m": 300, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
-MEAN_TOKENS = 200  # a TinyStories story, about
+MEAN_TOKENS = {"demo": 40, "1m": 200, "33m": 200}  # of a story of the small grammar, and of TinyStories, about
 
 
 def workload(setup: Setup) -> str:
-    return f"{STORIES[setup.device][setup.config]} stories of {MEAN_TOKENS} tokens on average, the released code's definition"
+    return f"{STORIES[setup.device][setup.config]} stories of {MEAN_TOKENS[setup.config]} tokens on average, the released code's definition"
 
 
 def corpus(setup: Setup) -> TokenCorpus:
@@ -27,7 +27,7 @@ def corpus(setup: Setup) -> TokenCorpus:
 
     random = np.random.default_rng(0)
     vocabulary, most = setup.model_config.vocab_size, setup.model_config.max_position_embeddings
-    lengths = np.clip(random.gamma(8, MEAN_TOKENS / 8, STORIES[setup.device][setup.config]).astype(int), 2, most - 1)
+    lengths = np.clip(random.gamma(8, MEAN_TOKENS[setup.config] / 8, STORIES[setup.device][setup.config]).astype(int), 2, most - 1)
     rows = [np.append(vocabulary - 1, random.integers(0, vocabulary - 1, length)).astype(np.uint16) for length in lengths]
     return TokenCorpus.in_memory(rows, vocabulary - 1, vocabulary, rows_are_complete=True)
 
@@ -97,8 +97,8 @@ def checks(setup: Setup, ours: Any, theirs: Any) -> list[dict[str, Any]]:
 
 def needs(setup: Setup) -> Needs:
     """FLOP of a token, in the mean over a story of average length."""
-    flops = map(without_weights(setup.model_config).flops_per_token, range(1, MEAN_TOKENS + 1))
-    return Needs(sum(flops) / MEAN_TOKENS, "fp32")
+    tokens = MEAN_TOKENS[setup.config]
+    return Needs(sum(map(without_weights(setup.model_config).flops_per_token, range(1, tokens + 1))) / tokens, "fp32")
 
 
 def _window(setup: Setup) -> int:
