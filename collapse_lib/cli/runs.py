@@ -128,9 +128,10 @@ def _run(options: argparse.Namespace) -> None:
 def _step(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.execute import advance_step
     from collapse_lib.experiment.run import Run
+    from collapse_lib.studies.study import steps_wanted
 
     step = Run.open(options.run).step(options.generation, options.step)
-    if not advance_step(step, options.device, options.processes):
+    if not advance_step(step, options.device, options.processes, steps_wanted(step.run)):
         print(f"step {step} is finished")
 
 
@@ -200,6 +201,8 @@ def _status(options: argparse.Namespace) -> None:
     print(f"run {run.name} in {run.folder}")
     driven = "a process works on it now" if report["driven"] else "no process works on it"
     print(f"{report['finished']} of {report['steps']} steps finished; {driven}")
+    if report["let_go"]:
+        print(f"let go, for no step needs it any more: {_let_go(report['let_go'])}")
     _print_steps(report["generations"])
     if working:
         share = f"{working['n'] / working['total']:.0%} of " if working["total"] else ""
@@ -243,6 +246,8 @@ def _overview(names: list[str], as_json: bool) -> None:
 
 def _report(run: Run) -> dict[str, Any]:
     """Where a run is, as plain JSON values: of each generation's steps, the ``state`` and the ``seconds`` it took."""
+    from collapse_lib.experiment.retention import all_gone
+
     generations: dict[int, dict[str, Any]] = {}
     for step in run.steps():
         manifest = step.manifest()
@@ -255,8 +260,19 @@ def _report(run: Run) -> dict[str, Any]:
         "driven": run.is_driven(),
         "steps": len(states),
         "finished": states.count("finished"),
+        "let_go": [{"generation": step.generation, "artefact": artefact, "bytes": size} for step, artefact, size in all_gone(run)],
         "generations": [{"generation": generation, "steps": steps} for generation, steps in generations.items()],
     }
+
+
+LET_GO = {"corpus": ("text", "texts"), "composition": ("composition", "compositions"), "model": ("model", "models")}
+
+
+def _let_go(gone: list[dict[str, Any]]) -> str:
+    """How many artefacts of each kind, and what room they took."""
+    counts = {words: sum(row["artefact"] == kind for row in gone) for kind, words in LET_GO.items()}
+    said = [f"{count} {words[count > 1]}" for words, count in counts.items() if count]
+    return f"{', '.join(said)} ({_size(sum(row['bytes'] for row in gone))})"
 
 
 def _print_steps(generations: list[dict[str, Any]]) -> None:
@@ -294,6 +310,8 @@ def _repair(options: argparse.Namespace) -> None:
         return
     for step, reason in dropped.items():
         print(f"generation {step.generation:>2}  {step.name:<15} {reason}")
+    if Run.open(run.name) != run:
+        print("What was let go is kept from now on: retention.drop is [].")
     print(f"{len(dropped)} steps are to be made again: `collapse run {run.name}`." if dropped else "Everything is as it was recorded.")
 
 

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
 from collapse_lib.experiment.files import naming, read_json, sha256, write_json
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
@@ -118,6 +119,14 @@ def enrol(chain: Chain, run: Run) -> None:
     if not file.exists():
         head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
         write_json(file, head | {"specification": study.model_dump(mode="json")})
+
+
+def steps_wanted(run: Run) -> tuple[str, ...]:
+    """The steps that a run is to have: its study's, if it is a chain of one, else all."""
+    member = read_json(run.folder / CHAIN_RECORD, Membership)
+    if member is None:
+        return tuple(STEPS)
+    return study_from_fields(member["specification"], f"{run.name}/{CHAIN_RECORD}").steps
 
 
 def run_study(
