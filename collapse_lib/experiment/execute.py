@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, processes: int = 1) -> list[Step]:
     """Execute every unfinished step of a run, of those named in ``only``, and return those that were executed.
 
-    What the protocol lets go of (``retention``) goes as soon as no step named in ``only`` needs it. ``processes`` share the work of those steps that can be shared; 0 stands for one a GPU.
+    What the protocol lets go of (``retention``) goes as soon as no step named in ``only`` needs it.
+
+    ``processes`` share the work of those steps that can be shared; 0 stands for one a GPU.
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
