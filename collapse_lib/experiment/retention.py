@@ -32,11 +32,9 @@ def users(run: Run, only: Container[str] = STEPS) -> dict[tuple[Step, str], list
 
     Steps of a generation beyond the last are among them.
     """
-    last = run.protocol.generations
+    last, drop = run.protocol.generations, run.protocol.retention.drop
     longer = replace(run, protocol=run.protocol.model_copy(update={"generations": last + 1}))
-    found: dict[tuple[Step, str], list[Step]] = {
-        (step, name): [] for step in run.steps() for name in step.kind.makes if name in run.protocol.retention.drop
-    }
+    found: dict[tuple[Step, str], list[Step]] = {(step, name): [] for step in run.steps() for name in step.kind.makes if name in drop}
     for step in longer.steps():
         if step.name in only:
             for maker, artefact in step.needs():

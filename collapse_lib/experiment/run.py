@@ -319,9 +319,8 @@ class Step:
                 return path
         except FileNotFoundError:
             if not path.exists():
-                why = (
-                    "was let go when no step needed it (retention.drop)" if gone(self.folder, name) else "is not here (large files are not committed)"
-                )
+                was_let_go = gone(self.folder, name) is not None
+                why = "was let go when no step needed it (retention.drop)" if was_let_go else "is not here (large files are not committed)"
                 what = f"The {name} of generation {self.generation} of run '{self.run.name}' {why}"
                 raise UserError(f"{what}; {mend(self.run.name, '--missing')}.") from None
         raise UserError(f"{path} is not the {name} that step {self} made; {mend(self.run.name)}.")
