@@ -23,6 +23,7 @@ from collapse_lib.cli.arguments import (
 )
 from collapse_lib.cli.judge import print_estimate
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import amount
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.inventory import Entry
@@ -169,20 +170,11 @@ def _list(options: argparse.Namespace) -> None:
         for entry in entries:
             when = entry.last_advance.astimezone().strftime("%Y-%m-%d %H:%M")
             note = f"  {entry.problem}" if entry.problem else "  a process works on it now" if entry.driven else ""
-            print(f"{entry.name:<{width}}{entry.preset or '-':<19}{_progress(entry):<14}{when:<18}{_size(entry.size):>9}{note}")
+            print(f"{entry.name:<{width}}{entry.preset or '-':<19}{_progress(entry):<14}{when:<18}{amount(entry.size):>9}{note}")
 
 
 def _progress(entry: Entry) -> str:
     return "unreadable" if entry.planned is None else f"{entry.finished} of {entry.planned}"
-
-
-def _size(count: int) -> str:
-    """Bytes for the eye."""
-    value, units = float(count), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while value >= 1000 and (larger := next(units, None)):
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -272,7 +264,7 @@ def _let_go(gone: list[dict[str, Any]]) -> str:
     """How many artefacts of each kind, and what room they took."""
     counts = {words: sum(row["artefact"] == kind for row in gone) for kind, words in LET_GO.items()}
     said = [f"{count} {words[count > 1]}" for words, count in counts.items() if count]
-    return f"{', '.join(said)} ({_size(sum(row['bytes'] for row in gone))})"
+    return f"{', '.join(said)} ({amount(sum(row['bytes'] for row in gone))})"
 
 
 def _print_steps(generations: list[dict[str, Any]]) -> None:
@@ -322,7 +314,7 @@ def _remove(options: argparse.Namespace) -> None:
     if entry.driven:
         raise UserError(f"Run '{entry.name}' is in use by another process; wait for it to end or stop it.")
     generations = "a protocol that cannot be read" if entry.problem else f"{_progress(entry)} generations"
-    print(f"run {entry.name}: {generations}, {_size(entry.size)} in {entry.folder}")
+    print(f"run {entry.name}: {generations}, {amount(entry.size)} in {entry.folder}")
     print("its models, corpora, executed notebooks and numbers all go", flush=True)
     if not options.yes:
         try:

@@ -89,8 +89,8 @@ class Calibration:
 
     def rates_for(self, config: GPTNeoConfig, context: int) -> dict[str, float]:
         """The rates of a model of that shape, scaled to it if another was measured; FLOP are those with ``context`` tokens in view."""
-        from collapse_lib.cost.model import without_weights
         from collapse_lib.model.gpt_neo import GPTNeoConfig
+        from collapse_lib.model.weightless import without_weights
 
         def counts(config: GPTNeoConfig) -> dict[str, int]:
             model = without_weights(config)
