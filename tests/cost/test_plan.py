@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from collapse_lib.cli import main
 from collapse_lib.cost import calibration, check, plan
 from collapse_lib.cost.calibration import RATES, Calibration
 from collapse_lib.cost.corpus_size import CorpusSize, initial_corpus
-from collapse_lib.cost.workload import Workload, decoded_contexts
+from collapse_lib.cost.workload import OTHER_STEP_BYTES, Workload, decoded_contexts
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
@@ -21,7 +22,7 @@ from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
 from collapse_lib.model.weightless import without_weights
 from collapse_lib.sample.cpu import Cache
 from collapse_lib.sample.generate import sample_rows
-from collapse_lib.steps.room import SHARD_BYTES
+from collapse_lib.steps.room import SHARD_BYTES, VOCABULARY_BYTES
 from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.train.blocks import Blocks, epoch_batches
 
@@ -136,6 +137,34 @@ def test_twice_the_sequences_take_twice_the_time_and_the_disk(demo):
     shards = 3
     assert theirs.bytes - ours.bytes == 1536 * (129 * 2 + 4) + shards * SHARD_BYTES
     assert theirs.files - ours.files == shards
+
+
+def test_what_is_let_go_is_not_there_at_once(demo):
+    """Until alpha of the last generation is done, three texts and three models are there: the first ones, the last ones, and those before."""
+    kept, lean = (plan.plan(changed(demo, retention__drop=drop), machine(demo), INITIAL) for drop in ("[]", "[corpus, model]"))
+    assert kept.most_bytes == kept.bytes == lean.bytes
+    text, model = 1536 * (129 * 2 + 4) + 3 * SHARD_BYTES, 4 * kept.parameters + VOCABULARY_BYTES * INITIAL.vocabulary
+    behind_alpha = len(["exact", "texture", "continuations"]) * OTHER_STEP_BYTES
+    assert kept.bytes - lean.most_bytes == 5 * (text + model) + behind_alpha
+    assert "at once at most" in plan.table(lean) and "at once" not in plan.table(kept)
+
+
+@pytest.mark.parametrize(
+    ("regime", "written", "learned"),  # in generation 3, in the tokens of a text and of the initial corpus
+    [
+        ("{name: select, share: 0.5}", lambda text, initial: 2 * text, lambda text, initial: initial),
+        ("{name: mix, share: 0.5}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: fresh}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: first_only}", lambda text, initial: text, lambda text, initial: text),
+        ("{name: accumulate}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: accumulate, training: epochs}", lambda text, initial: text, lambda text, initial: initial + 2 * text),
+    ],
+)
+def test_a_regime_decides_what_is_written_and_learned(regime, written, learned, demo):
+    work = Workload(demo.with_changes({"regime": yaml.safe_load(regime)}), INITIAL, without_weights(config_of(demo)))
+    text, initial = 1536 * 129, 1000 * 150 * 0.95
+    assert work.corpus(3)[1] == written(text, initial)
+    assert work.learned(3)[1] == pytest.approx(learned(text, initial))
 
 
 def test_decoding_reads_the_keys_and_values_in_view(demo):
