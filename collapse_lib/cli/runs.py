@@ -26,7 +26,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import amount
 
 if TYPE_CHECKING:
-    from collapse_lib.experiment.inventory import Entry
+    from collapse_lib.experiment.inventory import Entry, Standing
     from collapse_lib.experiment.run import Run
 
 
@@ -205,8 +205,8 @@ def _status(options: argparse.Namespace) -> None:
 
 def _overview(names: list[str], as_json: bool) -> None:
     """A line a run: generations and steps done, time left, and what is worked on."""
-    from collapse_lib.cost.printing import columns, duration
-    from collapse_lib.experiment.inventory import standing
+    from collapse_lib.cost.printing import columns
+    from collapse_lib.experiment.inventory import standing, together
     from collapse_lib.experiment.paths import run_names, runs_root
     from collapse_lib.experiment.run import Run
 
@@ -226,14 +226,22 @@ def _overview(names: list[str], as_json: bool) -> None:
         return
     rows, notes = [("run", "steps done", "time left", "trained", "sampled")], ["now"]
     for found in standings:
-        left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
-        made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
-        steps = f"{sum(found.done.values())} of {sum(found.planned.values())}"
-        rows.append((found.run, steps, left, *made))
+        rows.append(_standing_row(found))
         notes.append(", ".join(found.working))
     rows += [(name, "unreadable", "", "", "") for name in unreadable]
     notes += unreadable.values()
+    if len(standings) > 1:
+        rows.append(_standing_row(together(standings)))
+        notes.append("")
     print("\n".join(f"{row}  {note}".rstrip() for row, note in zip(columns(rows), notes, strict=True)))
+
+
+def _standing_row(found: Standing) -> tuple[str, ...]:
+    from collapse_lib.cost.printing import duration
+
+    left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
+    made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
+    return (found.run, f"{sum(found.done.values())} of {sum(found.planned.values())}", left, *made)
 
 
 def _report(run: Run) -> dict[str, Any]:

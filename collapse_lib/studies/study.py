@@ -167,9 +167,10 @@ def run_study(
     return failures
 
 
-def generations_done(chain: Chain) -> int:
-    """Generations from 1 on of which every step of the study is there, or was elsewhere and is in the study's record."""
-    return max(generations_here(chain), recorded_chains(chain.study).get(chain.label, {}).get("generations", 0))
+def generations_done(study: Study) -> dict[str, int]:
+    """Of each chain, by its label: generations from 1 on of which every step of the study is there, or was elsewhere and is in its record."""
+    recorded = recorded_chains(study)
+    return {chain.label: max(generations_here(chain), recorded.get(chain.label, {}).get("generations", 0)) for chain in study.chains()}
 
 
 def generations_here(chain: Chain) -> int:
@@ -258,7 +259,7 @@ def studies_with_results() -> list[str]:
     """Names of the studies of which some chain has finished generation 1 or that have a record, in alphabetical order."""
     recorded = {file.parent.name for file in record_folder(".").glob(f"*/{HEAD}")}
     names = {member["study"] for member in _memberships().values()}
-    return sorted(recorded | {name for name in names if any(generations_done(chain) for chain in open_study(name).chains())})
+    return sorted(recorded | {name for name in names if any(generations_done(open_study(name)).values())})
 
 
 def study_files(study: Study) -> list[Path]:
@@ -368,7 +369,7 @@ def _display(study: Study, generations: int) -> Iterator[Callable[..., None]]:
 def _whereabouts(chain: Chain) -> str:
     state = read_progress(chain_folder(chain) / "progress.tmp.json")
     share = f" {state['n'] / state['total']:.0%}" if state and state["total"] else ""
-    return f"{chain.label}: generation {generations_done(chain) + 1}{share}"
+    return f"{chain.label}: generation {generations_here(chain) + 1}{share}"
 
 
 def _is_finished(chain: Chain, generations: int) -> bool:
