@@ -136,7 +136,7 @@ def _most_bytes(work: Workload) -> int:
 def _notes(work: Workload, machine: Calibration) -> dict[str, bool]:
     """What plans rest on, and whether this one does."""
     protocol, training, sampling = work.protocol, work.protocol.training, work.protocol.sampling
-    batch_tokens, rows = training.batch_size * training.block_size, min(sampling.batch_size, sampling.sequences)
+    batch_tokens, rows = round(training.batch_size * work.width), min(sampling.batch_size, sampling.sequences)
     epochs = f"{work.epochs} epochs (the paper found {EPOCHS}, max_epochs is {training.max_epochs})"
     tried = f"; generation 1 tries {work.epochs_tried(1)}" if work.epochs_tried(1) > work.epochs else ""
     smaller = machine.batch_tokens < min(batch_tokens, work.corpus(0)[1])

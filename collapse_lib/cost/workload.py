@@ -79,9 +79,14 @@ class Workload:
     def epoch(self, generation: int) -> tuple[int, int]:
         """Tokens and optimizer steps of one epoch of a generation."""
         settings, (rows, tokens) = self.protocol.training, self.learned(generation)
-        # A batch of stories is padded to its longest, which among hundreds is nearly a block.
         blocks = max(1, int((tokens - 1) // settings.block_size)) if settings.layout == "contiguous" else math.ceil(rows)
-        return blocks * settings.block_size, math.ceil(blocks / settings.batch_size)
+        return round(blocks * self.width), math.ceil(blocks / settings.batch_size)
+
+    @property
+    def width(self) -> float:
+        """Tokens of a training sequence; stories in rows of their own are padded to the longest of their batch."""
+        settings = self.protocol.training
+        return settings.block_size if settings.layout == "contiguous" else self.initial.longest_of(settings.batch_size, settings.block_size)
 
     @property
     def stops_early(self) -> bool:

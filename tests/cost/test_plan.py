@@ -108,6 +108,18 @@ def test_epochs_have_the_steps_that_training_takes(layout, demo):
     assert steps == len(epoch_batches(len(blocks), protocol.training, 1, 0))
 
 
+def test_stories_in_rows_are_padded_to_the_longest_of_their_batch(demo):
+    lengths = tuple(np.random.default_rng(1).integers(1, 70, 200).astype(float))
+    initial, padded = CorpusSize(1000, 10, 300, lengths), []
+    rows = changed(demo, training__layout="story_per_row", training__block_size="60", training__batch_size="16")
+    for seed in range(400):
+        of_batch = np.random.default_rng((2, seed)).choice(np.array(lengths, int), 16)
+        corpus = TokenCorpus.in_memory([np.zeros(1 + length, np.uint16) for length in of_batch], 0, 300, rows_are_complete=True)
+        padded.append(Blocks(corpus, rows.training).read(np.arange(16))[0].shape[1])
+    assert Workload(rows, initial, without_weights(config_of(rows, 300))).width == pytest.approx(np.mean(padded), rel=0.01)
+    assert initial.longest_of(1, 1000) == pytest.approx(initial.mean_tokens) and initial.longest_of(10**6, 1000) == max(lengths) + 1
+
+
 # Seconds.
 
 
