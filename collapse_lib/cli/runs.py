@@ -23,9 +23,10 @@ from collapse_lib.cli.arguments import (
 )
 from collapse_lib.cli.judge import print_estimate
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import amount
 
 if TYPE_CHECKING:
-    from collapse_lib.experiment.inventory import Entry
+    from collapse_lib.experiment.inventory import Entry, Standing
     from collapse_lib.experiment.run import Run
 
 
@@ -128,9 +129,10 @@ def _run(options: argparse.Namespace) -> None:
 def _step(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.execute import advance_step
     from collapse_lib.experiment.run import Run
+    from collapse_lib.studies.study import steps_wanted
 
     step = Run.open(options.run).step(options.generation, options.step)
-    if not advance_step(step, options.device, options.processes):
+    if not advance_step(step, options.device, options.processes, steps_wanted(step.run)):
         print(f"step {step} is finished")
 
 
@@ -168,20 +170,11 @@ def _list(options: argparse.Namespace) -> None:
         for entry in entries:
             when = entry.last_advance.astimezone().strftime("%Y-%m-%d %H:%M")
             note = f"  {entry.problem}" if entry.problem else "  a process works on it now" if entry.driven else ""
-            print(f"{entry.name:<{width}}{entry.preset or '-':<19}{_progress(entry):<14}{when:<18}{_size(entry.size):>9}{note}")
+            print(f"{entry.name:<{width}}{entry.preset or '-':<19}{_progress(entry):<14}{when:<18}{amount(entry.size):>9}{note}")
 
 
 def _progress(entry: Entry) -> str:
     return "unreadable" if entry.planned is None else f"{entry.finished} of {entry.planned}"
-
-
-def _size(count: int) -> str:
-    """Bytes for the eye."""
-    value, units = float(count), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while value >= 1000 and (larger := next(units, None)):
-        value, unit = value / 1000, larger
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -200,6 +193,8 @@ def _status(options: argparse.Namespace) -> None:
     print(f"run {run.name} in {run.folder}")
     driven = "a process works on it now" if report["driven"] else "no process works on it"
     print(f"{report['finished']} of {report['steps']} steps finished; {driven}")
+    if report["let_go"]:
+        print(f"let go, for no step needs it any more: {_let_go(report['let_go'])}")
     _print_steps(report["generations"])
     if working:
         share = f"{working['n'] / working['total']:.0%} of " if working["total"] else ""
@@ -210,8 +205,8 @@ def _status(options: argparse.Namespace) -> None:
 
 def _overview(names: list[str], as_json: bool) -> None:
     """A line a run: generations and steps done, time left, and what is worked on."""
-    from collapse_lib.cost.printing import columns, duration
-    from collapse_lib.experiment.inventory import standing
+    from collapse_lib.cost.printing import columns
+    from collapse_lib.experiment.inventory import standing, together
     from collapse_lib.experiment.paths import run_names, runs_root
     from collapse_lib.experiment.run import Run
 
@@ -231,18 +226,28 @@ def _overview(names: list[str], as_json: bool) -> None:
         return
     rows, notes = [("run", "steps done", "time left", "trained", "sampled")], ["now"]
     for found in standings:
-        left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
-        made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
-        steps = f"{sum(found.done.values())} of {sum(found.planned.values())}"
-        rows.append((found.run, steps, left, *made))
+        rows.append(_standing_row(found))
         notes.append(", ".join(found.working))
     rows += [(name, "unreadable", "", "", "") for name in unreadable]
     notes += unreadable.values()
+    if len(standings) > 1:
+        rows.append(_standing_row(together(standings)))
+        notes.append("")
     print("\n".join(f"{row}  {note}".rstrip() for row, note in zip(columns(rows), notes, strict=True)))
+
+
+def _standing_row(found: Standing) -> tuple[str, ...]:
+    from collapse_lib.cost.printing import duration
+
+    left = "unknown" if found.seconds_left is None else duration(found.seconds_left) if found.seconds_left else "-"
+    made = [f"{found.done.get(name, 0)} of {found.planned[name]}" for name in ("train", "sample")]
+    return (found.run, f"{sum(found.done.values())} of {sum(found.planned.values())}", left, *made)
 
 
 def _report(run: Run) -> dict[str, Any]:
     """Where a run is, as plain JSON values: of each generation's steps, the ``state`` and the ``seconds`` it took."""
+    from collapse_lib.experiment.retention import all_gone
+
     generations: dict[int, dict[str, Any]] = {}
     for step in run.steps():
         manifest = step.manifest()
@@ -255,8 +260,19 @@ def _report(run: Run) -> dict[str, Any]:
         "driven": run.is_driven(),
         "steps": len(states),
         "finished": states.count("finished"),
+        "let_go": [{"generation": step.generation, "artefact": artefact, "bytes": size} for step, artefact, size in all_gone(run)],
         "generations": [{"generation": generation, "steps": steps} for generation, steps in generations.items()],
     }
+
+
+LET_GO = {"corpus": ("text", "texts"), "composition": ("composition", "compositions"), "model": ("model", "models")}
+
+
+def _let_go(gone: list[dict[str, Any]]) -> str:
+    """How many artefacts of each kind, and what room they took."""
+    counts = {words: sum(row["artefact"] == kind for row in gone) for kind, words in LET_GO.items()}
+    said = [f"{count} {words[count > 1]}" for words, count in counts.items() if count]
+    return f"{', '.join(said)} ({amount(sum(row['bytes'] for row in gone))})"
 
 
 def _print_steps(generations: list[dict[str, Any]]) -> None:
@@ -294,6 +310,8 @@ def _repair(options: argparse.Namespace) -> None:
         return
     for step, reason in dropped.items():
         print(f"generation {step.generation:>2}  {step.name:<15} {reason}")
+    if Run.open(run.name) != run:
+        print("What was let go is kept from now on: retention.drop is [].")
     print(f"{len(dropped)} steps are to be made again: `collapse run {run.name}`." if dropped else "Everything is as it was recorded.")
 
 
@@ -304,7 +322,7 @@ def _remove(options: argparse.Namespace) -> None:
     if entry.driven:
         raise UserError(f"Run '{entry.name}' is in use by another process; wait for it to end or stop it.")
     generations = "a protocol that cannot be read" if entry.problem else f"{_progress(entry)} generations"
-    print(f"run {entry.name}: {generations}, {_size(entry.size)} in {entry.folder}")
+    print(f"run {entry.name}: {generations}, {amount(entry.size)} in {entry.folder}")
     print("its models, corpora, executed notebooks and numbers all go", flush=True)
     if not options.yes:
         try:

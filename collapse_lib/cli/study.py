@@ -72,9 +72,9 @@ def _plan(options: argparse.Namespace) -> None:
     timed = seconds_a_generation(study)
     print(f"study {study.name}: {len(study.chains())} chains of {study.generations} generations, steps {', '.join(study.steps)}\n")
     print(f"{'arm':<22}{'chains':>8}{'to do':>8}{'s a generation':>16}  otherwise than {study.base}")
-    to_do = dict.fromkeys(study.arms, 0)
+    to_do, done = dict.fromkeys(study.arms, 0), generations_done(study)
     for chain in study.chains():
-        to_do[chain.arm] += study.generations - generations_done(chain)
+        to_do[chain.arm] += study.generations - done[chain.label]
         _ = chain.protocol  # what is wrong with an arm is said here, and not when its turn comes
     for arm, left in to_do.items():
         changes = ", ".join(f"{name}={value}" for name, value in study.arms[arm].fields.items())
@@ -93,7 +93,8 @@ def _status(options: argparse.Namespace) -> None:
     from collapse_lib.studies.study import generations_done, open_study
 
     study = open_study(options.study)
-    done = {(chain.arm, chain.seed): generations_done(chain) for chain in study.chains()}
+    by_label = generations_done(study)
+    done = {(chain.arm, chain.seed): by_label[chain.label] for chain in study.chains()}
     complete = sum(count == study.generations for count in done.values())
     print(f"study {study.name} ({study.hash}): {complete} of {len(done)} chains have all {study.generations} generations\n")
     _grid(study, done)

@@ -11,6 +11,7 @@ from collapse_lib.cost.workload import PROMPT_TOKENS, Workload
 Amounts = dict[str, float]
 
 # Training and test rows of the tasks, their mean tokens, and those of the longest of eight, up to 128 each. The hub's are not downloaded for a plan.
+# The grammar's rows are of the standard one, in as many tokens as its own tokenizer makes of them.
 TASK_ROWS = {
     "imdb": (25_000, 25_000, 123, 128),
     "sst2": (67_349, 872, 12, 28),
@@ -94,9 +95,9 @@ def _alpha(work: Workload, generation: int) -> Amounts:
 
 def _exact(work: Workload, generation: int) -> Amounts:
     settings, tokens = work.protocol.exact, work.initial.validation_stories * work.initial.mean_tokens
-    truth = settings.loss_stories * work.initial.mean_tokens if generation == 1 else 0  # a probability a token
+    truth = settings.loss_stories * work.initial.mean_tokens + work.initial.validation_stories if generation == 1 else 0  # a token's, and a story's
     words = _words(work.corpus(0)[1]) if generation == 1 else _words(work.corpus(0)[1] + work.corpus(generation)[1])
-    return {"encode_token": tokens, "score_token": tokens, "read_story": settings.stories + truth / 10, **words}
+    return {"encode_token": tokens, "score_token": tokens, "read_story": settings.stories, "truth_token": truth, **words}
 
 
 def _texture(work: Workload, generation: int) -> Amounts:
@@ -126,6 +127,8 @@ def _classification(work: Workload, generation: int) -> Amounts:
         all_train, all_test, *lengths = TASK_ROWS[task]
         most_train, most_test = settings.rows_of(task)
         train, test = min(all_train, most_train or all_train), min(all_test, most_test or all_test)
+        if task.startswith("grammar") and work.protocol.corpus.source == "grammar" and settings.grammar == work.protocol.corpus.grammar:
+            lengths = [work.initial.mean_tokens, work.initial.longest_of(settings.batch_size, settings.max_length)]  # a row is about a story
         mean, longest = (min(length, settings.max_length) for length in lengths)
         steps = settings.seeds * math.ceil(settings.epochs_of(task) * math.ceil(train / settings.batch_size))
         answered = settings.seeds * test * mean / 3  # forward alone

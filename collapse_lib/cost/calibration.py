@@ -38,7 +38,8 @@ CACHE_BYTES = 2**28  # keys and values of the sequences that one CPU worker deco
 DECODING_STEPS = 8  # of all workers, between two looks at the clock
 ENCODED_BATCHES = 4  # likewise, for each worker
 TEXT_STORIES = 600  # of the grammar, on which work with text is timed
-READ_STORIES = 20  # that the grammar is timed to read
+READ_STORIES, TRUE_STORIES = 20, 3  # that the grammar is timed to judge, and to give probabilities to, token by token
+CPU_SEQUENCES = 6.0  # seconds that decoding whole sequences may take on a CPU; single steps are timed where it would take more
 TEXT_REPEATS = 8  # times the same text again, without a new word
 FINETUNING_STEPS, TRAINING_STEPS = 30, 40  # most
 CONTEXTS = (6, 256)  # fewest and most at which distributions are compared
@@ -53,7 +54,8 @@ RATES = {
     "decode_token": "token",  # sampling a token, apart from its context
     "decode_byte": "",  # a byte of keys and values in its context
     "write_story": "",  # a story of the grammar
-    "read_story": "",  # a sampled story, by the grammar
+    "read_story": "",  # judging a sampled story by the grammar
+    "truth_token": "",  # the probability that the grammar gives to a token, or to a story
     "learn_story": "",  # learning a tokenizer from a story
     "tokenise": "",  # a token
     "load_words": "",  # spaCy's rules and the list of words, once a run
@@ -89,8 +91,8 @@ class Calibration:
 
     def rates_for(self, config: GPTNeoConfig, context: int) -> dict[str, float]:
         """The rates of a model of that shape, scaled to it if another was measured; FLOP are those with ``context`` tokens in view."""
-        from collapse_lib.cost.model import without_weights
         from collapse_lib.model.gpt_neo import GPTNeoConfig
+        from collapse_lib.model.weightless import without_weights
 
         def counts(config: GPTNeoConfig) -> dict[str, int]:
             model = without_weights(config)
@@ -173,17 +175,22 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     """Writing stories, learning from them, tokenising, counting words, following them. The grammar's stories stand for any."""
     from collapse_lib.metrics import alpha
     from collapse_lib.metrics.free_text import free_text
+    from collapse_lib.metrics.tails import true_losses
     from collapse_lib.metrics.words import corpus_word_types, lexicon
+    from collapse_lib.steps.exact import judge_of
     from collapse_lib.text import tokenizer as tokenization
     from collapse_lib.text.grammar import StoryGrammar
 
     variant = protocol.corpus.grammar
     grammar = StoryGrammar(variant)
-    spoilt = [" ".join(text.split(" ")[::-1]) for text in grammar.stories(2, READ_STORIES)]
-    _, read = timed(lambda: [(grammar.read(text), grammar.is_sentence(text)) for text in spoilt])
+    judge, reading = judge_of(grammar)
+    sampled = [text if number % 2 else _broken(text) for number, text in enumerate(grammar.stories(2, READ_STORIES))]
+    _, read = timed(lambda: [(judge.judge(text), reading(text)) for text in sampled])
     texts, write = timed(lambda: list(grammar.stories(1, TEXT_STORIES)))
     tokenizer, learn = timed(lambda: tokenization.learn(iter(texts), protocol.tokenizer.vocabulary))
     encoded, encode = timed(lambda: tokenizer.encode_batch(texts))
+    true = [np.array(ids) for ids in encoded[:TRUE_STORIES]]
+    _, truth = timed(lambda: [true_losses(ids, tokenizer, grammar.log_probability, grammar.log_prefix_probability) for ids in true])
     few, many = (_corpus(encoded * times, tokenizer.vocabulary, tokenizer.eos_id) for times in (1, 1 + TEXT_REPEATS))
     _, load = timed(lambda: (corpus_word_types(few, tokenizer), lexicon()))
     _, once = timed(lambda: free_text(few, tokenizer, set()))
@@ -194,6 +201,7 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     return {
         "write_story": write / TEXT_STORIES,
         "read_story": read / READ_STORIES,
+        "truth_token": truth / sum(map(len, true)),
         "learn_story": learn / TEXT_STORIES,
         "tokenise": encode / few.tokens,
         "load_words": load,
@@ -203,12 +211,22 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     }
 
 
+def _broken(story: str) -> str:
+    """A story as a model may write it: legal up to its middle."""
+    words = story.split(" ")
+    middle = len(words) // 2
+    words[middle], words[-1] = words[-1], words[middle]
+    return " ".join(words)
+
+
 def _decoding(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, Any]:
     """Tokens decoded with few and with many others in view: the difference is what the bytes of these cost."""
     settings = protocol.sampling
     longest = settings.length if settings.overflow == "extend" else min(settings.max_context, settings.length)
-    decode = _steps if model.head.device.type == "cpu" else _sequences  # a GPU decodes whole sequences by a recorded graph, and fast enough
-    rows, *points = decode(model, protocol, longest)
+    on_cpu = model.head.device.type == "cpu"  # a GPU decodes whole sequences by a recorded graph, and fast enough
+    rows, *points = (_steps if on_cpu else _sequences)(model, protocol, longest)
+    if on_cpu and protocol.sampling.batch_size * 1.5 * longest * mean(seconds for _, seconds in points) < CPU_SEQUENCES:
+        rows, *points = _sequences(model, protocol, longest)  # with all that goes on around the steps
     (short, first), (long, last) = ((model.kv_bytes_per_token(context), seconds) for context, seconds in points)
     byte = max(0.0, last - first) / max(1, long - short)
     return {"decode_rows": rows, "decode_token": max(0.0, first - byte * short), "decode_byte": byte}
@@ -338,18 +356,20 @@ def _training(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[st
             "batch_size": batch,
             "micro_batch_size": None if batch % (settings.micro_batch_size or 1) else settings.micro_batch_size,
             "precision": "fp32" if device.type == "cpu" and settings.precision == "fp16" else settings.precision,
-            "layout": "contiguous",
             "checkpoint_every": 10**9,
         }
     )
+    contiguous = settings.layout == "contiguous"
+    width = settings.block_size if contiguous else initial.longest_of(batch, settings.block_size)
+    lengths = np.random.default_rng(0).choice(np.asarray(initial.lengths, int), steps * batch)
     for blocks in (1, steps * batch):  # the first warms up
-        corpus = _random_corpus(model, [blocks * settings.block_size])
+        corpus = _random_corpus(model, [blocks * settings.block_size] if contiguous else lengths[:blocks].tolist())
         with tempfile.TemporaryDirectory(prefix="collapse-plan-") as folder:
             arguments = {"seed": 1, "checkpoint_folder": Path(folder), "device": device.type, "epochs": 1}
             result, whole = timed(lambda: train(model, corpus, settings, **arguments), device.type)  # noqa: B023 - called at once
     return {
-        "batch_tokens": batch * settings.block_size,
-        "train_token": result.seconds / (steps * batch * settings.block_size),
+        "batch_tokens": round(batch * width),
+        "train_token": result.seconds / (steps * batch * width),
         "checkpoint": max(0.0, whole - result.seconds),
     }
 

@@ -37,6 +37,12 @@ class CorpusSize:
         """Mean tokens of a story, its '<|endoftext|>' included."""
         return 1 + float(np.mean(self.lengths))
 
+    def longest_of(self, count: int, most: int) -> float:
+        """Tokens, '<|endoftext|>' included, that the longest of ``count`` stories has in the mean; none has more than ``most``."""
+        lengths = np.minimum(np.sort(self.lengths) + 1, most)
+        below = (np.arange(len(lengths) + 1) / len(lengths)) ** count  # the chance that all are among the shortest 0, 1, 2, ...
+        return float(lengths @ np.diff(below))
+
     @property
     def tokens(self) -> float:
         """Tokens of the training and hold-out stories."""

@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collapse_lib.cost.amounts import AMOUNTS
-from collapse_lib.cost.printing import amount, columns, duration
+from collapse_lib.cost.printing import columns, duration
 from collapse_lib.cost.workload import EPOCHS, Workload
+from collapse_lib.experiment.files import amount
 from collapse_lib.experiment.lineage import STEPS, steps_of
+from collapse_lib.experiment.retention import users
+from collapse_lib.experiment.run import Run
 
 if TYPE_CHECKING:
     from collapse_lib.cost.calibration import Calibration
@@ -49,7 +53,8 @@ class Plan:
     generations: tuple[Generation, ...]
     overhead: float  # seconds of the kernel's start and of the notebooks around the steps
     memory: dict[str, int]  # most bytes at once, by "host" and, with a GPU, "GPU"
-    scratch: int  # bytes of the checkpoint that a training keeps while it lasts
+    scratch: int  # bytes of the checkpoints that a training keeps while it lasts
+    most_bytes: int  # of what a run leaves, the most at once: less than all where the protocol lets go of some
     notes: tuple[str, ...]  # what is assumed and not measured
 
     @property
@@ -83,8 +88,8 @@ class Plan:
 
 def plan(protocol: Protocol, calibration: Calibration, initial: CorpusSize, preset: str = "") -> Plan:
     """What a run of ``protocol`` takes on the calibrated machine; ``preset`` is what the plan is called."""
-    from collapse_lib.cost.model import without_weights
     from collapse_lib.model.gpt_neo import GPTNeoConfig
+    from collapse_lib.model.weightless import without_weights
 
     config = GPTNeoConfig.from_settings(protocol.model, initial.vocabulary, initial.vocabulary - 1)
     work = Workload(protocol, initial, without_weights(config))
@@ -93,7 +98,8 @@ def plan(protocol: Protocol, calibration: Calibration, initial: CorpusSize, pres
     def generation(number: int) -> Generation:
         amounts = {step: AMOUNTS[step](work, number) for step in steps_of(protocol, number)}
         seconds = {step: sum(rates[unit] * amount for unit, amount in units.items()) for step, units in amounts.items()}
-        return Generation(number, seconds, *work.disk(number))
+        left = [size for of_step in work.disk(number).values() for size in of_step.values()]
+        return Generation(number, seconds, sum(size.bytes for size in left), sum(size.files for size in left))
 
     generations = tuple(map(generation, range(protocol.generations + 1)))
     parameters, on_gpu = work.model.num_parameters(), calibration.kind == "cuda"
@@ -107,15 +113,30 @@ def plan(protocol: Protocol, calibration: Calibration, initial: CorpusSize, pres
         generations=generations,
         overhead=KERNEL_START + NOTEBOOK * sum(len(each.seconds) for each in generations),
         memory={"host": host + 16 * parameters, "GPU": most} if on_gpu else {"host": host + most},
-        scratch=(16 if work.stops_early else 12) * parameters,  # weights, AdamW's two moments, and the best epoch's weights
+        scratch=work.scratch,
+        most_bytes=_most_bytes(work),
         notes=tuple(note for note, applies in _notes(work, calibration).items() if applies),
     )
+
+
+def _most_bytes(work: Workload) -> int:
+    """Most bytes that lie in a run's folder at once, steps being done in order and what may go going at once."""
+    run, held, most = Run(Path(), work.protocol), 0, 0
+    order = {step: number for number, step in enumerate(run.steps())}
+    last_uses = {thing: max((order.get(step, len(order)) for step in needed_by), default=order[thing[0]]) for thing, needed_by in users(run).items()}
+    sizes = {generation: work.disk(generation) for generation in range(work.protocol.generations + 1)}
+    for number, step in enumerate(order):
+        held += sum(size.bytes for size in sizes[step.generation][step.name].values())
+        most = max(most, held)
+        going = [maker for maker, last in last_uses.items() if last == number]
+        held -= sum(sizes[maker.generation][maker.name][artefact].bytes for maker, artefact in going)
+    return most
 
 
 def _notes(work: Workload, machine: Calibration) -> dict[str, bool]:
     """What plans rest on, and whether this one does."""
     protocol, training, sampling = work.protocol, work.protocol.training, work.protocol.sampling
-    batch_tokens, rows = training.batch_size * training.block_size, min(sampling.batch_size, sampling.sequences)
+    batch_tokens, rows = round(training.batch_size * work.width), min(sampling.batch_size, sampling.sequences)
     epochs = f"{work.epochs} epochs (the paper found {EPOCHS}, max_epochs is {training.max_epochs})"
     tried = f"; generation 1 tries {work.epochs_tried(1)}" if work.epochs_tried(1) > work.epochs else ""
     smaller = machine.batch_tokens < min(batch_tokens, work.corpus(0)[1])
@@ -152,6 +173,7 @@ def table(planned: Plan) -> str:
     longest = sorted(planned.by_step.items(), key=lambda item: -item[1])[:2]
     share = " and ".join(f"{step} ({seconds / planned.seconds:.0%})" for step, seconds in longest)
     gpu_hours = [f"GPU hours    {planned.seconds / 3600:,.1f}: a run holds its one GPU from start to end"] if planned.on_gpu else []
+    at_once = f", of which {amount(planned.most_bytes)} at once at most" if planned.most_bytes < planned.bytes else ""
     held = ", ".join(f"{amount(size)} on the {where}" for where, size in planned.memory.items())
     lines = [
         f"{planned.preset or 'this protocol'}, {planned.parameters:,} parameters, on {planned.device}",
@@ -160,7 +182,7 @@ def table(planned: Plan) -> str:
         "",
         f"time         {duration(planned.seconds)}, of which {duration(planned.overhead)} for starting and executing notebooks; most is {share}",
         *gpu_hours,
-        f"disk         {amount(planned.bytes)} in {planned.files:,} files, and {amount(planned.scratch)} more for the checkpoint during a training",
+        f"disk         {amount(planned.bytes)} in {planned.files:,} files{at_once}, and {amount(planned.scratch)} for checkpoints while one trains",
         f"memory       about {held}",
     ]
     return "\n".join([*lines, "", *(f"- {note}" for note in planned.notes)])

@@ -17,11 +17,3 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.1f} s"
-
-
-def amount(size: float) -> str:
-    """Bytes in a fitting decimal unit: 512 B, 1.2 kB, 3.4 MB, 5.6 GB."""
-    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
-        if size >= 1000**power:
-            return f"{size / 1000**power:.1f} {unit}"
-    return f"{size:.0f} B"

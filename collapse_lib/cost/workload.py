@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from collapse_lib.experiment.lineage import steps_of
+from collapse_lib.experiment.lineage import is_composed, steps_of
+from collapse_lib.steps.room import VOCABULARY_BYTES, checkpoint_bytes, fresh_tokens, model_bytes, text_bytes, written_tokens
 
 if TYPE_CHECKING:
     from collapse_lib.cost.corpus_size import CorpusSize
@@ -22,12 +23,19 @@ PROMPTS, PROMPT_TOKENS = 44, 40  # story beginnings to complete, and the tokens 
 STEP_FILES = 4  # notebook, metrics, manifest, lock
 STEP_BYTES = {"train": 65_000, "alpha": 110_000}  # of these four, most of it figures and series
 OTHER_STEP_BYTES = 15_000
-SHARD_BYTES, SHARD_TOKENS = 600, 2**22  # the head of an Arrow file, and the tokens of a shard of the initial corpus
-VOCABULARY_BYTES = 45  # of the tokenizer's two files, for each token
+SHARD_TOKENS = 2**22  # of the initial corpus
 ACTIVATIONS = 34  # vectors of the hidden size that backward needs of a token and layer, as ``micro_batch_size`` in training counts
 CPU_TOKENS = 4096  # of a worker's forward pass in training
 LOGITS = {"cpu": 2**23, "cuda": 2**28}  # alive at once
+WHOLE = ("replace", "accumulate", "fresh", "first_only")  # regimes that choose no rows
 COMPLETION_BYTES = 3  # of a sampled token in a file of completions: many stop early
+
+
+class Size(NamedTuple):
+    """What something takes on the disk."""
+
+    bytes: int
+    files: int
 
 
 @dataclass(frozen=True)
@@ -39,21 +47,46 @@ class Workload:
     model: GPTNeo
 
     def corpus(self, generation: int) -> tuple[float, float]:
-        """Rows and tokens of the corpus that a generation leaves to the next, generation 0 without its hold-out."""
+        """Rows and tokens of the text that a generation leaves to the next, generation 0 without its hold-out."""
         if generation == 0:
             share = 1 - self.protocol.training.holdout
             return self.initial.stories * share, self.initial.tokens * share
-        settings = self.protocol.sampling
-        stops = settings.after_eos != "continue"  # a row then ends with its first story
-        sampled = np.minimum(np.add(self.initial.lengths, 1), settings.length).mean() if stops else settings.length
-        return settings.sequences, settings.sequences * (sampled + (settings.start == "endoftext"))
+        return self._written(self.protocol.regime.regime.tokens_to_sample(self.protocol.sampling.sequences))
+
+    def _written(self, sequences: int) -> tuple[float, float]:
+        return sequences, written_tokens(self.protocol, sequences, self._sampled_story)
+
+    @property
+    def _sampled_story(self) -> float:
+        """Mean tokens of a sampled row that ends with its first story."""
+        return float(np.minimum(np.add(self.initial.lengths, 1), self.protocol.sampling.length).mean())
+
+    def learned(self, generation: int) -> tuple[float, float]:
+        """Rows and tokens that an epoch of a generation reads, as its regime has it."""
+        rows, tokens = self.corpus(generation - 1)
+        regime = self.protocol.regime
+        if not is_composed(self.protocol, generation):
+            return rows, tokens
+        if regime.name == "first_only":
+            return self._written(self.protocol.sampling.sequences)
+        total = self.corpus(0)[1]
+        if regime.name == "accumulate" and regime.training == "epochs":
+            total = sum(self.corpus(number)[1] for number in range(generation))
+        elif written := {"mix": 1 - (regime.share or 0), "select": 1.0}.get(regime.name):
+            total = min(total, tokens / written)
+        return rows * total / tokens, total
 
     def epoch(self, generation: int) -> tuple[int, int]:
         """Tokens and optimizer steps of one epoch of a generation."""
-        settings, (rows, tokens) = self.protocol.training, self.corpus(generation - 1)
-        # A batch of stories is padded to its longest, which among hundreds is nearly a block.
+        settings, (rows, tokens) = self.protocol.training, self.learned(generation)
         blocks = max(1, int((tokens - 1) // settings.block_size)) if settings.layout == "contiguous" else math.ceil(rows)
-        return blocks * settings.block_size, math.ceil(blocks / settings.batch_size)
+        return round(blocks * self.width), math.ceil(blocks / settings.batch_size)
+
+    @property
+    def width(self) -> float:
+        """Tokens of a training sequence; stories in rows of their own are padded to the longest of their batch."""
+        settings = self.protocol.training
+        return settings.block_size if settings.layout == "contiguous" else self.initial.longest_of(settings.batch_size, settings.block_size)
 
     @property
     def stops_early(self) -> bool:
@@ -98,24 +131,39 @@ class Workload:
             scored += int(windows.tokens.sum())
         return encoded / len(lengths), scored / len(lengths)
 
-    def disk(self, generation: int) -> tuple[int, int]:
-        """Bytes and files that a generation leaves."""
-        protocol, steps = self.protocol, steps_of(self.protocol, generation)
-        size, files = sum(STEP_BYTES.get(step, OTHER_STEP_BYTES) for step in steps), STEP_FILES * len(steps)
-        if generation:
-            corpora = [self.corpus(generation)]
-            shards = math.ceil(protocol.sampling.sequences / protocol.sampling.shard_sequences)
-            size += 4 * self.model.num_parameters() + VOCABULARY_BYTES * self.initial.vocabulary
-            files += 7  # weights and two configurations, the tokenizer's two; the corpus' record and what it was made from
+    def disk(self, generation: int) -> dict[str, dict[str, Size]]:
+        """What each step of a generation leaves, by artefact; "" is its notebook, metrics, manifest and lock."""
+        protocol, vocabulary, large = self.protocol, self.initial.vocabulary, dict[str, dict[str, Size]]()
+        if generation == 0:
+            count, tokens = self.initial.stories, self.initial.tokens
+            parts = [(0.05 * count, 0.05 * tokens), (0.95 * count, 0.95 * tokens)]  # hold-out and training
+            parts.append((self.initial.validation_stories, self.initial.validation_stories * self.initial.mean_tokens))
+            shards = [max(1, math.ceil(tokens / SHARD_TOKENS)) for _, tokens in parts]
+            size = sum(text_bytes(*part, count) for part, count in zip(parts, shards, strict=True)) + VOCABULARY_BYTES * vocabulary
+            large["corpus"] = {"train": Size(size, 6 + sum(shards))}  # the tokenizer's two; three records, and the words
         else:
-            stories = (self.initial.stories, self.initial.validation_stories)
-            corpora = [(count, count * self.initial.mean_tokens) for count in stories]
-            parts = (0.05 * corpora[0][1], 0.95 * corpora[0][1], corpora[1][1])  # hold-out, training, validation
-            shards = sum(max(1, math.ceil(tokens / SHARD_TOKENS)) for tokens in parts)
-            size, files = size + VOCABULARY_BYTES * self.initial.vocabulary, files + 6  # the tokenizer's two; three records, and the words
-        if "completions" in steps:
-            size, files = size + COMPLETION_BYTES * self.completions * protocol.completions.max_new_tokens, files + 1
-        return size + SHARD_BYTES * shards + sum(round(2 * tokens + 4 * rows) for rows, tokens in corpora), files + shards
+            rows, tokens = self.corpus(generation)
+            shards = math.ceil(rows / protocol.sampling.shard_sequences)
+            # Weights and two configurations, the tokenizer's two; the text's record and what it was made from.
+            large["train"] = {"model": Size(model_bytes(self.model.num_parameters(), vocabulary), 5)}
+            large["sample"] = {"corpus": Size(text_bytes(rows, tokens, shards), 2 + shards)}
+            large["compose"] = {"composition": self._composition(generation)}
+        if protocol.completions.every:
+            large["completions"] = {"completions": Size(COMPLETION_BYTES * self.completions * protocol.completions.max_new_tokens, 1)}
+        small = {step: Size(STEP_BYTES.get(step, OTHER_STEP_BYTES), STEP_FILES) for step in steps_of(protocol, generation)}
+        return {step: {"": size, **large.get(step, {})} for step, size in small.items()}
+
+    def _composition(self, generation: int) -> Size:
+        """Numbers of rows, 8 bytes each, and the text that is written for this generation alone."""
+        tokens, chosen = fresh_tokens(self.protocol, self.corpus(0)[1], self._sampled_story), self.protocol.regime.name not in WHOLE
+        rows = self.learned(generation)[0] if chosen else 0
+        shards = math.ceil(tokens / SHARD_TOKENS)
+        return Size(round(8 * rows + 2 * tokens), 1 + shards + (shards > 0) + chosen)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of the checkpoints that a training keeps while it lasts."""
+        return checkpoint_bytes(self.model.num_parameters(), self.protocol)
 
     def memory(self, on_gpu: bool, device_memory: int, workers: int) -> int:
         """Most bytes at once on the device that trains and samples, from the model's counts: a rough figure.

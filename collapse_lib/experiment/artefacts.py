@@ -11,19 +11,24 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import read_json, replace_folder, sha256
-from collapse_lib.experiment.shapes import Composition, Corpus, Manifest, Measured
+from collapse_lib.experiment.files import read_json, replace_folder, sealed, sha256, write_json
+from collapse_lib.experiment.shapes import Composition, Corpus, LetGo, Manifest, Measured
 
 
 class Artefact(NamedTuple):
-    """Where an artefact lies in its generation's folder, and the files in it that are its content (none: it is a file itself)."""
+    """Where an artefact lies in its generation's folder, and the files in it that are its content (none: it is a file itself).
+
+    ``is_view`` says that it shows rows of what its own step has read, and is nothing without that.
+    """
 
     path: str
     files: tuple[str, ...] = ()
+    is_view: bool = False
 
 
 CORPUS_FILES = ("corpus.json",)  # which names the hashes of the shards
@@ -34,7 +39,7 @@ ARTEFACTS: dict[str, Artefact] = {
     "validation": Artefact("corpus/validation", CORPUS_FILES),
     "words": Artefact("corpus/words.txt"),
     "tokenizer": Artefact("../tokenizer", ("tokenizer.json",)),
-    "composition": Artefact("composition", ("composition.json",)),  # which names the hashes of the rest
+    "composition": Artefact("composition", ("composition.json",), is_view=True),  # which names the hashes of the rest
     "model": Artefact("model", ("config.json", "model.safetensors")),
     "corpus": Artefact("corpus", CORPUS_FILES),
     "completions": Artefact("completions.jsonl"),
@@ -95,6 +100,42 @@ def is_whole(folder: Path, name: str) -> bool:
 def _shards(corpus: Path) -> list[tuple[Path, str]]:
     record = read_json(corpus / "corpus.json", Corpus)
     return [(corpus / shard["file"], shard["sha256"]) for shard in record["shards"]] if record else []
+
+
+def let_go(folder: Path, name: str, digest: str) -> int:
+    """Delete artefact ``name``, whose content hash is ``digest``, for want of use, and leave a record that says so; returns the bytes freed.
+
+    The record comes first, so that an interruption leaves nothing that passes for lost; what is half deleted goes with the next call. One caller
+    at a time.
+    """
+    place = path_of(folder, name)
+    going = place.with_name(f"{place.name}.going.tmp")
+    remove(going)
+    if not place.exists():
+        return 0
+    size = size_of(place)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(record_of(folder, name), sealed({"artefact": name, "content": digest, "bytes": size, "when": now}))
+    place.rename(going)
+    remove(going)
+    return size
+
+
+def gone(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of ``let_go`` if artefact ``name`` is not here because of it."""
+    return None if path_of(folder, name).exists() else read_json(record_of(folder, name), LetGo)
+
+
+def record_of(folder: Path, name: str) -> Path:
+    """Where the record of ``let_go`` lies."""
+    place = path_of(folder, name)
+    return place.with_name(f"{place.name}.let_go.json")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is nothing."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def remove(path: Path) -> None:

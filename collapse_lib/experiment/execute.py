@@ -20,6 +20,7 @@ from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import project_root, runs_root
 from collapse_lib.experiment.processes import process_count
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
+from collapse_lib.experiment.retention import let_go_of_unneeded
 from collapse_lib.experiment.run import Run, Step, fully_executed
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, processes: int = 1) -> list[Step]:
     """Execute every unfinished step of a run, of those named in ``only``, and return those that were executed.
+
+    What the protocol lets go of (``retention``) goes as soon as no step named in ``only`` needs it.
 
     ``processes`` share the work of those steps that can be shared; 0 stands for one a GPU.
 
@@ -38,19 +41,24 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, proces
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
         executed = []
+        let_go_of_unneeded(run, only)
         for step in run.steps():
             if step.name in only and _advance_step(step, device, processes, kernel, run.progress_file):
                 executed.append(step)
+                let_go_of_unneeded(run, only)
     return executed
 
 
-def advance_step(step: Step, device: str = "auto", processes: int = 1) -> bool:
+def advance_step(step: Step, device: str = "auto", processes: int = 1, only: Container[str] = STEPS) -> bool:
     """Execute one step unless it is finished, and say whether that was needed: a job of a scheduler, beside others of the same run.
 
-    Raises ``UserError`` as ``advance`` does, and while a process drives the whole run.
+    ``only`` are the steps that the run is to have: what none of them needs may go, as in ``advance``. Raises ``UserError`` as that does, and while
+    a process drives the whole run.
     """
     with step.run.shared(), _kernel(step.progress_file) as kernel:
-        return _advance_step(step, device, processes, kernel, step.progress_file)
+        was_needed = _advance_step(step, device, processes, kernel, step.progress_file)
+        let_go_of_unneeded(step.run, only)
+    return was_needed
 
 
 @contextmanager

@@ -118,6 +118,14 @@ def replace_folder(beside: Path, place: Path) -> None:
     beside.replace(place)
 
 
+def amount(size: float) -> str:
+    """Bytes in a fitting decimal unit: 512 B, 1.2 kB, 3.4 MB, 5.6 GB."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size >= 1000**power:
+            return f"{size / 1000**power:.1f} {unit}"
+    return f"{size:.0f} B"
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, 64 hex digits; read once a process as long as the file stays the same."""
     with path.open("rb") as file:

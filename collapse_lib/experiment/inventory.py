@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +86,14 @@ def standing(run: Run) -> Standing:
             working.append(f"{step.name} of {step.generation}{share}")
     left = sum(count * fmean(seconds[name]) for name, count in missing.items()) if missing.keys() <= seconds.keys() else None
     return Standing(run.name, dict(planned - missing), dict(planned), left, working)
+
+
+def together(standings: Sequence[Standing]) -> Standing:
+    """Several runs as if they were one, called "together": its time left is that of one after the other, or None if a run's is not known."""
+    done, planned = (sum(map(Counter, counts), Counter()) for counts in zip(*((found.done, found.planned) for found in standings), strict=True))
+    seconds = [found.seconds_left for found in standings]
+    left = None if None in seconds else sum(seconds)
+    return Standing("together", dict(done), dict(planned), left, [])
 
 
 def run(name: str) -> Entry:

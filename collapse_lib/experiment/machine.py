@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+from functools import cache
 from pathlib import Path
 
 from collapse_lib.experiment.errors import UserError
@@ -47,6 +49,14 @@ def device_name(device: str) -> str:
     except OSError:
         model = None
     return f"{model.group(1) if model else platform.processor() or platform.machine()}, {os.cpu_count()} threads"
+
+
+@cache
+def compiles_triton() -> bool:
+    """Whether kernels in Triton can be had for a GPU: it comes with torch where torch was built for GPUs, and needs a C compiler."""
+    from importlib.util import find_spec
+
+    return find_spec("triton") is not None and bool(os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"))
 
 
 def bf16_units() -> list[str]:

@@ -311,6 +311,14 @@ class TextureSettings(Section):
     block_stories: Annotated[int, Field(ge=2)] = Field(100, description="stories among which self-BLEU, compression and distances are taken")
 
 
+class RetentionSettings(Section):
+    """What is deleted of a run as soon as nothing needs it (``retention``); its numbers and notebooks always stay."""
+
+    drop: tuple[Literal["corpus", "composition", "model"], ...] = Field(
+        (), description="what `collapse run` and the workflow let go of once no step of the run, or of one more generation, needs it; none: keep all"
+    )
+
+
 # Fields that say how the work is done and how far, never what comes out: a run may go on with others.
 FREE_FIELDS = (
     "description",
@@ -324,6 +332,7 @@ FREE_FIELDS = (
     "gpt_eval.price_in",
     "gpt_eval.price_out",
     "gpt_eval.max_cost",
+    "retention.drop",
 )
 
 
@@ -359,6 +368,7 @@ class Protocol(Section):
     completions: CompletionsSettings = CompletionsSettings()
     continuations: ContinuationsSettings = ContinuationsSettings()
     gpt_eval: GPTEvalSettings = GPTEvalSettings()
+    retention: RetentionSettings = RetentionSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:

@@ -6,8 +6,10 @@ others, its descendants are found stale by the next call, and go together.
 
 from __future__ import annotations
 
-from collapse_lib.experiment.artefacts import ARTEFACTS, is_whole, path_of, read_metrics
+from collapse_lib.experiment.artefacts import ARTEFACTS, gone, is_whole, path_of, read_metrics
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import write_text
+from collapse_lib.experiment.retention import all_gone, keep_all
 from collapse_lib.experiment.run import Run, Step
 
 
@@ -32,9 +34,15 @@ def faults(run: Run, missing: bool = False) -> dict[Step, str]:
 
 
 def repair(run: Run, missing: bool = False) -> dict[Step, str]:
-    """Drop the steps of ``faults``, which are returned; raises ``UserError`` while another process drives the run."""
+    """Drop the steps of ``faults``, which are returned; raises ``UserError`` while another process drives the run.
+
+    Whoever asks for what is ``missing`` and was let go wants to keep it: the protocol then lets go of nothing any more.
+    """
     with run.exclusive():
         found = faults(run, missing)
+        if missing and all_gone(run):
+            run = keep_all(run)
+            write_text(run.folder / "protocol.yaml", run.protocol.to_yaml())
         for step in reversed(found):
             step.drop()
     return found
@@ -89,7 +97,7 @@ def _lost(run: Run, faulty: dict[Step, str]) -> dict[Step, str]:
     for step in run.steps():
         if step.manifest_file.is_file() and step not in faulty:
             lost = [name for name in step.output_hashes().keys() & ARTEFACTS.keys() if not path_of(step.folder, name).exists()]
-            found |= {step: f"its {sorted(lost)[0]} is not here"} if lost else {}
+            found |= {step: _absent(step, sorted(lost)[0])} if lost else {}
     return found
 
 
@@ -98,9 +106,13 @@ def _needed(run: Run, faulty: dict[Step, str]) -> dict[Step, str]:
     found: dict[Step, str] = {}
     waiting = [step for step in run.steps() if step in faulty or not step.manifest_file.is_file()]
     while waiting:
-        for source, artefact in waiting.pop().sources().values():
-            is_lost = artefact and source.manifest_file.is_file() and not path_of(source.folder, artefact).exists()
+        for source, artefact in waiting.pop().needs():
+            is_lost = source.manifest_file.is_file() and not path_of(source.folder, artefact).exists()
             if is_lost and source not in faulty | found:
-                found[source] = f"its {artefact} is not here"
+                found[source] = _absent(source, artefact)
                 waiting.append(source)
     return found
+
+
+def _absent(step: Step, artefact: str) -> str:
+    return f"its {artefact} {'was let go' if gone(step.folder, artefact) else 'is not here'}"

@@ -22,7 +22,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from collapse_lib.experiment.artefacts import content_hash, mend, path_of, read_manifest, read_metrics, remove
+from collapse_lib.experiment.artefacts import ARTEFACTS, content_hash, gone, mend, path_of, read_manifest, read_metrics, record_of, remove
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, shared, write_json, write_text
 from collapse_lib.experiment.lineage import STEPS, Read, StepKind, reads_of, steps_of
@@ -236,6 +236,11 @@ class Step:
         sources = self.sources()
         return {read.parent(self.generation): sources[read.argument][0] for read in self.reads() if read.argument in sources}
 
+    def needs(self) -> set[tuple[Step, str]]:
+        """The artefacts without which this step cannot be done: those that it reads, and those of which they show parts."""
+        found = {(maker, artefact) for maker, artefact in self.sources().values() if artefact}
+        return found.union(*(maker.needs() for maker, artefact in found if ARTEFACTS[artefact].is_view))
+
     @property
     def protocol_hash(self) -> str:
         """Hash of the protocol's fields that decide this step."""
@@ -283,7 +288,7 @@ class Step:
 
     def drop(self) -> None:
         """Make this step undone: its manifest goes first, so that an interruption leaves nothing that passes for finished."""
-        outputs = [path_of(self.folder, name) for name in STEPS[self.name].makes]
+        outputs = [path(self.folder, name) for name in STEPS[self.name].makes for path in (path_of, record_of)]
         for path in (self.manifest_file, self.metrics_file, self.notebook, *outputs):
             remove(path)
 
@@ -314,7 +319,9 @@ class Step:
                 return path
         except FileNotFoundError:
             if not path.exists():
-                what = f"The {name} of generation {self.generation} of run '{self.run.name}' is not here (large files are not committed)"
+                was_let_go = gone(self.folder, name) is not None
+                why = "was let go when no step needed it (retention.drop)" if was_let_go else "is not here (large files are not committed)"
+                what = f"The {name} of generation {self.generation} of run '{self.run.name}' {why}"
                 raise UserError(f"{what}; {mend(self.run.name, '--missing')}.") from None
         raise UserError(f"{path} is not the {name} that step {self} made; {mend(self.run.name)}.")
 

@@ -48,6 +48,15 @@ class Manifest(TypedDict):
     processes: NotRequired[int]  # that shared the work, on a device each; 1 where it is not named
 
 
+class LetGo(TypedDict):
+    """``<artefact>.let_go.json``"""
+
+    artefact: str
+    content: str
+    bytes: int
+    when: str
+
+
 class CodeCell(TypedDict):
     cell_type: Literal["code"]
     source: str | list[str]

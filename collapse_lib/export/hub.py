@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.experiment.artefacts import path_of
+from collapse_lib.experiment.artefacts import gone, path_of
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import is_composed
 from collapse_lib.experiment.paths import project_root
@@ -50,7 +50,7 @@ def write_hub_folder(run: Run, generation: int, target: Path) -> None:
 
 def _model_folder(train: Step) -> Path:
     """The model that a step trained; the advice where it is not here holds for a finished run too, of which no step needs it any more."""
-    if train.manifest() and not path_of(train.folder, "model").exists():
+    if train.manifest() and not path_of(train.folder, "model").exists() and not gone(train.folder, "model"):
         here = [str(step.generation) for step in train.run.steps_named("train") if path_of(step.folder, "model").exists()]
         others = f"here: generation {', '.join(here)}" if here else "nor is any other of this run"
         raise UserError(

@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from collapse_lib.experiment.machine import compiles_triton
 
 IGNORED = -100  # a target that is no target, as in torch's cross entropy
 # Logits alive at once in the loss. A GPU wants thousands of rows a matrix product (1 GiB of fp32), a CPU hundreds.
 LOSS_CHUNK_LOGITS = {"cpu": 2**24, "cuda": 2**28}
 CACHED_LOGITS = 2**18  # logits that a core's cache holds while they are turned into exponentials
+ALIGNED = 64  # ids: 50,257 is odd, and half-precision products whose rows begin at odd places are slow
 LIFT = 2.0**15  # factor of probabilities in half precision: fp16 then holds them down to 2e-12, while 1 stays in its range
 
 
@@ -40,11 +44,43 @@ def next_token_losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     Products run in the dtype of ``head``.
     """
     losses = torch.empty(len(hidden), device=hidden.device)
+    padded = _padded(head) if hidden.is_cuda else head
     for rows in _row_chunks(len(hidden), len(head), hidden.device):
         h = hidden[rows].to(head.dtype)
-        log_z = _log_normalizers(*_exponentials(h, head, _chunk_ids(len(h), head))[1:])
+        if hidden.is_cuda:
+            log_z = _probabilities(product(h, padded.T), len(head), None, head.dtype)[0]
+        else:
+            log_z = _log_normalizers(*_exponentials(h, head, _chunk_ids(len(h), head))[1:])
         losses[rows] = log_z - (h.float() * head[targets[rows]].float()).sum(-1)
     return losses
+
+
+def plain_probabilities(logits: Tensor, vocabulary: int, factors: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """log of the sum of e^logit over the first ``vocabulary`` ids, fp32 [n], and the ids' probabilities times ``factors``, in ``dtype``.
+
+    ``logits`` are fp32 [n, V or more], contiguous, ``factors`` fp32 [n]. The probabilities, None without factors, are as wide as the logits and 0
+    beyond the vocabulary.
+    """
+    log_z = torch.logsumexp(logits[:, :vocabulary], -1)
+    if factors is None:
+        return log_z, None
+    p = torch.zeros_like(logits, dtype=dtype)
+    p[:, :vocabulary] = torch.exp(logits[:, :vocabulary] - log_z[:, None]).mul_(factors[:, None])
+    return log_z, p
+
+
+def _probabilities(logits: Tensor, vocabulary: int, factors: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """``plain_probabilities``, in one pass where there is a kernel for it."""
+    if logits.is_cuda and compiles_triton():
+        from collapse_lib.model.triton_loss import probabilities
+
+        return probabilities(logits, vocabulary, factors, dtype)
+    return plain_probabilities(logits, vocabulary, factors, dtype)
+
+
+def _padded(head: Tensor) -> Tensor:
+    """The head with ids that nobody has, so that its products take a GPU's fast path: [V rounded up to a multiple of ``ALIGNED``, H]."""
+    return F.pad(head, (0, 0, 0, -len(head) % ALIGNED))
 
 
 def _row_chunks(rows: int, vocabulary: int, device: torch.device, chunk_rows: int | None = None) -> Iterator[slice]:
@@ -98,7 +134,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     The gradient of a sum is known up to the factor that arrives in the backward pass, so a chunk's logits can be turned into gradients
     while they are there and dropped: checkpointing would compute every logit twice. Products run in ``dtype`` (autocast's, if it is on),
     exponentials and sums in fp32. The gradient of the logits, softmax less one at the target, is never formed: the targets' part is a sum of single
-    vectors. In fp32 and, on a CPU, in bf16 the factor of a row's exponentials goes to the hidden states, where there is less to multiply.
+    vectors. In fp32 and, on a CPU, in bf16 the factor of a row's exponentials goes to the hidden states, where there is less to multiply. In half
+    precision elsewhere, logits become probabilities in one kernel.
 
     A loss scale comes with the backward pass, too late for what fp16 rounded to zero here. So probabilities are multiplied by ``LIFT`` before they
     are rounded, and both gradients are handed on in fp32.
@@ -114,6 +151,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             size = _chunk_ids(rows, head)
             space = None
             wide = dtype == torch.float32 or (dtype == torch.bfloat16 and not hidden.is_cuda)  # exponentials are in its range without their factors
+            padded = head if wide else _padded(head)
             if needs_grad:
                 grad_hidden = torch.empty(hidden.shape, device=hidden.device)
                 grad_weight = torch.zeros_like(weight, dtype=torch.float32)
@@ -124,22 +162,24 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 target = targets[rows].clamp_min(0)  # [n]
                 h = hidden[rows].to(dtype)  # [n, H]
                 target_rows = head[target]  # [n, H]
-                exponentials, sums, largest = _exponentials(h, head, size, needs_grad, space)
-                log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
+                if wide:
+                    exponentials, sums, largest = _exponentials(h, head, size, needs_grad, space)
+                    log_z = _log_normalizers(sums, largest)[:, None]  # [n, 1]
+                else:
+                    log_z, p = _probabilities(product(h, padded.T), len(head), counts[:, 0] * LIFT if needs_grad else None, dtype)
+                    log_z = log_z[:, None]  # [n, 1]
                 loss += ((log_z - (h.float() * target_rows.float()).sum(-1, keepdim=True)) * counts).sum()
                 if needs_grad:
-                    factors = torch.exp(largest - log_z) * counts  # [n, chunks], from a chunk's exponentials to probabilities
                     grad = target_rows * -counts  # [n, H] fp32
-                    start = 0
-                    for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
-                        ids = slice(start, start := start + e.shape[1])
-                        if wide:
+                    if wide:
+                        factors, start = torch.exp(largest - log_z) * counts, 0  # [n, chunks], from a chunk's exponentials to probabilities
+                        for e, factor in zip(exponentials, factors.split(1, -1), strict=True):
+                            ids = slice(start, start := start + e.shape[1])
                             grad += factor * product(e, head[ids])
                             grad_weight[ids] += product(e.T, (factor * h).to(dtype))
-                        else:
-                            p = torch.mul(e, factor * LIFT, out=torch.empty_like(e, dtype=dtype))  # rounded as it is written
-                            grad += product(p, head[ids]) / LIFT
-                            grad_weight[ids] += product(p.T, h) / LIFT
+                    else:
+                        grad.add_(product(p, padded), alpha=1 / LIFT)
+                        grad_weight.add_(product(p.T, h)[: len(head)], alpha=1 / LIFT)
                     grad_weight.index_add_(0, target, h * -counts)
                     grad_hidden[rows] = grad
         if needs_grad:

@@ -11,9 +11,6 @@ Shapes in the comments: B rows, H hidden, N heads, D = H / N, V vocabulary.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from collapse_lib.experiment.machine import compiles_triton
 from collapse_lib.sample.context import capacity, masked_zero_state, tokens_in_view
 from collapse_lib.sample.draw import CHECK_EVERY, TILE, TiledHead, end_of_text, inverse_cdf, invert_tiles, is_restricted, restrict
 
@@ -77,7 +75,7 @@ class StaticDecoder:
         self.device = model.head.device
         on_gpu = self.device.type == "cuda"
         self.kernels: Any = Plain
-        if on_gpu and importlib.util.find_spec("triton") and (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        if on_gpu and compiles_triton():
             from collapse_lib.sample import triton_kernels as kernels
 
             self.kernels = kernels

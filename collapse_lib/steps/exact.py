@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,10 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 
 if TYPE_CHECKING:
+    from collapse_lib.metrics.legality import Judge
     from collapse_lib.model.gpt_neo import GPTNeo
     from collapse_lib.text.corpus import TokenCorpus
-    from collapse_lib.text.grammar import StoryGrammar
+    from collapse_lib.text.grammar import Reading, StoryGrammar
     from collapse_lib.text.tokenizer import Tokenizer
 
 EXAMPLES = 6  # judged stories that a run shows of each generation
@@ -74,12 +76,11 @@ def _losses(task: Task, model: GPTNeo, validation: TokenCorpus, tokenizer: Token
     record.series["loss_by_probability"] = loss_by_probability(losses[: len(truth)], truth)
 
 
-def _judged(task: Task, stories: list[str], grammar: StoryGrammar) -> None:
-    """Legality, with its causes, and what is still told."""
-    from collapse_lib.metrics.legality import Judge, legality
-    from collapse_lib.metrics.tails import still_told
+def judge_of(grammar: StoryGrammar) -> tuple[Judge, Callable[[str], Reading]]:
+    """Who says what the grammar could have written, and how the grammar reads a text; what was read once is remembered."""
+    from collapse_lib.metrics.legality import Judge
 
-    record, read = task.record, functools.cache(grammar.read)
+    read = functools.cache(grammar.read)
     judge = Judge(
         grammar.log_probability,
         grammar.log_prefix_probability,
@@ -88,6 +89,15 @@ def _judged(task: Task, stories: list[str], grammar: StoryGrammar) -> None:
         grammar.slots,
         lambda text: read(text).legal,
     )
+    return judge, read
+
+
+def _judged(task: Task, stories: list[str], grammar: StoryGrammar) -> None:
+    """Legality, with its causes, and what is still told."""
+    from collapse_lib.metrics.legality import legality
+    from collapse_lib.metrics.tails import still_told
+
+    record, (judge, read) = task.record, judge_of(grammar)
     verdicts = [judge.judge(story) for story in stories]
     record.metrics |= legality(verdicts)
     for what, tells, law in (

@@ -21,6 +21,7 @@ from collapse_lib.experiment.processes import ALONE, Group, launch, process_coun
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Record, Run, Step
 from collapse_lib.steps.inputs import open_inputs
+from collapse_lib.steps.room import check_room
 
 Results = dict[str, Any]  # a metrics file: metrics, series, examples, seconds
 
@@ -92,6 +93,8 @@ def carry_out(work: Callable[..., None], step: Step, device: str, group: Group =
     with step.exclusive() if group.is_main else nullcontext():
         if not group.agree(step.results() is None):
             return
+        if group.is_main:
+            check_room(step)
         device = choose_device(device)
         with step.recording(device if step.kind.on_device else "cpu", group.size) if group.is_main else nullcontext(Record()) as record:
             task = Task(step.run.protocol, step.generation, device, step.folder, record, step.made_from(), group=group)

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
 from collapse_lib.experiment.files import naming, read_json, sha256, write_json
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
@@ -119,6 +120,14 @@ def enrol(chain: Chain, run: Run) -> None:
         write_json(file, head | {"specification": study.model_dump(mode="json")})
 
 
+def steps_wanted(run: Run) -> tuple[str, ...]:
+    """The steps that a run is to have: its study's, if it is a chain of one, else all."""
+    member = read_json(run.folder / CHAIN_RECORD, Membership)
+    if member is None:
+        return tuple(STEPS)
+    return study_from_fields(member["specification"], f"{run.name}/{CHAIN_RECORD}").steps
+
+
 def run_study(
     source: str,
     device: str = "auto",
@@ -157,9 +166,10 @@ def run_study(
     return failures
 
 
-def generations_done(chain: Chain) -> int:
-    """Generations from 1 on of which every step of the study is there, or was elsewhere and is in the study's record."""
-    return max(generations_here(chain), recorded_chains(chain.study).get(chain.label, {}).get("generations", 0))
+def generations_done(study: Study) -> dict[str, int]:
+    """Of each chain, by its label: generations from 1 on of which every step of the study is there, or was elsewhere and is in its record."""
+    recorded = recorded_chains(study)
+    return {chain.label: max(generations_here(chain), recorded.get(chain.label, {}).get("generations", 0)) for chain in study.chains()}
 
 
 def generations_here(chain: Chain) -> int:
@@ -248,7 +258,7 @@ def studies_with_results() -> list[str]:
     """Names of the studies of which some chain has finished generation 1 or that have a record, in alphabetical order."""
     recorded = {head.parent.name for head in _heads()}
     names = {member["study"] for member in _memberships().values()}
-    return sorted(recorded | {name for name in names if any(generations_done(chain) for chain in open_study(name).chains())})
+    return sorted(recorded | {name for name in names if any(generations_done(open_study(name)).values())})
 
 
 def _heads() -> list[Path]:
@@ -363,7 +373,7 @@ def _display(study: Study, generations: int) -> Iterator[Callable[..., None]]:
 def _whereabouts(chain: Chain) -> str:
     state = read_progress(chain_folder(chain) / "progress.tmp.json")
     share = f" {state['n'] / state['total']:.0%}" if state and state["total"] else ""
-    return f"{chain.label}: generation {generations_done(chain) + 1}{share}"
+    return f"{chain.label}: generation {generations_here(chain) + 1}{share}"
 
 
 def _is_finished(chain: Chain, generations: int) -> bool:

@@ -66,6 +66,8 @@ def protocols(name: str, protocol: Protocol, changes: dict[str, str] | None = No
     Raises ``UserError`` for changes of anything but the corpus, for none at all, and where there is no default.
     """
     corpus = protocol.corpus
+    if protocol.retention.drop:
+        raise UserError("Twins are compared in all generations when the last is done, so that they keep everything: set retention.drop=[].")
     if not changes:
         if corpus.source == "grammar":
             changes = {"corpus.grammar": TWINS.get(corpus.grammar) or next(name for name, twin in TWINS.items() if twin == corpus.grammar)}

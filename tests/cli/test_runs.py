@@ -114,8 +114,10 @@ def test_status_for_a_program(made_up, capsys):
 
 def test_status_of_many_runs_is_a_line_each(made_up, capsys):
     lines = {line.split()[0]: line for line in printed(capsys, "status").splitlines()}
-    assert lines.keys() == {"run", *run_names()} and "unreadable" in lines["torn"] and "torn/protocol.yaml" in lines["torn"]
+    assert lines.keys() == {"run", *run_names(), "together"} and "unreadable" in lines["torn"] and "torn/protocol.yaml" in lines["torn"]
     assert " ".join(lines["half"].split()) == "half 24 of 25 1.5 s 3 of 3 3 of 3" and lines["whole"].split()[4] == "-"
+    steps = [int(words[column]) + int(others[column]) for column in (1, 3) for words, others in [(lines["half"].split(), lines["whole"].split())]]
+    assert " ".join(lines["together"].split()).startswith(f"together {steps[0]} of {steps[1]} 1.5 s ")
     found = {report["run"]: report for report in json.loads(printed(capsys, "status", "half", "whole", "--json"))}
     assert (found["half"]["done"]["free_text"], found["half"]["planned"]["free_text"]) == (2, 3)
     assert found["half"]["steps"] - found["half"]["finished"] == sum(found["half"]["planned"].values()) - sum(found["half"]["done"].values())

@@ -7,20 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from collapse_lib.cli import main
 from collapse_lib.cost import calibration, check, plan
 from collapse_lib.cost.calibration import RATES, Calibration
 from collapse_lib.cost.corpus_size import CorpusSize, initial_corpus
-from collapse_lib.cost.model import without_weights
-from collapse_lib.cost.workload import SHARD_BYTES, Workload, decoded_contexts
+from collapse_lib.cost.workload import OTHER_STEP_BYTES, Workload, decoded_contexts
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.lineage import STEPS, steps_of
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
 from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
+from collapse_lib.model.weightless import without_weights
 from collapse_lib.sample.cpu import Cache
 from collapse_lib.sample.generate import sample_rows
+from collapse_lib.steps.room import SHARD_BYTES, VOCABULARY_BYTES
 from collapse_lib.text.corpus import TokenCorpus
 from collapse_lib.train.blocks import Blocks, epoch_batches
 
@@ -106,6 +108,18 @@ def test_epochs_have_the_steps_that_training_takes(layout, demo):
     assert steps == len(epoch_batches(len(blocks), protocol.training, 1, 0))
 
 
+def test_stories_in_rows_are_padded_to_the_longest_of_their_batch(demo):
+    lengths = tuple(np.random.default_rng(1).integers(1, 70, 200).astype(float))
+    initial, padded = CorpusSize(1000, 10, 300, lengths), []
+    rows = changed(demo, training__layout="story_per_row", training__block_size="60", training__batch_size="16")
+    for seed in range(400):
+        of_batch = np.random.default_rng((2, seed)).choice(np.array(lengths, int), 16)
+        corpus = TokenCorpus.in_memory([np.zeros(1 + length, np.uint16) for length in of_batch], 0, 300, rows_are_complete=True)
+        padded.append(Blocks(corpus, rows.training).read(np.arange(16))[0].shape[1])
+    assert Workload(rows, initial, without_weights(config_of(rows, 300))).width == pytest.approx(np.mean(padded), rel=0.01)
+    assert initial.longest_of(1, 1000) == pytest.approx(initial.mean_tokens) and initial.longest_of(10**6, 1000) == max(lengths) + 1
+
+
 # Seconds.
 
 
@@ -135,6 +149,34 @@ def test_twice_the_sequences_take_twice_the_time_and_the_disk(demo):
     shards = 3
     assert theirs.bytes - ours.bytes == 1536 * (129 * 2 + 4) + shards * SHARD_BYTES
     assert theirs.files - ours.files == shards
+
+
+def test_what_is_let_go_is_not_there_at_once(demo):
+    """Until alpha of the last generation is done, three texts and three models are there: the first ones, the last ones, and those before."""
+    kept, lean = (plan.plan(changed(demo, retention__drop=drop), machine(demo), INITIAL) for drop in ("[]", "[corpus, model]"))
+    assert kept.most_bytes == kept.bytes == lean.bytes
+    text, model = 1536 * (129 * 2 + 4) + 3 * SHARD_BYTES, 4 * kept.parameters + VOCABULARY_BYTES * INITIAL.vocabulary
+    behind_alpha = len(["exact", "texture", "continuations"]) * OTHER_STEP_BYTES
+    assert kept.bytes - lean.most_bytes == 5 * (text + model) + behind_alpha
+    assert "at once at most" in plan.table(lean) and "at once" not in plan.table(kept)
+
+
+@pytest.mark.parametrize(
+    ("regime", "written", "learned"),  # in generation 3, in the tokens of a text and of the initial corpus
+    [
+        ("{name: select, share: 0.5}", lambda text, initial: 2 * text, lambda text, initial: initial),
+        ("{name: mix, share: 0.5}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: fresh}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: first_only}", lambda text, initial: text, lambda text, initial: text),
+        ("{name: accumulate}", lambda text, initial: text, lambda text, initial: initial),
+        ("{name: accumulate, training: epochs}", lambda text, initial: text, lambda text, initial: initial + 2 * text),
+    ],
+)
+def test_a_regime_decides_what_is_written_and_learned(regime, written, learned, demo):
+    work = Workload(demo.with_changes({"regime": yaml.safe_load(regime)}), INITIAL, without_weights(config_of(demo)))
+    text, initial = 1536 * 129, 1000 * 150 * 0.95
+    assert work.corpus(3)[1] == written(text, initial)
+    assert work.learned(3)[1] == pytest.approx(learned(text, initial))
 
 
 def test_decoding_reads_the_keys_and_values_in_view(demo):
@@ -208,7 +250,7 @@ def test_a_paper_run_keeps_two_bytes_a_token_and_four_a_parameter():
     assert planned.parameters == 68_514_048
     sampled = planned.generations[2].bytes - 4 * planned.parameters
     assert 2.0 < sampled / 6.01e8 < 2.02
-    assert planned.scratch == 16 * planned.parameters
+    assert planned.scratch == 2 * 16 * planned.parameters  # a new one is whole before it takes the place of the old one
 
 
 @pytest.mark.parametrize("decode", [calibration._steps, calibration._sequences])

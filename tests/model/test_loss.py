@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+from types import ModuleType
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig
-from collapse_lib.model.loss import IGNORED, LOSS_CHUNK_LOGITS, next_token_losses, summed_cross_entropy
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+from collapse_lib.model.gpt_neo import GPTNeo, GPTNeoConfig  # noqa: E402
+from collapse_lib.model.loss import (  # noqa: E402
+    ALIGNED,
+    IGNORED,
+    LIFT,
+    LOSS_CHUNK_LOGITS,
+    next_token_losses,
+    plain_probabilities,
+    summed_cross_entropy,
+)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> ModuleType:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton")
+    from collapse_lib.model import triton_loss
+
+    return triton_loss
 
 
 def some_tokens(vocabulary: int, rows: int, length: int) -> torch.Tensor:
@@ -196,3 +220,56 @@ def test_losses_without_all_logits(vocabulary: int, rows: int, monkeypatch: pyte
         monkeypatch.setattr("collapse_lib.model.loss.CACHED_LOGITS", cached)
         monkeypatch.setitem(LOSS_CHUNK_LOGITS, "cpu", held)
         torch.testing.assert_close(next_token_losses(hidden, head, targets), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("vocabulary", "width", "block"), [(5, 64, 4096), (600, 640, 256), (512, 512, 256), (1000, 1024, 256), (50257, 50304, 4096)])
+def test_the_heads_kernel_computes_what_torch_does(vocabulary, width, block, dtype, kernels, monkeypatch) -> None:
+    """Compiled on a GPU, else interpreted: logits far apart and hardly apart, blocks that end before, at and behind the vocabulary, no rows."""
+    monkeypatch.setattr(kernels, "BLOCK", block)
+    random = torch.Generator().manual_seed(vocabulary)
+    for rows, spread in ((3, 8.0), (2, 1e-3), (1, 300.0), (0, 1.0)):
+        logits = torch.randn(rows, width, generator=random) * spread
+        logits[:, vocabulary:] = torch.inf  # nothing there may be read
+        factors = torch.tensor([LIFT, 0.0, 1.0])[:rows]  # a row without a target has 0
+        logits, factors = logits.to(DEVICE), factors.to(DEVICE)
+        expected_z, expected_p = plain_probabilities(logits, vocabulary, factors, dtype)
+        log_z, p = kernels.probabilities(logits, vocabulary, factors, dtype)
+        torch.testing.assert_close(log_z, expected_z, rtol=1e-6, atol=1e-5)
+        assert p.dtype == dtype and not p[:, vocabulary:].any()
+        torch.testing.assert_close(p, expected_p, rtol=2.0**-7 if dtype == torch.bfloat16 else 2.0**-9, atol=1e-6)
+        log_z, none = kernels.probabilities(logits, vocabulary, None, dtype)
+        assert none is None
+        torch.testing.assert_close(log_z, expected_z, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 7])
+def test_the_head_in_half_precision_through_its_kernel(chunk_rows, kernels, monkeypatch) -> None:
+    """The whole loss and its gradients are those of the plain passes, up to a rounding; on a GPU the kernel is what runs anyway."""
+    case = [part.to(DEVICE) for part in head_case(20, 1, 8, torch.float16)]
+    case[2][::3] = IGNORED
+
+    def found() -> tuple[torch.Tensor, ...]:
+        hidden, head = (value.clone().requires_grad_() for value in case[:2])
+        loss = summed_cross_entropy(hidden, head, case[2], chunk_rows, torch.float16)
+        return loss.detach(), *torch.autograd.grad(loss, (hidden, head))
+
+    monkeypatch.setattr("collapse_lib.model.loss._probabilities", plain_probabilities)
+    expected = found()
+    monkeypatch.setattr("collapse_lib.model.loss._probabilities", kernels.probabilities)
+    for value, plain in zip(found(), expected, strict=True):
+        torch.testing.assert_close(value, plain, rtol=2e-3, atol=1e-5)
+
+
+def test_ids_that_nobody_has_change_nothing() -> None:
+    """The head is padded for half-precision products; a vocabulary that is a multiple already is not."""
+    for vocabulary in (ALIGNED, ALIGNED + 1, 3 * ALIGNED - 1):
+        random = torch.Generator().manual_seed(vocabulary)
+        hidden, head = torch.randn(30, 16, generator=random), torch.randn(vocabulary, 16, generator=random)
+        targets = torch.randint(vocabulary, (30,), generator=random)
+        half = [value.to(torch.float16).float().requires_grad_() for value in (hidden, head)]
+        loss = summed_cross_entropy(*half, targets, products=torch.float16)
+        plain = F.cross_entropy(half[0] @ half[1].T, targets, reduction="sum")
+        torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-4)
+        for gradient, expected in zip(torch.autograd.grad(loss, half), torch.autograd.grad(plain, half), strict=True):
+            assert gradient.shape == expected.shape and (gradient - expected).norm() < 2e-3 * expected.norm()

@@ -130,7 +130,7 @@ def test_a_study_of_ones_own_corpus_and_a_chain_that_fails(runs, own, capsys):
 
     assert cli.main(["study", "run", own, "--device", "cpu"]) == 0  # the same command goes on
     assert metrics(runs, "mine-replace-1") == before
-    assert generations_done(study.chains()[1]) == 1
+    assert generations_done(study)[study.chains()[1].label] == 1
     assert cli.main(["study", "results", "mine", "--output", "mine.parquet"]) == 0
     found = pandas.read_parquet("mine.parquet")
     assert found.equals(table(study)) and set(zip(found["arm"], found["seed"], strict=True)) == {("replace", 1), ("warm", 1)}
@@ -198,7 +198,7 @@ def test_runs_of_others_are_left_alone(runs, own):
 
 
 def test_status_plan_and_results_of_finished_chains(finished, capsys):
-    assert [generations_done(chain) for chain in finished.chains()] == [4, 4, 4, 4, 4, 3]
+    assert list(generations_done(finished).values()) == [4, 4, 4, 4, 4, 3]
     assert seconds_a_generation(finished) == {"replace": 4 * 1.5, "warm": 4 * 1.5}
     assert open_study("mine") == open_study() == finished
     for task, said in (
@@ -290,7 +290,7 @@ def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
     shutil.rmtree(runs / "mine-warm-1")
     columns = ["run", "generation", "step", "metric"]
     assert table(finished).sort_values(columns, ignore_index=True).equals(mixed.sort_values(columns, ignore_index=True))
-    assert all(generations_done(chain) >= 3 for chain in finished.chains())
+    assert all(done >= 3 for done in generations_done(finished).values())
     other = study_from_yaml(OWN.replace("generations: 1", "generations: 4").replace("greater", "less"))
     with pytest.raises(UserError, match="is of another study 'mine'; it differs in contrasts"):
         table(other)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, check
-from collapse_lib.cost.model import without_weights
 from collapse_lib.cost.timing import timed
+from collapse_lib.model.weightless import without_weights
 
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus

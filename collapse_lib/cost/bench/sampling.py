@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
-from collapse_lib.cost.model import without_weights
 from collapse_lib.cost.timing import timed
+from collapse_lib.model.weightless import without_weights
 
 PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
-from collapse_lib.cost.model import without_weights
+from collapse_lib.model.weightless import without_weights
 
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
