@@ -36,6 +36,7 @@ SHORTER = {
     "collapse bench sampling --config 1m": ("collapse bench sampling --config demo --device cpu --rounds 1 --length 4", "takes minutes"),
     "collapse rm warm": ("collapse rm warm --yes", "nobody is there to answer"),
     "collapse run demo --set gpt_eval.judge=MODEL": ("collapse judge estimate demo --set gpt_eval.judge=MODEL", "needs a key"),
+    "collapse judge serve --weights judge.gguf": ("collapse judge serve --help", "wants a model's weights, and serves until it is stopped"),
     "make judge && collapse judge serve": ("make -n judge && collapse judge serve --help", "fetches a model, and serves until it is stopped"),
 }
 BY_HAND = re.compile("-p preset demo")  # the notebooks' own demo: its smallest form again

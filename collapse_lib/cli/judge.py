@@ -28,7 +28,10 @@ def add_commands(commands: Any) -> None:
     about_check = "have the judge grade the run's control rows alone: can it tell stories from noise? (paid, and kept for the run)"
     add_set(add("check", about_check, _check), trying)
     add("forget", "drop a run's grades, so that another judge can grade it; completions and paid answers stay", _forget)
-    serve = tasks.add_parser("serve", help="serve a small, weak judge on this machine, for those without a key", description="Ctrl-C stops it.")
+    words = "serve a judge on this machine, for those without a key: weights of your choice, or a small and weak model"
+    serve = tasks.add_parser("serve", help=words, description=f"{words.capitalize()}. Ctrl-C stops it.")
+    about_weights = "a GGUF file, or one on the model hub: owner/repository:file.gguf; default: a weak model, good for trying things out"
+    serve.add_argument("--weights", metavar="FILE", default=None, help=about_weights)
     serve.add_argument("--port", type=port, default=8123)
     serve.add_argument("--threads", type=count, default=None, help="default: all cores")
     serve.set_defaults(command=_serve)
@@ -67,13 +70,17 @@ def _forget(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    import shlex
     import threading
 
-    from collapse_lib.judge.local_server import LOCAL_MODEL, local_judge
+    from collapse_lib.judge.local_server import local_judge
 
-    with local_judge(options.port, threads=options.threads) as url:
-        print(f"A WEAK judge, good for trying things out and not for conclusions, answers at {url} until Ctrl-C. Elsewhere:\n")
-        print(f"    export OPENAI_BASE_URL={url}\n    collapse run NAME --set gpt_eval.judge={LOCAL_MODEL}", flush=True)
+    with local_judge(options.weights, options.port, threads=options.threads) as judge:
+        kind = "A judge" if options.weights else "A WEAK judge, good for trying things out and not for conclusions,"
+        print(f"{kind} answers at {judge.url} until Ctrl-C. Elsewhere:\n")
+        chosen = shlex.quote(f"gpt_eval.judge={judge.name}")
+        print(f"    export OPENAI_BASE_URL={judge.url}")
+        print(f"    collapse judge check NAME --set {chosen}  # can it tell stories from noise?\n    collapse run NAME --set {chosen}", flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

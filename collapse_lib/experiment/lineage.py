@@ -26,10 +26,14 @@ def _from_grammar(protocol: Protocol, generation: int) -> bool:
     return generation >= 1 and protocol.corpus.source == "grammar"
 
 
+def _is_evaluated(protocol: Protocol, generation: int, every: int) -> bool:
+    """Generations 1, 1 + every, ... as in the paper, and the last, without which a run's end is not judged; 0 stands for the untrained baseline."""
+    return generation in (0, protocol.generations) or (generation >= 1 and (generation - 1) % every == 0)
+
+
 def _completes(protocol: Protocol, generation: int) -> bool:
-    """Generation 0 stands for the untrained baseline."""
     every = protocol.completions.every
-    return every is not None and (generation == 0 or (generation >= 1 and (generation - 1) % every == 0))
+    return every is not None and _is_evaluated(protocol, generation, every)
 
 
 def _is_graded(protocol: Protocol, generation: int) -> bool:
@@ -38,7 +42,7 @@ def _is_graded(protocol: Protocol, generation: int) -> bool:
 
 def _is_classified(protocol: Protocol, generation: int) -> bool:
     settings = protocol.classification
-    return bool(settings.tasks) and (generation == 0 or (generation >= 1 and (generation - 1) % settings.every == 0))
+    return bool(settings.tasks) and _is_evaluated(protocol, generation, settings.every)
 
 
 class Read(NamedTuple):

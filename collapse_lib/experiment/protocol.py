@@ -194,7 +194,7 @@ class CompletionsSettings(Section):
     beginnings: Count | None = Field(None, description="how many of the prompts are used, from the first on; null takes all")
     samples: Count = Field(10, description="completions of each beginning")
     max_new_tokens: Count = Field(210, description="most tokens of a completion")
-    every: Count | None = Field(5, description="generations 1, 1 + every, ... and the untrained baseline complete stories; null: none does")
+    every: Count | None = Field(5, description="generations 1, 1 + every, ..., the last and the untrained baseline complete stories; null: none does")
 
 
 class ContinuationsSettings(Section):
@@ -249,7 +249,7 @@ class ClassificationSettings(Section):
     tasks: tuple[TaskName, ...] = Field((), description="tasks to fine-tune on; 'grammar_fits' and 'grammar_happy' need no data")
     grammar: Literal["standard", "small"] = Field("standard", description="language of the stories in 'grammar_fits' and 'grammar_happy'")
     data: str | None = Field(None, description="folder with the tasks' files, such as glue/sst2/train.jsonl.gz; null: the dataset hub")
-    every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; and the untrained baseline")
+    every: Count = Field(1, description="generations from one that is fine-tuned to the next: 1, 1 + every, ...; also the last and the untrained one")
     seeds: Count = Field(
         3, description="fine-tunings of each model on each task: new layer, order and draw of the training rows differ; below 3 no verdict is given"
     )

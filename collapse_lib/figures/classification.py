@@ -1,7 +1,8 @@
 """Figures 4, A3, A4 and A5: accuracy or weighted F1 after fine-tuning (section 5.4), a panel a task, from the tidy table of ``studies.results``.
 
 A run's generations are a line with its 95% interval as a band, over test rows and, where there are several, fine-tunings; its untrained baseline is
-a dashed line of the same colour, and always giving the commonest answer is a dotted grey one. Panels span 30 points, as in the paper, wherever the
+a dashed line of the same colour, and always giving the commonest answer is a dotted grey one. Where even generation 1 does not beat that answer,
+there is nothing to lose: the run's lines are grey and hollow in this task, and carry no verdict. Panels span 30 points, as in the paper, wherever the
 numbers allow it, so that slopes can be compared.
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures.paper import sized_names
-from collapse_lib.figures.style import LEGEND_BELOW, Interactive, Line, Picture, View, colour, interactive, legend_above, panels, styled
+from collapse_lib.figures.style import GREY, LEGEND_BELOW, Interactive, Line, Picture, View, colour, interactive, legend_above, panels, styled
 from collapse_lib.metrics.crossed import Measure
 from collapse_lib.studies.results import metric
 from collapse_lib.text.tasks import TASKS
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 LABELS: dict[str, str] = {"accuracy": "accuracy (%)", "f1": "weighted F1 (%)"}
 MAJORITY = "always the commonest answer"
 MAJORITY_COLOUR = "#767676"
+NOT_LEARNED = "generation 1 not above the commonest answer"
+MARKERS = ("o", "^", "s", "D", "v", "P")  # of runs, which are told apart where they are grey, too
 SPAN = 30.0  # points that a panel shows at least, as the paper's do
 COLUMNS = 4
 
@@ -43,13 +46,14 @@ def figure_4(table: DataFrame, measure: Measure = "accuracy") -> Picture:
     rows = math.ceil(len(tasks) / columns)
     figure, axes = panels(len(tasks), columns, size=(max(5.2 / columns, 3.0), 2.7 + 0.7 / rows), sharex=True)
     for index, (panel, task) in enumerate(zip(axes, tasks, strict=True)):
-        _panel(panel, {run: scores(table, run, task, measure) for run in runs})
+        _panel(panel, {run: scores(table, run, task, measure) for run in runs}, {run: is_learned(table, run, task) for run in runs})
         panel.set_title(TASKS[task].title, fontsize=11)
         panel.tick_params(labelbottom=True)
         panel.set_xlabel("generation" if index + columns >= len(tasks) else "")
         panel.set_ylabel("" if index % columns else LABELS[measure])
     names = sized_names(table, runs)
-    handles = _legend_handles(list(names.values()))
+    has_grey = any(is_learned(table, run, task) is False for run in runs for task in tasks)
+    handles = _legend_handles(list(names.values()), has_grey)
     # Names of runs with their sizes are long: of several, four in a line would not fit.
     legend_above(figure, handles, columns=1 if figure.get_figwidth() <= 8 else len(handles) if len(runs) == 1 else 2)
     return Picture(figure, f"{LABELS[measure]} after fine-tuning, by generation, {', '.join(names.values())}")
@@ -62,8 +66,10 @@ def figure_4_interactive(table: DataFrame, measure: Measure = "accuracy") -> Int
     """
     runs, views = _runs(table), {}
     for task in measured_tasks(table, measure):
-        lines = [line for index, run in enumerate(runs) for line in _lines(scores(table, run, task, measure), run, colour(index))]
-        views[TASKS[task].title] = View(LABELS[measure], lines, {"title.text": TASKS[task].question})
+        lines = [line for index, run in enumerate(runs) for line in _lines(scores(table, run, task, measure), run, colour(index), marker(index))]
+        unlearned = [run for run in runs if is_learned(table, run, task) is False]
+        note = f"<br>no verdict on {', '.join(unlearned)}: {NOT_LEARNED}" if unlearned else ""
+        views[TASKS[task].title] = View(LABELS[measure], lines, {"title.text": TASKS[task].question + note})
     made = interactive(f"classification-{measure}", views, dropdown=True, menu_height=1.06, legend=LEGEND_BELOW)
     made.figure.update_layout(title={"x": 0.5, "font": {"size": 14}}, margin={"t": 80, "b": 125}, height=470)
     return made
@@ -95,6 +101,21 @@ def scores(table: DataFrame, run: str, task: str, measure: Measure) -> DataFrame
     return (100 * points).reset_index()
 
 
+def is_learned(table: DataFrame, run: str, task: str) -> bool | None:
+    """Whether the first generation of a run beats the commonest answer: the lower end of its accuracy's interval lies above. None: not measured.
+
+    Accuracy decides for F1, too: there guessing already beats one answer given to everything.
+    """
+    points = scores(table, run, task, "accuracy")
+    first = points[points["generation"] > 0].head(1) if points is not None else []
+    return bool((first["low"] > first["majority"]).all()) if len(first) else None
+
+
+def marker(index: int) -> str:
+    """The marker of the run at an index."""
+    return MARKERS[index % len(MARKERS)]
+
+
 def _runs(table: DataFrame) -> list[str]:
     runs = finetuned(table)
     if not runs:
@@ -102,21 +123,22 @@ def _runs(table: DataFrame) -> list[str]:
     return runs
 
 
-def _panel(panel: Axes, scores_of: dict[str, DataFrame | None]) -> None:
+def _panel(panel: Axes, scores_of: dict[str, DataFrame | None], learned: dict[str, bool | None]) -> None:
     extremes = []
     for index, (run, points) in enumerate(scores_of.items()):
         if points is None:
             continue
         baseline, trained = points[points["generation"] == 0], points[points["generation"] > 0]
-        panel.fill_between(trained["generation"], trained["low"], trained["high"], color=colour(index), alpha=0.2, linewidth=0)
+        ink, face = (GREY, "white") if learned[run] is False else (colour(index), colour(index))
+        panel.fill_between(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=0)
         if len(trained) == 1:  # a band without width cannot be seen
-            panel.vlines(trained["generation"], trained["low"], trained["high"], color=colour(index), alpha=0.2, linewidth=9)
-        panel.plot(trained["generation"], trained["value"], color=colour(index), marker="o", label=run)
+            panel.vlines(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=9)
+        panel.plot(trained["generation"], trained["value"], color=ink, marker=marker(index), markerfacecolor=face, label=run)
         spread = trained.dropna(subset=["seed_sd"])
-        panel.errorbar(spread["generation"], spread["value"], spread["seed_sd"], fmt="none", ecolor=colour(index), elinewidth=1, capsize=2)
+        panel.errorbar(spread["generation"], spread["value"], spread["seed_sd"], fmt="none", ecolor=ink, elinewidth=1, capsize=2)
         for _, row in baseline.iterrows():
-            panel.axhline(row["value"], color=colour(index), linestyle="--", linewidth=1.3)
-            panel.axhspan(row["low"], row["high"], color=colour(index), alpha=0.08, linewidth=0)
+            panel.axhline(row["value"], color=ink, linestyle="--", linewidth=1.3)
+            panel.axhspan(row["low"], row["high"], color=ink, alpha=0.08, linewidth=0)
         panel.axhline(points["majority"].iloc[0], color=MAJORITY_COLOUR, linestyle=":", linewidth=1.5)
         extremes += [points["low"].min(), points["high"].max(), points["majority"].iloc[0]]
     low, high = min(extremes), max(extremes)
@@ -124,9 +146,9 @@ def _panel(panel: Axes, scores_of: dict[str, DataFrame | None]) -> None:
     panel.set_ylim(middle - half, middle + half)
 
 
-def _lines(points: DataFrame | None, run: str, run_colour: str) -> list[Line]:
+def _lines(points: DataFrame | None, run: str, run_colour: str, run_marker: str) -> list[Line]:
     """One run and task for Plotly: the generations, the untrained baseline and the commonest answer; all empty where they were not measured."""
-    looks = ((run, run_colour, "o", "-"), (f"{run}, untrained", run_colour, "", "--"), (MAJORITY, MAJORITY_COLOUR, "", ":"))
+    looks = ((run, run_colour, run_marker, "-"), (f"{run}, untrained", run_colour, "", "--"), (MAJORITY, MAJORITY_COLOUR, "", ":"))
     generations, *levels = (Line(label, [], [], [], *look) for label, *look in looks)
     if points is None:
         return [generations, *levels]
@@ -141,13 +163,15 @@ def _lines(points: DataFrame | None, run: str, run_colour: str) -> list[Line]:
     return [generations, *levels]
 
 
-def _legend_handles(names: Sequence[str]) -> list[Any]:
+def _legend_handles(names: Sequence[str], has_grey: bool) -> list[Any]:
     """What each colour and each kind of line is."""
     from matplotlib.lines import Line2D
 
     dashes = colour(0) if len(names) == 1 else "#444444"  # of several runs each has its own
+    unlearned = [Line2D([], [], color=GREY, marker="o", markerfacecolor="white", label=NOT_LEARNED)] if has_grey else []
     return [
-        *(Line2D([], [], color=colour(index), marker="o", label=name) for index, name in enumerate(names)),
+        *(Line2D([], [], color=colour(index), marker=marker(index), label=name) for index, name in enumerate(names)),
         Line2D([], [], color=dashes, linestyle="--", linewidth=1.3, label="untrained baseline"),
         Line2D([], [], color=MAJORITY_COLOUR, linestyle=":", label=MAJORITY),
+        *unlearned,
     ]

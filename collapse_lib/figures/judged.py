@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures import style
-from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
+from collapse_lib.figures.style import COLOURS, GREY, Interactive, Line, Picture, View, styled
+from collapse_lib.metrics.gpt_eval import RANKED
 from collapse_lib.studies.results import Runs, executed, measured, metric, select
 from collapse_lib.text.display import figure_text
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 GRADES = ("grammar", "consistency", "creativity")
 CONTROLS = {"real": ("real continuation", COLOURS[2]), "shuffled": ("its words shuffled", COLOURS[3]), "random": ("random tokens", COLOURS[4])}
 BASELINE = "untrained baseline"
+TRUSTED, DISTRUSTED = ("generations", COLOURS[0]), ("generations, unreliable", GREY)
 LIMITS = (-0.3, 9.3)  # of an axis for grades from 0 to 9
 
 
@@ -25,8 +27,9 @@ LIMITS = (-0.3, 9.3)  # of an axis for grades from 0 to 9
 def figure_3(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """Figure 3: mean grades for grammar (left) and consistency (right), 0 to 9, by generation, with one standard error over beginnings.
 
-    Lines are the untrained baseline and the control rows. Each of several runs gets a row, with its judge below: grades can only be compared with
-    the same run's control rows. Raises ``UserError`` for a run that was not graded.
+    Lines are the untrained baseline and the control rows. A grade in which the judge does not rank these is grey and hollow (``metrics.gpt_eval`` has
+    the rule). Each of several runs gets a row, with its judge below: grades can only be compared with the same run's control rows. Raises
+    ``UserError`` for a run that was not graded.
 
     Example: ``figures.figure_3(results.load("demo"), "demo")``
     """
@@ -35,21 +38,22 @@ def figure_3(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     names = [runs] if isinstance(runs, str) else list(runs)
     figure = Figure(figsize=(10.4, 4.0 * len(names) + 0.3), layout="constrained")
     for run, part in zip(names, figure.subfigures(len(names), 1, squeeze=False)[:, 0], strict=True):
-        _grade_panels(part, table, run)
+        record = judge_record(run)
+        _grade_panels(part, table, run, record)
         if len(names) > 1:
             part.suptitle(run, fontsize=11)
-        record = judge_record(run)
-        part.supxlabel(figure_text(judge_label(record)), fontsize=10, color="#222222" if passes_controls(record) else "#B00020")
-    handles = style.lines_only_once(figure.axes[:1])
+        part.supxlabel(figure_text(judge_label(record)), fontsize=10, color="#B00020" if distrusted(record) else "#222222")
+    handles = style.lines_only_once(figure.axes)
     style.legend_above(figure, handles, columns=len(handles))
     return Picture(figure, f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
 
 
-def _grade_panels(part: FigureBase, table: DataFrame, run: str) -> None:
+def _grade_panels(part: FigureBase, table: DataFrame, run: str, record: dict[str, Any]) -> None:
     for panel, name in zip(part.subplots(1, 2, sharey=True), GRADES[:2], strict=True):
         points, levels = grades(table, run, name)
-        error = points["standard_error"]
-        panel.errorbar(points["generation"], points["value"], yerr=error, color=COLOURS[0], marker="o", capsize=3, label="generations")
+        error, (label, colour) = points["standard_error"], _look(record, name)
+        face = {"markerfacecolor": "white"} if (label, colour) == DISTRUSTED else {}
+        panel.errorbar(points["generation"], points["value"], yerr=error, color=colour, marker="o", capsize=3, label=label, **face)
         for (label, colour, dash), level in levels.items():
             panel.axhline(level, color=colour, linestyle=dash, linewidth=1.4, label=label)
         style.over_generations(panel)
@@ -62,13 +66,15 @@ def figure_3_interactive(table: DataFrame, run: str) -> Interactive:
 
     Example: ``figures.figure_3_interactive(results.load("demo"), "demo")``
     """
-    views = {}
+    views, record = {}, judge_record(run)
     for name in GRADES:
         points, levels = grades(table, run, name)
         first, last = points["generation"].iloc[[0, -1]].tolist()
         ends = [first, last] if last > first else [first - 0.5, first + 0.5]
         lines = [Line(label, ends, [level] * 2, [None] * 2, colour, "", dash) for (label, colour, dash), level in levels.items()]
-        views[name] = View(f"{name} (0 to 9)", [Line.of("generations", points, COLOURS[0]), *lines])
+        of_either = [Line.of(label, points, colour) for label, colour in (TRUSTED, DISTRUSTED)]  # all views have the same lines
+        own = [line if line.label == _look(record, name)[0] else line.emptied() for line in of_either]
+        views[name] = View(f"{name} (0 to 9)", [*own, *lines])
     made = style.interactive(f"figure-3-{run}", views, legend=style.LEGEND_BELOW)
     made.figure.update_yaxes(range=LIMITS)
     return made
@@ -104,12 +110,23 @@ def judge_record(run: str) -> dict[str, Any]:
     return measured(run, generations[0], "gpt_eval")
 
 
-def passes_controls(record: dict[str, Any]) -> bool:
-    """Whether the judge put the real continuations clearly above the other control rows."""
-    return bool(record["metrics"]["judge_ranks_controls"]["value"])
+def is_trusted(record: dict[str, Any], grade: str) -> bool:
+    """Whether the judge ranked its control rows in a grade; older records say so of grammar and consistency together."""
+    metrics = record["metrics"]
+    return bool(metrics.get(f"judge_ranks_{grade}", metrics["judge_ranks_controls"])["value"])
+
+
+def distrusted(record: dict[str, Any]) -> list[str]:
+    """Of the grades that conclusions are drawn from, those in which the judge fails its control rows."""
+    return [name for name in RANKED if not is_trusted(record, name)]
 
 
 def judge_label(record: dict[str, Any]) -> str:
     """Who judged, and whether it ranked its control rows rightly; the judge's name is text from outside."""
-    judge = ", ".join(record["examples"]["judge"])
-    return f"judge {judge} " + ("ranks its control rows rightly" if passes_controls(record) else "FAILS its control rows: unreliable")
+    judge, failed = ", ".join(record["examples"]["judge"]), distrusted(record)
+    return f"judge {judge} " + (f"FAILS its control rows in {' and '.join(failed)}: unreliable" if failed else "ranks its control rows rightly")
+
+
+def _look(record: dict[str, Any], grade: str) -> tuple[str, str]:
+    """Label and colour of a grade's points."""
+    return TRUSTED if is_trusted(record, grade) else DISTRUSTED

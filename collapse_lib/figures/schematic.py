@@ -35,7 +35,7 @@ class Test(NamedTuple):
 
 @styled()
 def figure_a1(run: str) -> Picture:
-    """Extended Data Figure A1 of a run: generations 1, 2 and the last that takes every test, the corpora between them, the untrained baseline.
+    """Extended Data Figure A1 of a run: generations 1, 2 and the last, which takes every test, the corpora between them, the untrained baseline.
 
     Links as in the paper: thin from a model to the same model after training, thick from a generation to the next, dotted from a model to a
     test's result. Sizes and the first digits of the corpora's hashes are read from the manifests; what is not done yet is grey.
@@ -46,14 +46,13 @@ def figure_a1(run: str) -> Picture:
 
     opened = Run.open(run)
     last = opened.protocol.generations
-    tested = max(range(1, last + 1), key=lambda generation: (len(opened.steps_of(generation)), generation))
-    included = sorted({1, min(2, tested), tested})
-    tests = tests_of(opened, tested)
+    included = sorted({1, min(2, last), last})
+    tests = tests_of(opened, last)
     x_of = {generation: COLUMN * (1 + index) + (0.5 if generation - 1 not in (0, *included) else 0) for index, generation in enumerate(included)}
-    middle = x_of[tested]
+    middle = x_of[last]
     left = max(0.0, middle - GAP * (len(tests) - 1) / 2)
     columns = [left + GAP * index for index in range(len(tests))]
-    baseline = max(middle + COLUMN + (0.6 if tested < last else 0), columns[-1])
+    baseline = max(middle + COLUMN, columns[-1])
     ends = (-WIDTH / 2 - 0.1, baseline + WIDTH / 2 + 0.1)
     figure = Figure(figsize=(INCHES * (ends[1] - ends[0]), 5.4), layout="constrained")
     panel = figure.subplots()
@@ -70,9 +69,6 @@ def figure_a1(run: str) -> Picture:
         if generation > 1 and generation - 1 not in x_of:
             panel.text(before + WIDTH / 2 - 0.15, MODEL_ROW, "…", ha="right", va="center", fontsize=18, color=THICK["color"])
         panel.text((before + x) / 2, MODEL_ROW + 0.12, _corpus_read(train), ha="center", va="bottom", fontsize=8.5, linespacing=1.25)
-    if tested < last:
-        _link(panel, (middle + WIDTH / 2, MODEL_ROW), (middle + WIDTH / 2 + 0.7, MODEL_ROW), THICK, opened.step(tested + 1, "train"))
-        panel.text(middle + WIDTH / 2 + 0.75, MODEL_ROW, f"… to {last}", ha="left", va="center", fontsize=10, color=THICK["color"])
     if any(test.of_baseline for test in tests):
         _box(panel, baseline, UNTRAINED_ROW, "Untrained baseline", UNTRAINED, None, "never pre-trained")
     for x, test in zip(columns, tests, strict=True):

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,8 @@ CONTROLS = {
 }
 CONTROL_WORDS = 60  # most words of a control's beginning
 SHORTEST_STORY = 12  # words that a story must have to be cut into a beginning and a continuation
-CLEAR = 2.0  # standard errors by which the real continuation must lead
+MARGIN = 1.0  # grade points: a judge that tells a story from its ruins by less cannot tell one generation from the next
+LEVEL = 0.95  # of the intervals that are held against it
 SHOWN_BEGINNINGS, SHOWN_EACH = 4, 2  # graded completions that a run shows
 EXCERPT = 200  # characters of a control row that it shows
 
@@ -241,21 +242,45 @@ def grade(
 
 
 def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
-    """Whether the judge can tell stories from their ruins, the paper's judge being fooled by random tokens now and then (Table A2)."""
-    leads, clear = [], []
-    for name in RANKED:
-        for other in ("shuffled", "random"):
-            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(control_grades["real"], control_grades[other], strict=True) if a and b]
-            lead = [better - worse for better, worse in pairs]
-            leads.append(fmean(lead) if lead else 0.0)
-            clear.append(len(lead) > 1 and leads[-1] > CLEAR * stdev(lead) / math.sqrt(len(lead)))
-    rule = f"by more than {CLEAR:g} standard errors, in grammar and in consistency"
-    return {
-        "judge_ranks_controls": metric(
-            int(all(clear)), "1", f"1 if the judge grades real continuations above shuffled words and above random tokens {rule}; else 0"
-        ),
+    """The judge's own exam, grade by grade: can it tell stories from their ruins, the paper's being fooled by random tokens (Table A2)?
+
+    Differences are paired by story, and held against ``MARGIN`` by the lower end of their t interval. The real continuation must lead both others
+    by more than that; shuffled words must not be worse than random tokens by as much (that they are better is not asked: both may get a 0).
+    """
+    lowest = {("real", "shuffled"): MARGIN, ("real", "random"): MARGIN, ("shuffled", "random"): -MARGIN}
+    metrics, leads, ranks = {}, [], {}
+    for name in MEASURES:
+        passed = []
+        for (better, worse), least in lowest.items():
+            pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(control_grades[better], control_grades[worse], strict=True) if a and b]
+            differences = [a - b for a, b in pairs]
+            mean, error, low = _lead(differences)
+            # Where most answers are malformed, the others are a choice.
+            passed.append(low > least and 2 * len(pairs) >= len(control_grades[better]))
+            if name in RANKED and better == "real":
+                leads.append(mean)
+            if pairs:
+                what = f"mean {name} grade of the {better} control rows less the {worse} ones, paired by story"
+                metrics[f"control_lead_{better}_{worse}_{name}"] = metric(mean, "grade points", what, {"pairs": len(pairs)}, error)
+        ranks[name] = int(all(passed))
+    rule = (
+        f"real less shuffled and real less random above {MARGIN:g} point, shuffled less random above -{MARGIN:g}, each by its {LEVEL:.0%} t interval"
+    )
+    return metrics | {
+        **{f"judge_ranks_{name}": metric(ranks[name], "1", f"1 if the judge ranks its control rows in {name}: {rule}; else 0") for name in MEASURES},
+        "judge_ranks_controls": metric(min(ranks[name] for name in RANKED), "1", f"1 if it does so in {' and in '.join(RANKED)}; else 0"),
         "judge_margin": metric(min(leads), "grade points", "smallest lead of the real continuations over a control, in mean grade"),
     }
+
+
+def _lead(differences: Sequence[int]) -> tuple[float, float | None, float]:
+    """Mean, standard error and lower end of the t interval; minus infinity where two differences are not to be had."""
+    from scipy.stats import t
+
+    if len(differences) < 2:
+        return fmean(differences or [0]), None, -math.inf
+    mean, error = clustered_mean([[difference] for difference in differences])
+    return mean, error, mean - float(t.ppf((1 + LEVEL) / 2, len(differences) - 1)) * error
 
 
 def _case(exercise: Exercise, answer: Answer) -> dict[str, Any]:

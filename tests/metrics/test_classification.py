@@ -256,8 +256,8 @@ def test_bad_data_stops_the_run_before_anything_is_trained(run):
 
 
 def test_which_generations_are_classified():
-    protocol = Protocol.from_fields({"corpus": {"stories": 10}, "classification": {"tasks": ["cola"], "every": 3}})
-    assert [generation for generation in range(9) if "classification" in steps_of(protocol, generation)] == [0, 1, 4, 7]
+    protocol = Protocol.from_fields({"corpus": {"stories": 10}, "generations": 9, "classification": {"tasks": ["cola"], "every": 3}})
+    assert [generation for generation in range(10) if "classification" in steps_of(protocol, generation)] == [0, 1, 4, 7, 9]
     assert steps_of(protocol, 0)[-1] == steps_of(protocol, 1)[-1] == "classification"
     without = Protocol.from_fields({"corpus": {"stories": 10}})
     assert not any("classification" in steps_of(without, generation) for generation in range(9))

@@ -183,6 +183,9 @@ CONTROL_ROWS = {kind: [Exercise(f"Story {n}", f" {kind} {n}") for n in range(4)]
         ({"real": (5, 5, 5, 5), "shuffled": (5, 5, 5, 5), "random": (5, 5, 5, 5)}, 0, 0),
         ({"real": (8, 8, 8, 8), "shuffled": (2, 2, 2, 2), "random": (9, 9, 9, 9)}, 0, -1),  # as in Table A2
         ({"real": (9, 0, 9, 0), "shuffled": (0, 8, 0, 8), "random": (0, 0, 0, 0)}, 0, 0.5),  # ahead, but not clearly
+        ({"real": (5, 6, 5, 6), "shuffled": (4, 5, 4, 5), "random": (0, 0, 0, 0)}, 0, 1),  # clearly ahead, and by no more than a point
+        ({"real": (6, 7, 6, 7), "shuffled": (4, 5, 4, 5), "random": (4, 5, 4, 5)}, 1, 2),  # of two ruins neither need be the better
+        ({"real": (9, 9, 9, 9), "shuffled": (0, 1, 0, 1), "random": (4, 4, 4, 5)}, 0, 4.75),  # but random tokens are not the better text
     ],
 )
 def test_a_judge_is_believed_if_it_clearly_ranks_the_control_rows(grades, ranks, margin):
@@ -194,6 +197,42 @@ def test_a_judge_is_believed_if_it_clearly_ranks_the_control_rows(grades, ranks,
     assert metrics["judge_ranks_controls"]["value"] == ranks and metrics["judge_margin"]["value"] == margin
     assert metrics["control_real_grammar"]["value"] == np.mean(grades["real"])
     assert metrics["completions"]["value"] == 0 and "grammar" not in metrics
+
+
+@pytest.mark.parametrize(("clear", "ranks"), [("grammar", (1, 0, 0)), ("consistency", (0, 0, 1)), ("creativity", (0, 1, 0))])
+def test_each_grade_has_an_exam_of_its_own(clear, ranks):
+    def rule(exercise):
+        kind, number = exercise.completion.split()
+        return json.dumps({name: 8 + int(number) % 2 if kind == "real" and name == clear else 3 for name in module.MEASURES})
+
+    metrics, _ = grade([], CONTROL_ROWS, answering(rule))
+    assert tuple(metrics[f"judge_ranks_{name}"]["value"] for name in module.MEASURES) == ranks
+    assert metrics["judge_ranks_controls"]["value"] == 0
+    lead = metrics[f"control_lead_real_shuffled_{clear}"]
+    assert lead["value"] == 5.5 and lead["standard_error"] == pytest.approx(math.sqrt(1 / 3) / 2) and lead["counts"] == {"pairs": 4}
+
+
+@pytest.mark.parametrize(("leads", "ranks"), [((2, 3) * 5, 1), ((-1, 6) * 5, 0)])
+def test_the_spread_of_the_leads_decides_and_not_their_mean_alone(leads, ranks):
+    rows = {kind: [Exercise(f"Story {n}", f" {kind} {n}") for n in range(10)] for kind in module.CONTROLS}
+
+    def rule(exercise):
+        kind, number = exercise.completion.split()
+        return points({"real": 2 + leads[int(number)], "shuffled": 2, "random": 0}[kind])
+
+    metrics, _ = grade([], rows, answering(rule))
+    assert metrics["control_lead_real_shuffled_grammar"]["value"] == metrics["judge_margin"]["value"] == 2.5
+    assert metrics["judge_ranks_controls"]["value"] == ranks
+
+
+def test_an_exam_of_which_most_is_malformed_is_not_passed():
+    def rule(exercise):
+        kind, number = exercise.completion.split()
+        return "?" if int(number) > malformed_from else points({"real": 8, "shuffled": 2, "random": 0}[kind] + int(number) % 2)
+
+    for malformed_from, ranks in ((1, 1), (0, 0), (-1, 0)):  # two of four pairs are left, one, none
+        metrics, _ = grade([], CONTROL_ROWS, answering(rule))
+        assert metrics["judge_ranks_controls"]["value"] == ranks, malformed_from
 
 
 def test_malformed_answers_are_counted_and_left_out_and_empty_completions_graded():
@@ -250,11 +289,13 @@ def with_judge(run: Run, **more: str) -> Run:
 
 def test_which_generations_complete_and_are_graded():
     protocol = load_preset("demo")
-    assert [g for g in range(13) if "completions" in steps_of(protocol, g)] == [0, 1, 6, 11]
-    assert not any("gpt_eval" in steps_of(protocol, g) for g in range(13))
+    assert [g for g in range(9) if "completions" in steps_of(protocol, g)] == [0, 1, 6, 8], "the last is not among 1, 6, 11, ... and completes too"
+    assert not any("gpt_eval" in steps_of(protocol, g) for g in range(9))
+    paper = load_preset("paper-33m")
+    assert [g for g in range(41) if "completions" in steps_of(paper, g)] == [0, *range(1, 37, 5), 40]
     judged = protocol.with_changes({"gpt_eval.judge": "some-model", "completions.every": "2"})
-    assert [g for g in range(8) if "gpt_eval" in steps_of(judged, g)] == [0, 1, 3, 5, 7]
-    assert not any("completions" in steps_of(protocol.with_changes({"completions.every": "null"}), g) for g in range(8))
+    assert [g for g in range(9) if "gpt_eval" in steps_of(judged, g)] == [0, 1, 3, 5, 7, 8]
+    assert not any("completions" in steps_of(protocol.with_changes({"completions.every": "null"}), g) for g in range(9))
 
 
 def test_completions_without_a_judge_are_kept_and_shown(tiny):
@@ -420,17 +461,48 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
     assert "grammar" in left.get_ylabel() and "consistency" in right.get_ylabel()
     assert {tuple(line.get_ydata()) for line in left.get_lines() if len(line.get_xdata()) == 2} == {(6, 6)}
     assert "unreliable" in picture.svg and picture.svg == figures.figure_3(table, "tiny").svg
+    assert colours_of(picture) == ["#777777", "#777777"]
     assert "consistency" in figures.figure_3_interactive(table, "tiny").html
     shown = wording.table_a2("tiny").data
     assert shown.startswith("⚠ Judge") and "unreliable" in shown
     rows = [row for row in shown.split("\n") if row.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["1", "1", "Baseline", "Baseline"]
+    assert rows[0].count("⚠") == 3 and all(row.count('<span class="unreliable">') == 3 for row in rows[2:])
     assert "**no**" in wording.beside_paper(table, JUDGED).data
     assert wording.controls_table("tiny").data.count("\n") == 5
     with pytest.raises(UserError, match="no beginning 7"):
         wording.table_a2("tiny", beginning=7)
-    with pytest.raises(UserError, match="No generation of run 'absent'"):
+    with pytest.raises(UserError, match="no run 'absent'"):
         figures.figure_3(table, "absent")
+
+
+def colours_of(picture) -> list[str]:
+    """The colours in which the generations' grades are drawn, a panel each."""
+    return [bars[0].get_color() for panel in picture.axes for bars in panel.containers]
+
+
+def test_the_controls_decide_grade_by_grade_what_is_grey(tiny, server):
+    run = with_judge(tiny)
+    for generation in (0, 1):
+        record = steps.gpt_eval(run, generation)
+    ranks = {f"judge_ranks_{name}": {"value": int(name == "grammar"), "unit": "1", "definition": "made up"} for name in module.MEASURES}
+    record["metrics"] |= ranks | {"judge_ranks_controls": {"value": 0, "unit": "1", "definition": "made up"}}
+    rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
+    table = results.load("tiny")
+    picture = figures.figure_3(table, "tiny")
+    assert colours_of(picture) == ["#0072B2", "#777777"] and "FAILS its control rows in consistency: unreliable" in picture.svg
+    shown = wording.table_a2("tiny").data
+    assert "Grammar | Creativity ⚠ | Consistency ⚠ |" in shown and "**unreliable here** in consistency:" in shown
+    trace, grey = figures.figure_3_interactive(table, "tiny").figure.data[:2]
+    assert len(trace.x) == 1 and not grey.x and (trace.name, grey.name) == ("generations", "generations, unreliable")
+    record["metrics"] |= {name: verdict | {"value": 1} for name, verdict in ranks.items()}
+    rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
+    assert colours_of(figures.figure_3(table, "tiny")) == ["#0072B2", "#0072B2"]
+    assert "ranks the control rows rightly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
+    for name in ranks:  # as older records have it: one word for both grades
+        del record["metrics"][name]
+    rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
+    assert colours_of(figures.figure_3(table, "tiny")) == ["#777777", "#777777"]
 
 
 def test_what_a_judge_calls_itself_and_says_shapes_no_page(tiny, server):

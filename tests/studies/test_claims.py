@@ -128,6 +128,8 @@ def test_grades_of_a_judge_that_fails_its_controls_do_not_count():
     assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "reproduced"
     trusted[1] = [0.0] * 40
     assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "not tested"
+    by_grade = {("gpt_eval", f"judge_ranks_{name}"): [[float(name == "grammar")] * 40] * 3 for name in ("grammar", "consistency")}
+    assert verdict("finding_3", source(grades | by_grade)) == "partly", "its grades of grammar count, and those of consistency do not"
     legality = {("exact", "legal_share"): [[0.5 - 0.1 * n - 0.01 * chain for n in range(4)] for chain in range(3)]}
     assert verdict("finding_3", source(legality)) == "partly", "legality stands for grammar, and nothing for consistency"
 

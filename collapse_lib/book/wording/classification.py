@@ -11,7 +11,7 @@ from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import pipe_table
 from collapse_lib.experiment.run import Run
-from collapse_lib.figures.classification import finetuned, measured_tasks, scores
+from collapse_lib.figures.classification import finetuned, is_learned, measured_tasks, scores
 from collapse_lib.metrics import crossed
 from collapse_lib.metrics.crossed import Measure
 from collapse_lib.studies.results import measured
@@ -29,6 +29,7 @@ REPORTED = {
     "cola": "no better than the baseline in any generation",
 }
 NOT_MEASURED = "*not measured*"
+NO_VERDICT = "no verdict: even the first generation does not beat the commonest answer"
 
 
 def fine_tunings(table: DataFrame) -> Markdown:
@@ -61,7 +62,10 @@ def generations_compared(table: DataFrame, measure: Measure = "accuracy") -> Mar
             trained, baseline = points[points["generation"] > 0], points[points["generation"] == 0]
             ends = (trained.head(1), trained.tail(1), baseline)
             first, last, untrained = (part["generation"].tolist() for part in ends)
-            verdicts = (_verdict(partial(examples, run), task, measure, last, other) for other in (first, untrained))
+            if is_learned(table, run, task) is False:
+                verdicts = [NO_VERDICT] * 2
+            else:
+                verdicts = [_verdict(partial(examples, run), task, measure, last, other) for other in (first, untrained)]
             rows.append((TASKS[task].title, REPORTED.get(task, "*not one of its tasks*"), run, *map(_interval, ends), *verdicts))
     if not runs:
         rows = [(TASKS[task].title, said, *("–",) * 5, NOT_MEASURED) for task, said in REPORTED.items()]

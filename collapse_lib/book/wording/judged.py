@@ -9,7 +9,7 @@ from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import pipe_table
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.judged import BASELINE, CONTROLS, graded_generations, judge_record, passes_controls
+from collapse_lib.figures.judged import BASELINE, CONTROLS, distrusted, graded_generations, is_trusted, judge_record
 from collapse_lib.studies.results import measured
 from collapse_lib.text.display import literal
 
@@ -23,16 +23,20 @@ def judge_verdict(record: dict[str, Any]) -> Markdown:
     malformed, answers = metrics["malformed"]["value"], metrics["completions"]["value"] or 1
     wrong = f" {malformed / answers:.0%} of its answers were malformed." if malformed else ""
     margin = metrics["judge_margin"]["value"]
-    if passes_controls(record):
+    failed = distrusted(record)
+    if not failed:
         return Markdown(f"Judge {judge} **ranks the control rows rightly**: the real continuation leads by {margin:.2g} points at least.{wrong}")
     return Markdown(
-        f"⚠ Judge {judge} is **unreliable here**: it does not put real continuations clearly above shuffled words and random tokens "
-        f"(smallest lead {margin:.2g} points). Its grades below are what it said, and no evidence about the models.{wrong}"
+        f"⚠ Judge {judge} is **unreliable here** in {' and '.join(failed)}: it does not put real continuations clearly above shuffled words and "
+        f"random tokens, and those in their order (smallest lead {margin:.2g} points). What is grey is what it said, and no evidence about the "
+        f"models.{wrong}"
     )
 
 
 def table_a2(run: str, beginning: int = 0, each: int = 2) -> Markdown:
     """Extended Data Table A2: how every graded generation ends one broken sentence, with the judge's grades and what they are worth.
+
+    A grade in which the judge fails its control rows is grey, under a heading with a sign of warning.
 
     The baseline comes last. ``beginning`` counts from 0 among the few of which a run keeps graded examples. Raises ``UserError`` where there is none.
     """
@@ -44,9 +48,10 @@ def table_a2(run: str, beginning: int = 0, each: int = 2) -> Markdown:
     rows = []
     for generation in sorted(generations, key=lambda generation: (generation == 0, generation)):
         for case in [case for case in cases[generation] if case["beginning"] == beginnings[beginning]][:each]:
-            grades = (str(case.get(name, "malformed")) for name in COLUMNS)
+            grades = (_shown(str(case.get(name, "malformed")), is_trusted(record, name)) for name in COLUMNS)
             rows.append((str(generation or "Baseline"), literal(first_sentence(case["completion"])), *grades))
-    table = pipe_table(("Generation", "Completion", *map(str.capitalize, COLUMNS)), rows, "llrrr")
+    heads = (name.capitalize() + " ⚠" * (not is_trusted(record, name)) for name in COLUMNS)
+    table = pipe_table(("Generation", "Completion", *heads), rows, "llrrr")
     return Markdown(f"{judge_verdict(record).data}\n\nThe beginning: {literal(beginnings[beginning])}\n\n{table}")
 
 
@@ -64,6 +69,10 @@ def controls_table(run: str) -> Markdown:
     for label, prefix in [*((label, f"control_{kind}_") for kind, (label, _) in CONTROLS.items()), (BASELINE, "")]:
         rows.append((label, *(_grade(metrics.get(f"{prefix}{name}")) for name in COLUMNS)))
     return Markdown(pipe_table(("what was graded", *COLUMNS), rows, "lrrr"))
+
+
+def _shown(grade: str, is_trusted: bool) -> str:
+    return grade if is_trusted else f'<span class="unreliable">{grade}</span>'
 
 
 def _grade(metric: dict[str, Any] | None) -> str:

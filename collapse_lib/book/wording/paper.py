@@ -9,7 +9,7 @@ from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import course_and_peak, pipe_table, points_of
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.judged import graded_generations, judge_label, judge_record, passes_controls
+from collapse_lib.figures.judged import distrusted, graded_generations, judge_label, judge_record
 from collapse_lib.figures.paper import sized_names
 from collapse_lib.figures.style import evenly
 from collapse_lib.studies.results import executed, measured, metric, select
@@ -157,7 +157,7 @@ def _here(table: DataFrame, run: str, name: str, step: str) -> str:
         if not any(graded_generations(run)):
             return ""
         record = judge_record(run)
-        return f"{'yes' if passes_controls(record) else '**no**'}: {literal(judge_label(record))}"
+        return f"{'**no**' if distrusted(record) else 'yes'}: {literal(judge_label(record))}"
     points = metric(table, run, name, step)  # several steps measure an entropy
     points = points[points["generation"] > 0]  # 0 is an untrained model
     return course_and_peak(points_of(points)) if len(points) else ""
