@@ -71,8 +71,6 @@ def executed_page(
     if runs:
         head += f", everything measured in {' and '.join(_download(run, f'../runs/{run}/results.csv') for run in runs)}"
     head += (", or the image as " + " and ".join(_download(file, file) for file in images) if images else "") + "."
-    if any("Plotly." in view.get("text/html", "") for view in views):
-        head += '\n\n<script src="../plotly/plotly.min.js"></script>'
     made.cells.insert(1, new_markdown_cell(head))
     number_cells(made, page.name)
     return made, images

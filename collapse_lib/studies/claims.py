@@ -27,7 +27,7 @@ from collapse_lib.studies import inference
 from collapse_lib.studies.analysis import ContrastAnswer, analyse
 from collapse_lib.studies.design import Study
 from collapse_lib.studies.results import load
-from collapse_lib.studies.study import open_study, studied, table
+from collapse_lib.studies.study import open_study, studies_with_results, table
 from collapse_lib.studies.twins import comparisons
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Answer:
 
 def sources(runs: Sequence[str]) -> list[Source]:
     """The runs of the paper's recursion among ``runs``, and every study that has chains."""
-    found = [of_study(study) for study in map(open_study, studied())]
+    found = [of_study(study) for study in map(open_study, studies_with_results())]
     return found + [of_run(run) for run in runs if not (runs_root() / run / "study.json").is_file() and _is_recursion(run)]
 
 

@@ -65,11 +65,6 @@ def open_study(source: str = "newest") -> Study:
     return max(carried, key=lambda study: len(study.chains()))  # as it was when its last chain was begun: a study can only grow
 
 
-def studied() -> list[str]:
-    """Names of the studies of which some chain has measured something."""
-    return sorted({member["study"] for name, member in _memberships().items() if any((runs_root() / name).glob("generation-*/manifests/*.json"))})
-
-
 def check_study(study: Study, device: str = "auto") -> None:
     """Raise ``UserError`` for whatever would stop one of the chains before its first step; nothing is written.
 
