@@ -87,7 +87,10 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     base = Path(output).resolve() if output else book_folder()
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in _notebook_pages(folder)]
-    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included])
+    addresses = [os.environ.get(variable, "") for variable in (sphinx_pages.ADDRESS, pages.SOURCE)]
+    inputs = _digest(
+        [*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included] + addresses
+    )
     rendered = not ((site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs)
     if rendered:
         mark.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ def _complete(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
     context["script_files"] = [script for script in context["script_files"] if not _is_formula_engine(script)]
     if doctree is not None:
         engine = "../" * pagename.count("/") + app.config.mathjax_path.removeprefix("../")
-        tags = f'<meta name="formula-engine" content="{engine}" />\n' + _preview(pagename, _text(context.get("title", "")), description(doctree))
+        tags = f'<meta name="formula-engine" content="{engine}" />\n' + preview(pagename, _text(context.get("title", "")), description(doctree))
         context["metatags"] = context.get("metatags", "") + tags
 
 
@@ -41,7 +41,7 @@ def description(doctree: nodes.document) -> str:
     return words if len(words) <= LONGEST else words[:LONGEST].rpartition(" ")[0] + " …"
 
 
-def _preview(pagename: str, title: str, words: str) -> str:
+def preview(pagename: str, title: str, words: str) -> str:
     base = os.environ.get(ADDRESS, "").rstrip("/")
     up = f"{base}/" if base else "../" * pagename.count("/")
     said = {"og:type": "article", "og:title": title, "og:description": words, "og:image": up + PREVIEW, "twitter:card": "summary_large_image"}

@@ -18,7 +18,7 @@ from synthetic_runs import write_run
 
 from collapse_lib import figures
 from collapse_lib.book import build as book
-from collapse_lib.book import notebooks, pictures
+from collapse_lib.book import notebooks, pictures, sphinx_pages
 from collapse_lib.book import pages as book_pages
 from collapse_lib.book.notebooks import NotebookPage
 from collapse_lib.book.runs import BookRun, book_runs
@@ -458,3 +458,35 @@ def test_a_step_that_a_run_may_lack_is_left_out_of_its_pages(shown: BookRun) -> 
     assert line in book_pages.generation_opening(BookRun(shown.run, with_it), 2)
     page = book_pages.generation_opening(BookRun(shown.run, without), 2)
     assert "Legal" not in page and BookRun(shown.run, without).metric(2, "exact", "legal_share") is None
+
+
+def test_a_page_is_described_by_its_first_paragraph() -> None:
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    page = new_document("page")
+    page += [nodes.comment("", "not shown"), nodes.paragraph("", "Take a\nmodel."), nodes.paragraph("", "Let it write.")]
+    assert sphinx_pages.description(page) == "Take a model."
+    long = new_document("long")
+    long += nodes.paragraph("", "words and " * 50)
+    described = sphinx_pages.description(long)
+    assert described.endswith("and …") and len(described) <= sphinx_pages.LONGEST + 2
+
+
+def test_a_preview_has_a_whole_address_where_the_book_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'property="og:image" content="../preview.png"' in sphinx_pages.preview("figures/a", 'The "title"', "Words.")
+    monkeypatch.setenv(sphinx_pages.ADDRESS, "https://example.org/book/")
+    said = sphinx_pages.preview("figures/a", 'The "title"', "Words.")
+    assert 'content="https://example.org/book/preview.png"' in said and 'content="https://example.org/book/figures/a.html"' in said
+    assert 'property="og:title" content="The &quot;title&quot;"' in said
+
+
+def test_the_landing_page_says_where_the_stories_come_from(shown: BookRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "come from a small grammar whose law is known exactly" in book_pages.numbers(shown)["source"]
+    changes = {"corpus.source": "data/my_stories.txt", "corpus.stories": None}
+    of_others = BookRun(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    said = html.unescape(book_pages.numbers(of_others)["source"])
+    assert "are my_stories.txt; run `demo` draws its stories from a grammar whose law is known exactly" in said
+    assert book_pages.numbers(shown)["source_link"] == ""
+    monkeypatch.setenv(book_pages.SOURCE, "https://example.org/source")
+    assert book_pages.numbers(shown)["source_link"] == "[Source code](https://example.org/source)."
