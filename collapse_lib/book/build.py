@@ -87,7 +87,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     base = Path(output).resolve() if output else book_folder()
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in _notebook_pages(folder)]
-    addresses = [os.environ.get(variable, "") for variable in (sphinx_pages.ADDRESS, pages.SOURCE)]
+    words = [run.name for run in included] + [os.environ.get(variable, "") for variable in (sphinx_pages.ADDRESS, pages.SOURCE)]
     inputs = _digest(
         [*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included] + addresses
     )
