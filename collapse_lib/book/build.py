@@ -88,9 +88,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in _notebook_pages(folder)]
     words = [run.name for run in included] + [os.environ.get(variable, "") for variable in (sphinx_pages.ADDRESS, pages.SOURCE)]
-    inputs = _digest(
-        [*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included] + addresses
-    )
+    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=words)
     rendered = not ((site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs)
     if rendered:
         mark.unlink(missing_ok=True)
