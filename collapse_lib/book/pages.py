@@ -224,7 +224,7 @@ def generation_opening(run: BookRun, generation: int, curves: str = "") -> str:
         if now:
             change = number(now["value"] - before["value"], signed=True) if before else "–"
             rows.append((_with_unit(run, measure), number(before["value"]) if before else "–", number(now["value"]), change))
-    header = ("", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
+    header = ("Measure", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
     samples = "\n\n".join(map(quotation, run.samples(generation)[:EXCERPTS]))
     words = run.results[generation]["free_text"]["examples"].get("frequent_oov", [])
     listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
