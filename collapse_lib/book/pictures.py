@@ -67,7 +67,7 @@ def _tag(page: str, base: str, size: tuple[int, int], has_narrow: bool, alt: str
     source = f'<source media="(max-width: {PHONE}px)" srcset="{at}-narrow.svg">' if has_narrow else ""
     kind = "still" if has_narrow else "still only-wide"  # one that cannot be narrowed moves sideways on a phone
     image = f'<img src="{at}.svg" alt="{escape(alt)}" width="{size[0]}" height="{size[1]}" loading="lazy">'
-    return f'<picture class="{kind}">{source}{image}</picture>'
+    return f'<div class="{kind}"><picture>{source}{image}</picture></div>'  # a block, which Markdown leaves as it is
 
 
 def _size(svg: str) -> tuple[int, int]:
