@@ -98,7 +98,7 @@ def _source(run: BookRun) -> str:
             "computed, so that nothing rests on anybody's taste."
         )
     name = plain(_source_name(run))
-    return f"The stories of run `{run.name}`, shown here, are {name}; run `demo` draws its stories from a grammar whose law is known exactly."
+    return f"The stories of run `{run.name}`, shown here, are those of {name}; run `demo` draws its own from a grammar whose law is known exactly."
 
 
 def _source_name(run: BookRun) -> str:

@@ -486,7 +486,7 @@ def test_the_landing_page_says_where_the_stories_come_from(shown: BookRun, monke
     changes = {"corpus.source": "data/my_stories.txt", "corpus.stories": None}
     of_others = BookRun(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
     said = html.unescape(book_pages.numbers(of_others)["source"])
-    assert "are my_stories.txt; run `demo` draws its stories from a grammar whose law is known exactly" in said
+    assert "are those of my_stories.txt; run `demo` draws its own from a grammar whose law is known exactly" in said
     assert book_pages.numbers(shown)["source_link"] == ""
     monkeypatch.setenv(book_pages.SOURCE, "https://example.org/source")
     assert book_pages.numbers(shown)["source_link"] == "[Source code](https://example.org/source)."

@@ -60,7 +60,7 @@ def test_the_landing_page_has_six_verdicts_with_the_numbers_that_decide_them():
     lines = verdict_lines(claims.answers([source(growing([1.2, 1.25, 1.3]))])).splitlines()
     assert len(lines) == 6
     (perplexity,) = [line for line in lines if "predicts stories of the source worse" in line]
-    assert "*Reproduced.* log perplexity, slope a generation: **0.2226** [" in perplexity and perplexity.endswith("), `made-up`.")
+    assert "*Reproduced.* Log perplexity, slope a generation: **0.2226** [" in perplexity and perplexity.endswith("), `made-up`.")
     assert sum(line.endswith("*Not tested.*") for line in lines) == 5
 
 

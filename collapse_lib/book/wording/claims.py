@@ -144,8 +144,12 @@ def verdict_lines(answers: Sequence[Answer]) -> str:
 
 def _verdict_line(answer: Answer) -> str:
     tested = [(one.source, part) for one in answer.evidence[:1] for part, _ in one.tested]
-    decides = "".join(f" {_part(part)}, {_name(source)}." for source, part in tested[:1])
-    return f"*{answer.verdict[0].upper()}{answer.verdict[1:]}.*{decides}"
+    decides = "".join(f" {_capital(_part(part))}, {_name(source)}." for source, part in tested[:1])
+    return f"*{_capital(answer.verdict)}.*{decides}"
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def limits_of_ours(sources: Sequence[Source]) -> Markdown:
