@@ -98,6 +98,8 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
         for output in cell.get("outputs", []):
             drop_active_views(output)
             show_controls(output)
+            if "text/html" in output.get("data", {}):  # pandas heads the column of its index with nothing, which is no heading
+                output.data["text/html"] = output.data["text/html"].replace("<th></th>", "<td></td>")
         cells.append(cell)
     mark = "#" * level
     if cells and not (cells[0].cell_type == "markdown" and cells[0].source.lstrip().startswith(f"{mark} ")):

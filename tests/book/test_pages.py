@@ -216,6 +216,14 @@ def test_curves_are_the_same_bytes_for_the_same_numbers() -> None:
     assert panel.get_ylabel() == "perplexity on validation stories"
 
 
+def test_a_column_without_a_name_has_no_empty_heading() -> None:
+    from pandas import DataFrame
+
+    output = new_output("execute_result", {"text/html": DataFrame({"a": [1]}).to_html()})
+    table = notebooks.section(new_notebook(cells=[new_code_cell("x", outputs=[output])]), "A title")[1].outputs[0].data["text/html"]
+    assert "<th></th>" not in table and "<td></td>" in table and "<th>a</th>" in table
+
+
 def test_control_characters_of_a_recorded_output_are_shown() -> None:
     outputs = [new_output("stream", name="stdout", text="a\x1b[31m\x85b\n\tc"), new_output("display_data", {"text/markdown": "x\u2028y\n"})]
     stream, shown = notebooks.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
