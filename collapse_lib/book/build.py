@@ -28,30 +28,35 @@ import papermill
 import yaml
 
 from collapse_lib import figures
-from collapse_lib.book import pages, viewer
+from collapse_lib.book import pages, pictures, sphinx_pages, viewer
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs
 from collapse_lib.book.staging import Staging
 from collapse_lib.book.studies import study_pages, study_records
+from collapse_lib.book.wording.claims import verdict_lines
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.files import write_text
 from collapse_lib.experiment.paths import book_folder, project_root, runs_root
 from collapse_lib.experiment.warm_kernel import warm_kernel
-from collapse_lib.studies import results
+from collapse_lib.studies import claims, results
 from collapse_lib.studies.study import open_study
 from collapse_lib.studies.study import table as study_table
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-PROSE = ("*.md", "*.bib", "*.yml", "_static/*")
+PROSE = ("*.md", "*.bib", "*.yml", "_static/*", "_templates/*")
 FOLDERS = ("figures", "theory", "studies")  # of notebooks that become pages; figures are about runs, the others are not
 # Their versions decide the site, too.
-RENDERERS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb", "plotly", "sphinx-mathjax-offline", "sphinx-proof")
+RENDERERS = ("jupyter-book", "Sphinx", "sphinx-book-theme", "myst-nb", "sphinx-mathjax-offline", "sphinx-proof")
 # One file that asks for no others: no fonts, no extensions.
-MATHJAX = ("sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js")
-PLOTLY = ("plotly", "plotly/package_data/plotly.min.js")
+MATHJAX = ("sphinx-mathjax-offline", "sphinx-mathjax-offline/static/mathjax/tex-svg.js")
+CURVES = "Left: training loss by optimizer step, this generation over the last. Right: perplexity up to here."
+LANDING = {  # the figures that the landing page shows again, and what they show
+    "figure_1_perplexity": "Perplexity on the validation stories by generation, one line a run.",
+    "figure_2_entropy_oov": "Entropy of the generated text as a line and out-of-vocabulary words as bars, by generation.",
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
     base = Path(output).resolve() if output else book_folder()
     site, stage, mark = base / "_build" / "html", base / "_generated", base / "_build" / "inputs.sha256"
     sources = [page.notebook for folder in FOLDERS for page in _notebook_pages(folder)]
-    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=[run.name for run in included])
+    words = [run.name for run in included] + [os.environ.get(variable, "") for variable in (sphinx_pages.ADDRESS, pages.SOURCE)]
+    inputs = _digest([*_prose(source), *sources, *_library(), *_records(included), *study_records()], extra=words)
     rendered = not ((site / "index.html").is_file() and mark.is_file() and mark.read_text() == inputs)
     if rendered:
         mark.unlink(missing_ok=True)
@@ -94,13 +100,8 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
 
 def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     """Put the book's whole source into ``stage``, touching only files whose content changes and dropping those no longer wanted."""
-    staging, values, table = Staging(stage), pages.numbers(runs[0]), results.load([run.name for run in runs])
-    for file in _prose(source):
-        name = file.relative_to(source).as_posix()
-        if file.suffix == ".md":
-            staging.text(name, pages.filled(file.read_text(encoding="utf-8"), values, name))
-        elif name != "_toc.yml":
-            staging.copy(name, file)
+    staging, values, table = Staging(stage), pages.numbers(runs[0]) | dict.fromkeys(LANDING, ""), results.load([run.name for run in runs])
+    values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
     staging.text("includes/runs.md", pages.runs_table(runs))
     staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
     staging.text("includes/viewer.md", viewer.viewer(runs))
@@ -113,6 +114,10 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
             of_runs = [run.name for run in runs] if folder == "figures" else []
             study = page.parameters.get("study")
             made, images = executed_page(notebook, page, of_runs, has_numbers=study is not None)
+            stills = pictures.show_pictures(made.cells, f"{folder}/{page.name}")
+            _stage_pictures(staging, stills)
+            if page.name in LANDING and stills:
+                values[page.name] = pictures.again("index", stills, LANDING[page.name])
             staging.text(f"{folder}/{page.name}.ipynb", nbformat.writes(made))
             staging.copy(f"{folder}/source/{page.notebook.name}", page.notebook)
             if of_runs:
@@ -121,9 +126,15 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
                 staging.text(f"{folder}/{page.name}.csv", results.formatted(study_table(open_study(study)), "csv") + "\n")
             for file, svg in images.items():
                 staging.text(f"{folder}/{file}", svg)
+    for file in _prose(source):
+        name = file.relative_to(source).as_posix()
+        if file.suffix == ".md":
+            staging.text(name, pages.filled(file.read_text(encoding="utf-8"), values, name))
+        elif name != "_toc.yml":
+            staging.copy(name, file)
     staging.text("_toc.yml", _contents(source, runs, names))
-    staging.copy("extra/mathjax/tex-svg-full.js", _packaged(*MATHJAX))
-    staging.copy("extra/plotly/plotly.min.js", _packaged(*PLOTLY))
+    staging.copy("extra/mathjax/tex-svg.js", _packaged(*MATHJAX))
+    staging.bytes(f"extra/{sphinx_pages.PREVIEW}", figures.figure_1(table).png)
     staging.text("extra/.nojekyll", "")  # or a host that hides folders whose names begin with an underscore hides the styles
     staging.sweep(keep="executed")
 
@@ -132,14 +143,24 @@ def _stage_run(staging: Staging, run: BookRun, table: str) -> None:
     """The pages of a run: its overview with its results (CSV), and one for each generation."""
     folder, perplexities = f"runs/{run.name}", run.series("perplexity", "perplexity")
     loss_curves = {generation: run.results[generation]["train"]["series"].get("loss_curve") for generation in run.models}
-    staging.text(f"{folder}/index.md", pages.overview_page(run, "results.csv"))
-    staging.text(f"{folder}/overview.svg", figures.perplexity_so_far(run.name, perplexities, run.last).svg)
+    curve, files = pictures.drawn(f"{folder}/index", figures.perplexity_so_far(run.name, perplexities, run.last), "Perplexity by generation")
+    staging.text(f"{folder}/index.md", pages.overview_page(run, "results.csv", curve))
+    _stage_pictures(staging, files)
     staging.text(f"{folder}/results.csv", table)
     for generation in run.results:
-        page = f"{folder}/generation-{generation:02d}"
-        staging.text(f"{page}.ipynb", nbformat.writes(pages.generation_page(run, generation)))
+        page, curves = f"{folder}/generation-{generation:02d}", ""
         if generation:
-            staging.text(f"{page}.svg", figures.training_and_perplexity(run.name, loss_curves, perplexities, generation).svg)
+            drawing = figures.training_and_perplexity(run.name, loss_curves, perplexities, generation)
+            curves, files = pictures.drawn(f"{page}-curves", drawing, CURVES)
+            _stage_pictures(staging, files)
+        made = pages.generation_page(run, generation, curves)
+        _stage_pictures(staging, pictures.show_pictures(made.cells, page))
+        staging.text(f"{page}.ipynb", nbformat.writes(made))
+
+
+def _stage_pictures(staging: Staging, files: pictures.Files) -> None:
+    for name, svg in files.items():
+        staging.text(f"extra/{name}", svg)
 
 
 def _execute_notebooks(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[tuple[NotebookPage, NotebookNode]]]:

@@ -71,8 +71,6 @@ def executed_page(
     if runs:
         head += f", everything measured in {' and '.join(_download(run, f'../runs/{run}/results.csv') for run in runs)}"
     head += (", or the image as " + " and ".join(_download(file, file) for file in images) if images else "") + "."
-    if any("Plotly." in view.get("text/html", "") for view in views):
-        head += '\n\n<script src="../plotly/plotly.min.js"></script>'
     made.cells.insert(1, new_markdown_cell(head))
     number_cells(made, page.name)
     return made, images
@@ -100,6 +98,8 @@ def section(notebook: NotebookNode, title: str, level: int = 2) -> list[Notebook
         for output in cell.get("outputs", []):
             drop_active_views(output)
             show_controls(output)
+            if "text/html" in output.get("data", {}):  # pandas heads the column of its index with nothing, which is no heading
+                output.data["text/html"] = output.data["text/html"].replace("<th></th>", "<td></td>")
         cells.append(cell)
     mark = "#" * level
     if cells and not (cells[0].cell_type == "markdown" and cells[0].source.lstrip().startswith(f"{mark} ")):

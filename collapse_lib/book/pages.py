@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ from collapse_lib.text.tasks import origins
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+SOURCE = "COLLAPSE_SOURCE_URL"  # the environment variable with the address of the project's source, for a book that is published
 EXCERPTS = 3  # of the samples that a step records, how many a generation's page shows
 
 
@@ -61,6 +63,8 @@ def numbers(run: BookRun) -> dict[str, str]:
     entropy = run.series("free_text", "entropy")
     return {
         "run": f"`{run.name}`",
+        "source": _source(run),
+        "source_link": f"[Source code]({os.environ[SOURCE]})." if os.environ.get(SOURCE) else "",
         "run_link": f"[{run.name}](runs/{run.name}/index)",
         "generations": str(run.last),
         "first_page": f"[generation 1](runs/{run.name}/generation-01)",
@@ -86,6 +90,21 @@ def numbers(run: BookRun) -> dict[str, str]:
     }
 
 
+def _source(run: BookRun) -> str:
+    """Where the stories of a run come from, and what is known of their law, in a sentence or two."""
+    if run.protocol.corpus.source == "grammar":
+        return (
+            f"The stories of run `{run.name}`, shown here, come from a small grammar whose law is known exactly: what each model ought to say can be "
+            "computed, so that nothing rests on anybody's taste."
+        )
+    name = plain(_source_name(run))
+    return f"The stories of run `{run.name}`, shown here, are those of {name}; run `demo` draws its own from a grammar whose law is known exactly."
+
+
+def _source_name(run: BookRun) -> str:
+    return run.protocol.corpus.source.rstrip("/").rsplit("/", 1)[-1]
+
+
 def excerpts_page(run: BookRun) -> str:
     """Two samples of the first, a middle and the last generation: the landing page's before and after."""
     models, parts = run.models, []
@@ -109,7 +128,7 @@ def runs_table(runs: Sequence[BookRun]) -> str:
     """All runs of the book side by side."""
     rows = []
     for run in runs:
-        source = plain(run.protocol.corpus.source.rstrip("/").rsplit("/", 1)[-1])
+        source = plain(_source_name(run))
         tokens, parameters = run.metric(0, "corpus", "train_tokens"), run.metric(1, "train", "parameters")
         courses = (run.series("perplexity", "perplexity"), run.series("free_text", "entropy"))
         ends = [f"{number(points[0][1])} → {number(points[-1][1])}" for points in courses]
@@ -125,8 +144,9 @@ def fenced(text: str, language: str) -> str:
     return "\n".join([f"{fence}{language}", *map(visible, text.split("\n")), fence])
 
 
-def overview_page(run: BookRun, data: str) -> str:
-    """The page of a run: every generation in one table, its protocol, one sample of each. ``data`` is the file that its results are in."""
+def overview_page(run: BookRun, data: str, curve: str = "") -> str:
+    """The page of a run: every generation in one table, its protocol, one sample of each. ``data`` is the file that its results are in, ``curve``
+    the picture of its perplexity as HTML."""
     protocol = run.protocol
     rows = []
     for generation in run.models:
@@ -151,7 +171,7 @@ def overview_page(run: BookRun, data: str) -> str:
 
 {pipe_table(header, rows, "l" + "r" * (len(header) - 1))}
 
-![Perplexity by generation](overview.svg)
+{curve}
 
 :::{{dropdown}} What these numbers are
 {described}
@@ -171,9 +191,9 @@ The first sequence that each generation wrote, cut short.
 """
 
 
-def generation_page(run: BookRun, generation: int) -> NotebookNode:
-    """A generation as one notebook: what changed, then its executed step notebooks as sections."""
-    page = new_notebook(cells=[new_markdown_cell(generation_opening(run, generation) if generation else corpus_opening(run))])
+def generation_page(run: BookRun, generation: int, curves: str = "") -> NotebookNode:
+    """A generation as one notebook: what changed, with a picture of its ``curves`` (HTML), then its executed step notebooks as sections."""
+    page = new_notebook(cells=[new_markdown_cell(generation_opening(run, generation, curves) if generation else corpus_opening(run))])
     for step in run.results[generation]:
         executed = nbformat.read(run.step(generation, step).notebook, as_version=4)
         page.metadata.update({name: executed.metadata[name] for name in ("kernelspec", "language_info") if name in executed.metadata})
@@ -195,7 +215,7 @@ Generation 1 learns from the stories for training. Later generations read none o
 """
 
 
-def generation_opening(run: BookRun, generation: int) -> str:
+def generation_opening(run: BookRun, generation: int, curves: str = "") -> str:
     """The head of a generation's page: what changed since the last one, its curves, its samples."""
     teacher = f"the text of {_link(generation - 1, 'generation ')}" if generation > 1 else f"the {_link(0, 'initial corpus, generation ')}"
     rows = []
@@ -204,7 +224,7 @@ def generation_opening(run: BookRun, generation: int) -> str:
         if now:
             change = number(now["value"] - before["value"], signed=True) if before else "–"
             rows.append((_with_unit(run, measure), number(before["value"]) if before else "–", number(now["value"]), change))
-    header = ("", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
+    header = ("Measure", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
     samples = "\n\n".join(map(quotation, run.samples(generation)[:EXCERPTS]))
     words = run.results[generation]["free_text"]["examples"].get("frequent_oov", [])
     listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
@@ -217,7 +237,7 @@ A model with fresh weights that has read {teacher}, and nothing else.
 
 {pipe_table(header, rows, "lrrr")}
 
-![Left: training loss by optimizer step, this generation over the last. Right: perplexity up to here.](generation-{generation:02d}.svg)
+{curves}
 
 ## What it writes
 

@@ -14,10 +14,10 @@ class Staging:
         self.files: set[Path] = set()
 
     def text(self, name: str, content: str) -> None:
-        self._write(name, content.encode("utf-8"))
+        self.bytes(name, content.encode("utf-8"))
 
     def copy(self, name: str, source: Path) -> None:
-        self._write(name, source.read_bytes())
+        self.bytes(name, source.read_bytes())
 
     def sweep(self, keep: str) -> None:
         """Delete what an earlier book left, except under ``keep``; its site goes too, for Sphinx keeps the pages of vanished sources."""
@@ -28,7 +28,7 @@ class Staging:
         if stale:
             shutil.rmtree(self.folder.parent / "_build", ignore_errors=True)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def bytes(self, name: str, content: bytes) -> None:
         path = self.folder / name
         self.files.add(path)
         if not path.is_file() or path.read_bytes() != content:

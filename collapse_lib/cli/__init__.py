@@ -8,7 +8,7 @@ import sys
 import traceback
 
 from collapse_lib import __version__
-from collapse_lib.cli import completion, export, judge, planning, runs, study
+from collapse_lib.cli import completion, export, figure, judge, planning, runs, study
 from collapse_lib.cli.arguments import Parser
 from collapse_lib.experiment.errors import NotebookFailed, explained, first_line, one_line
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"collapse {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error too; may stand anywhere in a command")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (runs, study, planning, export, judge, completion):
+    for module in (runs, study, figure, planning, export, judge, completion):
         module.add_commands(commands)
     return parser
 

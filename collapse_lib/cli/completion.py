@@ -34,6 +34,13 @@ def runs(**asked: Any) -> list[str]:
     return run_names()
 
 
+def figures(**asked: Any) -> list[str]:
+    """Names of the figures."""
+    from collapse_lib.figures import named
+
+    return named.names()
+
+
 def presets(**asked: Any) -> list[str]:
     """Names of the presets."""
     from collapse_lib.experiment.protocol import preset_names

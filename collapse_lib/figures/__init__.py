@@ -9,6 +9,7 @@ figures.figure_1(results.load("demo")).save("figure_1.svg")
 # ruff: noqa: F401
 
 from collapse_lib.figures.alpha import accumulated_errors, accumulated_errors_interactive, initial_weights, memory, sampling_drift
+from collapse_lib.figures.any_metric import metric_by_generation
 from collapse_lib.figures.classification import figure_4, figure_4_interactive
 from collapse_lib.figures.exact import (
     excess_loss,

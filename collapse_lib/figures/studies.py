@@ -33,7 +33,7 @@ def by_generation(study: Study, table: DataFrame, measure: str, arms: Sequence[s
         raise UserError(f"Study '{study.name}' has no arm '{unknown[0]}'; it has {', '.join(study.arms)}.")
     declared = study.measures[measure]
     label = declared.label or f"{'log ' * declared.log}{declared.name.replace('_', ' ')}"
-    figure = _courses(measured(study, table, measure), list(arms or study.arms), study.control_arm, label, 1 - study.level)
+    figure = draw_courses(measured(study, table, measure), list(arms or study.arms), label, study.control_arm, 1 - study.level)
     return Picture(figure, f"Study {study.name}: {measure} by generation, means over chains with t bands between chains")
 
 
@@ -53,7 +53,7 @@ def courses(
     ``laws`` are exact predictions by name, each a value for generations 0, 1, ...; they are dashed lines. ``log`` makes the axis logarithmic.
     """
     wide = table[table["arm"].isin([control, *arms])].pivot(index=["arm", "seed"], columns="generation", values=measure).astype(float)
-    figure = _courses(wide.dropna(axis=1, how="all"), arms, control, label, level)
+    figure = draw_courses(wide.dropna(axis=1, how="all"), arms, label, control, level)
     for panel in figure.axes:
         for number, (name, law) in enumerate((laws or {}).items()):
             panel.plot(range(len(law)), law, color="black", linestyle=("--", ":", "-.")[number % 3], linewidth=1.2, label=figure_text(name), zorder=3)
@@ -131,8 +131,8 @@ def trends(analysis: Analysis) -> Markdown:
     return _table(["arm", "chains", "slope a generation", "p, t test", "p, Holm", "Kendall's tau, mean"], rows)
 
 
-def _courses(wide: DataFrame, arms: Sequence[str], control: str, label: str, level: float) -> Figure:
-    """``wide`` has a row a chain (index arm, seed) and a column a generation."""
+def draw_courses(wide: DataFrame, arms: Sequence[str], label: str, control: str = "", level: float = 0.95) -> Figure:
+    """``wide`` has a row a chain (index arm, seed) and a column a generation; ``control`` is an arm that stands in every panel."""
     have = set(wide.index.get_level_values("arm"))
     others = [arm for arm in arms if arm != control and arm in have]
     groups = [others[first : first + ARMS_A_PANEL] for first in range(0, len(others), ARMS_A_PANEL)] or [[]]

@@ -1,13 +1,15 @@
 """What all figures share: colours, the two kinds of figure, panels with a generation axis, and the layout and menus of interactive ones.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; the background is white on light and dark pages alike.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; the background is white, and pages turn it over where they are dark.
 """
 
 from __future__ import annotations
 
 import copy
+import html
 import io
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +46,8 @@ TICK_EACH = 10  # the widest range of generations in which each has a tick of it
 PLOTLY_MARKERS = {"o": "circle", "^": "triangle-up", "s": "square", "D": "diamond", "v": "triangle-down", "P": "cross"}
 PLOTLY_DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 PLOTLY_CONFIG = {"displayModeBar": False, "responsive": True}
+NARROW_PANEL = (4.4, 3.3)  # inches: a panel of a figure for a phone, whose text then has at least ten pixels
+LONGEST_TICK = 16  # letters beside such a panel, and of the entries of a legend in two columns
 LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 LEGEND_BELOW = {"orientation": "h", "y": -0.24, "yanchor": "top"}
 
@@ -71,6 +75,14 @@ class Picture:
     figure: Figure
     title: str
 
+    def finished(self, title: str = "", file: str = "") -> Picture:
+        """The same with a title above it and saved to a file, as far as these are given: what notebooks do with a reader's wishes."""
+        if title:
+            self.figure.suptitle(title)
+        if file:
+            self.save(file)
+        return self
+
     @property
     def axes(self) -> list[Axes]:
         """Matplotlib's axes."""
@@ -83,6 +95,19 @@ class Picture:
         self._write(file, "svg")
         return file.getvalue()
 
+    @property
+    def png(self) -> bytes:
+        """The figure as a PNG image of 150 pixels an inch."""
+        file = io.BytesIO()
+        self._write(file, "png")
+        return file.getvalue()
+
+    @property
+    def narrow_svg(self) -> str | None:
+        """The same for a phone: panels below each other, each as wide as the screen. None where the panels are not a plain grid."""
+        stacked = _stacked(self.figure)
+        return Picture(stacked, self.title).svg if stacked else None
+
     def save(self, path: str | Path) -> None:
         """Write the figure in the format of the file's ending: .svg, .png, .pdf or another that matplotlib knows.
 
@@ -93,27 +118,31 @@ class Picture:
             raise UserError(f"A figure cannot be written to '{Path(path).name}'; the name must end in .{', .'.join(sorted(known))}.")
         self._write(path, ending)
 
-    def _write(self, file: str | Path | io.StringIO, format: str) -> None:
+    def _write(self, file: str | Path | io.StringIO | io.BytesIO, format: str) -> None:
         metadata = {"Title": self.title, "Date": None, "Creator": None} if format == "svg" else None
         with styled():
             # A copy, because a layout starts from the one before: drawn twice, a figure would move by a hair and its bytes would change.
             copy.deepcopy(self.figure).savefig(file, format=format, dpi=150, facecolor="white", metadata=metadata)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        return {"image/svg+xml": self.svg, "text/plain": self.title}
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        narrow = self.narrow_svg
+        return {"image/svg+xml": self.svg, "text/plain": self.title}, {"image/svg+xml": {"narrow": narrow}} if narrow else {}
 
 
 @dataclass(frozen=True)
 class Interactive:
-    """A Plotly figure, ``figure``. Jupyter shows it with Plotly's own renderer; a page that has loaded plotly.min.js shows its HTML."""
+    """A Plotly figure, ``figure``. Jupyter shows it with Plotly's own renderer; on the book's pages ``book/_static/chart.js`` draws it."""
 
     figure: go.Figure
     name: str
 
     @property
     def html(self) -> str:
-        """A fragment for a page, without Plotly's 5 MB; element ids are fixed."""
-        return self._html(whole=False)
+        """A fragment for a page that has loaded ``chart.js``: the figure as JSON in a script element that no browser executes."""
+        data = self.figure.to_json()
+        for sign in "<>&":
+            data = data.replace(sign, f"\\u{ord(sign):04x}")  # nothing in it can end the script element
+        return f'<div class="chart" id="{html.escape(self.name)}"><script type="application/json">{data}</script></div>'
 
     def save(self, path: str | Path) -> None:
         """Write a page of HTML that stands alone: with Plotly inside, it needs no other file and no network.
@@ -122,10 +151,8 @@ class Interactive:
         """
         if Path(path).suffix.lower() not in (".html", ".htm"):
             raise UserError(f"An interactive figure cannot be written to '{Path(path).name}'; the name must end in .html.")
-        Path(path).write_text(self._html(whole=True), encoding="utf-8")
-
-    def _html(self, whole: bool) -> str:
-        return self.figure.to_html(include_plotlyjs=whole, full_html=whole, div_id=self.name, default_height="440px", config=PLOTLY_CONFIG)
+        page = self.figure.to_html(include_plotlyjs=True, full_html=True, div_id=self.name, default_height="440px", config=PLOTLY_CONFIG)
+        Path(path).write_text(page, encoding="utf-8")
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         return {"application/vnd.plotly.v1+json": self.figure.to_plotly_json(), "text/html": self.html, "text/plain": self.name}
@@ -158,6 +185,39 @@ def panels(count: int = 1, columns: int = 0, size: tuple[float, float] = (7.2, 3
     for panel in axes[:count]:
         over_generations(panel)
     return figure, axes[:count]
+
+
+def _stacked(figure: Figure) -> Figure | None:
+    """A copy of a figure with its panels below each other; None for one that is no plain grid of panels, or whose words would take all the room."""
+    from matplotlib.gridspec import GridSpec
+    from matplotlib.ticker import FixedFormatter
+
+    panels = [panel for panel in figure.axes if not hasattr(panel, "_colorbar")]  # a colour bar follows its panel by itself
+    if figure.subfigs or not panels or not all(panel.axison and panel.get_subplotspec() for panel in panels):
+        return None
+    named = [panel.yaxis for panel in panels if isinstance(panel.yaxis.get_major_formatter(), FixedFormatter)]
+    if any(len(tick.get_text()) > LONGEST_TICK for axis in named for tick in axis.get_ticklabels()):
+        return None
+    narrow = copy.deepcopy(figure)
+    panels = [panel for panel in narrow.axes if not hasattr(panel, "_colorbar")]
+    places = list(dict.fromkeys(panel.get_subplotspec().num1 for panel in panels))  # twins share a place
+    narrow.set_size_inches(NARROW_PANEL[0], NARROW_PANEL[1] * len(places))
+    grid, label = GridSpec(len(places), 1, figure=narrow), ""
+    for panel in panels:
+        panel.set_subplotspec(grid[places.index(panel.get_subplotspec().num1)])
+        if panel.yaxis.get_label_position() == "left":  # what stood at the left of a row holds for all of it
+            label = panel.get_ylabel() or label
+            panel.set_ylabel(textwrap.fill(label, 36))
+            panel.set_xlabel(textwrap.fill(panel.get_xlabel(), 44))
+            panel.tick_params(labelleft=True, labelbottom=True)
+        if (legend := panel.get_legend()) and not panel.bbox.contains(*legend.get_bbox_to_anchor().p0):
+            legend.set_loc("upper center")  # one that stood beside the panel
+            legend.set_bbox_to_anchor((0.5, -0.2), transform=panel.transAxes)
+    for legend in [*narrow.legends]:
+        labels, title = [text.get_text() for text in legend.get_texts()], legend.get_title().get_text() or None
+        legend_above(narrow, legend.legend_handles, 1 if max(map(len, labels)) > LONGEST_TICK else 2, labels=labels, title=title)
+        narrow.legends.remove(legend)
+    return narrow
 
 
 def over_generations(panel: Axes) -> None:

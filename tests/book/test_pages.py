@@ -18,7 +18,7 @@ from synthetic_runs import write_run
 
 from collapse_lib import figures
 from collapse_lib.book import build as book
-from collapse_lib.book import notebooks
+from collapse_lib.book import notebooks, pictures, sphinx_pages
 from collapse_lib.book import pages as book_pages
 from collapse_lib.book.notebooks import NotebookPage
 from collapse_lib.book.runs import BookRun, book_runs
@@ -216,6 +216,14 @@ def test_curves_are_the_same_bytes_for_the_same_numbers() -> None:
     assert panel.get_ylabel() == "perplexity on validation stories"
 
 
+def test_a_column_without_a_name_has_no_empty_heading() -> None:
+    from pandas import DataFrame
+
+    output = new_output("execute_result", {"text/html": DataFrame({"a": [1]}).to_html()})
+    table = notebooks.section(new_notebook(cells=[new_code_cell("x", outputs=[output])]), "A title")[1].outputs[0].data["text/html"]
+    assert "<th></th>" not in table and "<td></td>" in table and "<th>a</th>" in table
+
+
 def test_control_characters_of_a_recorded_output_are_shown() -> None:
     outputs = [new_output("stream", name="stdout", text="a\x1b[31m\x85b\n\tc"), new_output("display_data", {"text/markdown": "x\u2028y\n"})]
     stream, shown = notebooks.section(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), "A title")[1].outputs
@@ -248,7 +256,7 @@ def test_no_bar_of_a_committed_run_is_unfinished_or_shown_twice() -> None:
 
 
 def test_figure_page_offers_its_parts() -> None:
-    both = {"application/vnd.plotly.v1+json": {}, "text/html": "<div></div><script>Plotly.newPlot()</script>"}
+    both = {"application/vnd.plotly.v1+json": {}, "text/html": '<div class="chart"></div>'}
     cells = [
         new_markdown_cell("# Figure 9: a title"),
         new_code_cell("a", metadata={"mystnb": {"image": {"alt": "words"}}}, outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})]),
@@ -259,17 +267,22 @@ def test_figure_page_offers_its_parts() -> None:
     assert images == {"figure_9.svg": "<svg>1</svg>", "figure_9-2.svg": "<svg>2</svg>"}
     assert page.cells[0].source == "# Figure 9: a title" and page.cells[2].metadata.mystnb.image.alt == "words"
     head = page.cells[1].source
-    assert all(
-        part in head
-        for part in (
-            "<source/figure_9.ipynb>",
-            "<figure_9.csv>",
-            "<../runs/other/results.csv>",
-            "<figure_9-2.svg>",
-            '<script src="../plotly/plotly.min.js">',
-        )
-    )
+    assert all(part in head for part in ("<source/figure_9.ipynb>", "<figure_9.csv>", "<../runs/other/results.csv>", "<figure_9-2.svg>"))
     assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+
+
+def test_a_still_figure_is_a_picture_in_two_widths() -> None:
+    wide, narrow = (f'<svg width="{width}pt" height="72pt"></svg>' for width in (540, 300))
+    figure = new_output("display_data", {"image/svg+xml": wide, "text/plain": "a title"}, metadata={"image/svg+xml": {"narrow": narrow}})
+    plain_one = new_output("display_data", {"image/svg+xml": wide, "text/plain": "<a> title"})
+    cells = [new_code_cell("a", metadata={"mystnb": {"image": {"alt": 'its "words"'}}}, outputs=[figure]), new_code_cell("b", outputs=[plain_one])]
+    files = pictures.show_pictures(cells, "runs/demo/generation-01")
+    base = "pictures/runs/demo/generation-01"
+    assert files == {f"{base}.svg": wide, f"{base}-narrow.svg": narrow, f"{base}-2.svg": wide}
+    first, second = (cell.outputs[0].data["text/html"] for cell in cells)
+    assert f'srcset="../../{base}-narrow.svg"' in first and 'alt="its &quot;words&quot;" width="720" height="96"' in first
+    assert "srcset" not in second and "only-wide" in second and 'alt="&lt;a&gt; title"' in second
+    assert pictures.again("index", files, "x").count(f'"{base}') == 2, "another page shows it again"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +339,7 @@ def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> N
 def test_prose_uses_only_numbers_that_exist(shown: BookRun) -> None:
     used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
     assert used, "the landing page has numbers"
-    assert used == set(book_pages.numbers(shown))
+    assert used == set(book_pages.numbers(shown)) | {"verdicts", *book.LANDING}
 
 
 def test_the_experiment_has_every_step_in_its_order() -> None:
@@ -430,9 +443,8 @@ def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
     assert not (tmp_path / "_build").exists(), "pages of sources that are gone must not stay in the site"
 
 
-def test_scripts_come_from_installed_packages() -> None:
-    for package, path in (book.MATHJAX, book.PLOTLY):
-        assert book._packaged(package, path).stat().st_size > 1_000_000
+def test_the_formula_engine_comes_from_an_installed_package() -> None:
+    assert book._packaged(*book.MATHJAX).stat().st_size > 1_000_000
 
 
 def test_the_book_is_made_from_recorded_benches_too(shown):
@@ -454,3 +466,35 @@ def test_a_step_that_a_run_may_lack_is_left_out_of_its_pages(shown: BookRun) -> 
     assert line in book_pages.generation_opening(BookRun(shown.run, with_it), 2)
     page = book_pages.generation_opening(BookRun(shown.run, without), 2)
     assert "Legal" not in page and BookRun(shown.run, without).metric(2, "exact", "legal_share") is None
+
+
+def test_a_page_is_described_by_its_first_paragraph() -> None:
+    from docutils import nodes
+    from docutils.utils import new_document
+
+    page = new_document("page")
+    page += [nodes.comment("", "not shown"), nodes.paragraph("", "Take a\nmodel."), nodes.paragraph("", "Let it write.")]
+    assert sphinx_pages.description(page) == "Take a model."
+    long = new_document("long")
+    long += nodes.paragraph("", "words and " * 50)
+    described = sphinx_pages.description(long)
+    assert described.endswith("and …") and len(described) <= sphinx_pages.LONGEST + 2
+
+
+def test_a_preview_has_a_whole_address_where_the_book_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 'property="og:image" content="../preview.png"' in sphinx_pages.preview("figures/a", 'The "title"', "Words.")
+    monkeypatch.setenv(sphinx_pages.ADDRESS, "https://example.org/book/")
+    said = sphinx_pages.preview("figures/a", 'The "title"', "Words.")
+    assert 'content="https://example.org/book/preview.png"' in said and 'content="https://example.org/book/figures/a.html"' in said
+    assert 'property="og:title" content="The &quot;title&quot;"' in said
+
+
+def test_the_landing_page_says_where_the_stories_come_from(shown: BookRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "come from a small grammar whose law is known exactly" in book_pages.numbers(shown)["source"]
+    changes = {"corpus.source": "data/my_stories.txt", "corpus.stories": None}
+    of_others = BookRun(Run(shown.run.folder, shown.run.protocol.with_changes(changes)), shown.results)
+    said = html.unescape(book_pages.numbers(of_others)["source"])
+    assert "are those of my_stories.txt; run `demo` draws its own from a grammar whose law is known exactly" in said
+    assert book_pages.numbers(shown)["source_link"] == ""
+    monkeypatch.setenv(book_pages.SOURCE, "https://example.org/source")
+    assert book_pages.numbers(shown)["source_link"] == "[Source code](https://example.org/source)."

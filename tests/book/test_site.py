@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
+import checkers
 import numpy as np
 import pytest
 
@@ -41,9 +42,34 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what a page asks of another host would fail here as it does offline
 )
 MATH_IS_DRAWN = """
+if (!document.querySelector('.bd-article .math')) return true;
+document.querySelector('.bd-article .math').scrollIntoView();
 const ready = window.MathJax && MathJax.startup && MathJax.startup.promise;
-if (ready && !window.mathDrawn) ready.then(() => { window.mathDrawn = true; });
-return window.mathDrawn || !document.querySelector('script[src*="mathjax"]');
+if (ready && !window.mathDrawn) ready.then(() => { window.mathDrawn = true; scrollTo(0, 0); });
+return window.mathDrawn;
+"""
+PICTURES_ARE_LOADED = """
+const pictures = [...document.querySelectorAll('article img')];
+pictures.forEach(picture => { picture.loading = 'eager'; });
+return pictures.every(picture => picture.complete);
+"""
+CUT_FORMULAS = """
+return [...document.querySelectorAll('.bd-article mjx-container > svg')].filter(formula => {
+    const box = formula.getBoundingClientRect();
+    return box.width && (box.right > innerWidth + 1 || box.left < -1);
+}).map(formula => formula.parentElement.textContent.slice(0, 80));
+"""
+SMALL_TEXT = """
+const heights = [...document.querySelectorAll('.chart-plot svg text')].map(text => parseFloat(getComputedStyle(text).fontSize));
+for (const image of document.querySelectorAll('.still img')) {
+    const wide = image.currentSrc.match(/-narrow\\.svg$/) ? 4.4 * 96 : image.naturalWidth;  // a narrow drawing has text of 9 points and more
+    if (image.clientWidth) heights.push(12 * (image.clientWidth - 16) / wide);
+}
+return heights.filter(height => height < 9);
+"""
+CUT_CODE = """
+return [...document.querySelectorAll('.bd-article div.highlight pre')].filter(block => block.clientWidth && block.scrollWidth > block.clientWidth + 1)
+    .map(block => block.textContent.slice(0, 80));
 """
 DESKTOP, PHONE = (1400, 1000), (390, 844)
 
@@ -97,7 +123,8 @@ class Reader:
         self.requests: list[str] = []
         self.failures: list[str] = []
 
-    def open(self, address: str, size: tuple[int, int] = DESKTOP, dark: bool = False) -> None:
+    def open(self, address: str, size: tuple[int, int] = DESKTOP, dark: bool = False, formulas: bool = True) -> None:
+        """Open a page; ``formulas`` has those of it drawn that are out of sight, too."""
         width, height = size
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -109,7 +136,8 @@ class Reader:
         self.requests, self.failures = [], []
         self.driver.get(address)
         self.until("return document.readyState === 'complete'")
-        self.until(MATH_IS_DRAWN)
+        if formulas:
+            self.until(MATH_IS_DRAWN)
         self._listen()
 
     def until(self, script: str, seconds: float = 20.0) -> Any:
@@ -164,7 +192,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 
 def _some(pages: list[str]) -> list[str]:
     """One page of each kind."""
-    kinds = ("index.html", "experiment.html", "figures/figure_1", "figures/figure_2", "/generation-01.html", "/index.html")
+    kinds = (
+        *("index.html", "experiment.html", "figures/figure_1", "figures/figure_2", "figures/claims", "theory/1", "studies/"),
+        *("/generation-01.html", "/index.html", "glossary.html"),
+    )
     return [next(page for page in pages if page.startswith(kind) or (kind.startswith("/") and page.endswith(kind))) for kind in kinds]
 
 
@@ -194,6 +225,9 @@ def test_no_page_asks_another_host_or_is_wider_than_a_phone(reader: Reader, base
         assert not reader.failures, f"{page}: {reader.failures}"
         width = reader.run("return document.documentElement.scrollWidth")
         assert width <= PHONE[0], f"{page} is {width} px wide"
+        reader.until(PICTURES_ARE_LOADED)
+        assert not reader.run(CUT_FORMULAS), f"{page} has formulas beyond a phone's edge"
+        assert not (small := reader.run(SMALL_TEXT)), f"{page}: text in a figure that is too small: {small}"
 
 
 @pytest.mark.parametrize("way", ["root", "sub-path", "file"])
@@ -213,12 +247,13 @@ def test_figures_are_visible_and_not_blank(reader: Reader, bases: dict[str, str]
     seen = 0
     for page in _some(pages):
         reader.open(bases["root"] + page, dark=dark)
+        reader.until(PICTURES_ARE_LOADED)
         for image in reader.find("article img"):
             assert image.is_displayed() and image.get_attribute("alt"), f"{page}: {image.get_attribute('src')}"
             assert reader.run("return arguments[0].complete && arguments[0].naturalWidth > 0", image)
             shades = reader.pixels(image)
             assert len(np.unique(shades.reshape(-1, 3), axis=0)) > 20 and shades.std() > 5, f"{page}: {image.get_attribute('src')} is blank"
-            assert np.median(shades) > 180, "plots have dark lines: they need a light ground in both themes"
+            assert np.median(shades) < 60 if dark else np.median(shades) > 180, "its ground is the page's: light or dark"
             seen += 1
     assert seen >= 6
 
@@ -227,34 +262,34 @@ def test_interactive_views_are_drawn_and_answer(reader: Reader, bases: dict[str,
     for way in ("root", "file"):
         for figure in ("figures/figure_1", "figures/figure_2"):
             reader.open(bases[way] + next(page for page in pages if page.startswith(figure)))
-            plots = reader.until(
-                "const plots = [...document.querySelectorAll('.js-plotly-plot')];"
-                "return plots.length && plots.every(plot => plot.querySelector('.scatterlayer .trace path.js-line')) && plots"
+            charts = reader.until(
+                "const all = [...document.querySelectorAll('.chart')]; return all.every(one => one.querySelector('.chart-line')) && all"
             )
-            for plot in plots:
-                assert plot.size["width"] > 300 and plot.size["height"] > 200
-                assert len(np.unique(reader.pixels(plot).reshape(-1, 3), axis=0)) > 20
-    hidden = "Plotly.restyle(document.querySelector('.js-plotly-plot'), {visible: 'legendonly'}); return true"
-    assert reader.run(hidden)
-    reader.until("return !document.querySelector('.js-plotly-plot').querySelector('.scatterlayer .trace')")
+            for chart in charts:
+                assert chart.size["width"] > 300 and chart.size["height"] > 200
+                assert len(np.unique(reader.pixels(chart).reshape(-1, 3), axis=0)) > 20
+    (first, *_) = reader.find(".chart-legend button")
+    reader.run("arguments[0].click()", first)
+    lines = "return document.querySelector('.chart').querySelectorAll('.chart-line').length"
+    assert reader.run(lines) == 0
 
 
-def test_the_knobs_of_the_proof_turn(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
+def test_keys_turn_every_knob_of_the_proof(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
+    from selenium.webdriver.common.keys import Keys
 
-    curves = "return JSON.stringify(document.querySelector('.js-plotly-plot').data.map(curve => curve.y))"
+    marks = "return arguments[0].closest('.chart').querySelector('.chart-marks[clip-path]').innerHTML"
     chapters = [page for page in pages if page.startswith("theory/")]
     assert len(chapters) == 6
     for page in chapters:
         reader.open(bases["root"] + page)
-        rail = reader.until("return document.querySelector('.js-plotly-plot .slider-rail-touch-rect')")
-        reader.run("arguments[0].scrollIntoView({block: 'center'})", rail)
-        shown = []
-        for share in (-0.45, 0.45):
-            ActionChains(reader.driver).move_to_element_with_offset(rail, int(share * rail.size["width"]), 0).click().perform()
-            time.sleep(0.3)  # the knob glides
-            shown.append(reader.run(curves))
-        assert shown[0] != shown[1], page
+        knobs = reader.find(".chart input[type=range]")
+        assert knobs, page
+        for knob in knobs:
+            assert knob.accessible_name, f"a knob without a name on {page}"
+            knob.send_keys(Keys.HOME)
+            first = reader.run(marks, knob)
+            knob.send_keys(Keys.END)
+            assert reader.run(marks, knob) != first, f"{knob.accessible_name} on {page}"
 
 
 @pytest.mark.parametrize("way", ["root", "file"])
@@ -305,7 +340,7 @@ def test_light_and_dark_can_both_be_read(reader: Reader, bases: dict[str, str]) 
         for selector in (
             "article p",
             "article h1",
-            "article figcaption .caption-text",
+            "article .verdicts li",
             "blockquote.sample",
             "article td",
             ".bd-sidebar-primary nav a",
@@ -332,10 +367,50 @@ def _luminance(colour: list[float]) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_no_page_is_wider_than_a_desktop(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
-    for page in _some(pages):
-        reader.open(bases["root"] + page)
+def test_a_desktop_shows_pages_whole_and_their_weight_is_bounded(reader: Reader, bases: dict[str, str], pages: list[str], site: Path) -> None:
+    """Of every page: nothing wider than the screen, no code cut at the right, and what a browser loads to show it. The weights go into a table."""
+    weights = {}
+    for page in pages:
+        reader.open(bases["root"] + page, formulas=page.startswith("theory/"))
         assert reader.run("return document.documentElement.scrollWidth") <= DESKTOP[0], page
+        assert not (cut := reader.run(CUT_CODE)), f"{page} cuts code: {cut}"
+        weights[page] = reader.run(
+            "return ['navigation', 'resource'].flatMap(kind => performance.getEntriesByType(kind)).reduce((sum, one) => sum + one.encodedBodySize, 0)"
+        )
+    table = "".join(f"{page},{weight}\n" for page, weight in sorted(weights.items(), key=lambda pair: -pair[1]))
+    (site.parent / "page-weights.csv").write_text(f"page,bytes\n{table}", encoding="utf-8")
+    assert all(weight > 300_000 for weight in weights.values()), "a style sheet alone weighs more"
+    assert weights["index.html"] < 1e6 and np.median([*weights.values()]) < 2e6
+    assert max(weights.values()) < 4e6, max(weights, key=weights.get)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_on_any_kind_of_page(reader: Reader, bases: dict[str, str], pages: list[str], dark: bool) -> None:
+    script = checkers.axe()
+    for page in _some(pages):
+        reader.open(bases["root"] + page, dark=dark)
+        reader.run(script)
+        found = reader.driver.execute_async_script("const done = arguments[0]; axe.run().then(done, error => done({violations: [String(error)]}))")
+        said = [f"{one['id']} ({len(one['nodes'])}): {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
+        assert not said, f"{page}: " + " | ".join(said)
+
+
+def test_a_link_to_a_page_has_a_title_words_and_a_picture(site: Path, pages: list[str]) -> None:
+    from bs4 import BeautifulSoup
+
+    for page in pages:
+        head = BeautifulSoup((site / page).read_text(encoding="utf-8"), "html.parser").head
+        said = {tag.get("property") or tag.get("name"): tag.get("content") for tag in head.find_all("meta")}
+        assert said["og:title"] and len(said["description"]) > 20 and said["og:description"], page
+        assert (site / page).parent.joinpath(said["og:image"]).resolve() == (site / "preview.png").resolve() and (site / "preview.png").is_file()
+
+
+def test_the_landing_page_shows_the_viewer_first_and_has_no_engine(reader: Reader, bases: dict[str, str]) -> None:
+    for size in (DESKTOP, PHONE):
+        reader.open(bases["root"] + "index.html", size=size)
+        assert reader.run("return document.querySelector('.viewer-slider').getBoundingClientRect().bottom") < size[1]
+        assert not reader.run("return [...document.scripts].some(script => /mathjax|plotly|fontawesome/i.test(script.src))")
+        assert len(reader.find("article .verdicts li")) == 6
 
 
 def test_a_phone_reaches_the_other_pages(reader: Reader, bases: dict[str, str]) -> None:

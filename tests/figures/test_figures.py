@@ -86,6 +86,24 @@ def test_an_interactive_figure_is_saved_as_a_page_that_stands_alone(table, tmp_p
     assert page.startswith("<!doctype html>") and len(page) > 1_000_000 and '"Ours"' in page and not re.search(r"<script[^>]* src=", page)
 
 
+def test_panels_stand_below_each_other_for_a_phone(table):
+    def frames(svg: str) -> list[list[float]]:
+        """Left, right, top and bottom of each panel's ground."""
+        found = [re.findall(r"-?[\d.]+", path) for path in re.findall(r'<g id="patch_\d+">\s*<path d="(M[^"]+)" style="fill: #ffffff"/?>', svg)][1:]
+        corners = [([float(x) for x in one[::2]], [float(y) for y in one[1::2]]) for one in found]
+        return [[min(xs), max(xs), min(ys), max(ys)] for xs, ys in corners]
+
+    picture = figures.loss_curve(
+        results.measured("alpha", 1, "train") | {"series": {"loss_curve": [[1, 2.0], [2, 1.0]], "holdout_losses": [2.0, 1.5]}}
+    )
+    (left, right), (upper, lower) = frames(picture.svg), frames(picture.narrow_svg)
+    assert left[1] < right[0] and left[2:] == right[2:]
+    assert upper[3] < lower[2] and upper[:2] == lower[:2] and picture.svg != picture.narrow_svg
+    assert float(re.search(r'width="([\d.]+)pt"', picture.narrow_svg)[1]) * 4 / 3 < 600, "text at 358 px is more than half as large"
+    picture.axes[1].set_axis_off()
+    assert picture.narrow_svg is None, "a drawing, and no grid of panels"
+
+
 @pytest.mark.parametrize(("draw", "ending"), [(figures.figure_1, ".docx"), (figures.figure_1_interactive, ".svg")])
 def test_an_ending_that_cannot_be_written_is_refused(table, tmp_path, draw, ending):
     with pytest.raises(UserError, match=rf"cannot be written to 'figure{ending}'; the name must end in "):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
@@ -27,13 +26,8 @@ def runs(tmp_path, monkeypatch):
 
 def plotted(interactive: figures.Interactive) -> tuple[list[dict], dict]:
     """Traces and layout as the page's script gets them."""
-    script = interactive.html.split("Plotly.newPlot(")[1]
-    decoder, place, parts = json.JSONDecoder(), 0, []
-    for _ in range(3):
-        start = re.compile(r"[\[{\"]").search(script, place).start()
-        part, place = decoder.raw_decode(script, start)
-        parts.append(part)
-    return parts[1], parts[2]
+    figure = json.loads(interactive.html.partition('json">')[2].partition("</script>")[0])
+    return figure["data"], figure["layout"]
 
 
 def test_figure_2_says_how_large_the_models_are(runs):
@@ -124,7 +118,8 @@ def test_pictures_can_be_saved(tmp_path, suffix):
 
 def test_pictures_and_interactive_figures_show_themselves_in_a_notebook():
     table = results.load("alpha")
-    assert set(figures.figure_1(table)._repr_mimebundle_()) == {"image/svg+xml", "text/plain"}
+    data, metadata = figures.figure_1(table)._repr_mimebundle_()
+    assert set(data) == {"image/svg+xml", "text/plain"} and metadata["image/svg+xml"]["narrow"].startswith("<?xml")
     shown = figures.figure_1_interactive(table)._repr_mimebundle_()
     assert set(shown) == {"application/vnd.plotly.v1+json", "text/html", "text/plain"}
     json.dumps(shown["application/vnd.plotly.v1+json"])

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_FIGURE = ("claims", "execution_statistics", "speed")  # pages of tables, of all that was recorded
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 
@@ -52,3 +53,18 @@ def test_prose_stands_beside_the_code(notebook):
     prose = sum(len(cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
     code = sum(len(cell.source) for cell in notebook.cells if cell.cell_type == "code")
     assert prose > code / 2
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.parent.name == "figures" and path.stem not in NO_FIGURE], ids=lambda path: path.stem
+)
+def test_a_figure_opens_with_three_lines_to_change_and_says_what_else_can_be(path):
+    """A parameter of them all is used: a wish that is read and not done would be worse than none."""
+    cells = nbformat.read(path, as_version=4).cells
+    at = next(place for place, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    names = [line.partition(" = ")[0] for line in cells[at].source.split("\n")]
+    assert at == 1 and len(names) == 3 and names[0] == "runs"
+    assert cells[at + 1].source.startswith("Three lines to change") and "What else can be changed: " in cells[at + 1].source
+    code = "\n".join(cell.source for cell in cells[at + 1 :] if cell.cell_type == "code")
+    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert {*names} <= used

@@ -10,7 +10,7 @@ from pandas import DataFrame
 from synthetic_runs import write_run, write_study
 
 from collapse_lib.book.wording.claims import CLAIMS as WORDS
-from collapse_lib.book.wording.claims import claims_table, verdicts_in_words
+from collapse_lib.book.wording.claims import claims_table, verdict_lines, verdicts_in_words
 from collapse_lib.studies import claims, results
 from collapse_lib.studies.claims import Claim, Source
 from collapse_lib.studies.design import study_from_yaml
@@ -54,6 +54,14 @@ def verdict(key, *found):
 
 def growing(growths, generations=4):
     return {("perplexity", "perplexity"): [[3 * growth**n for n in range(generations)] for growth in growths]}
+
+
+def test_the_landing_page_has_six_verdicts_with_the_numbers_that_decide_them():
+    lines = verdict_lines(claims.answers([source(growing([1.2, 1.25, 1.3]))])).splitlines()
+    assert len(lines) == 6
+    (perplexity,) = [line for line in lines if "predicts stories of the source worse" in line]
+    assert "*Reproduced.* Log perplexity, slope a generation: **0.2226** [" in perplexity and perplexity.endswith("), `made-up`.")
+    assert sum(line.endswith("*Not tested.*") for line in lines) == 5
 
 
 def test_perplexity_that_rises_in_every_chain_and_step_is_reproduced():

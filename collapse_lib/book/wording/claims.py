@@ -102,6 +102,14 @@ CLAIMS = {
         "The paper tests no proportion. An arm that mixes real text in is held against the paper's recursion.",
     ),
 }
+SHORT = {  # the claims that the landing page lists
+    "finding_1": "Each generation predicts stories of the source worse.",
+    "cause": "Recursion is the cause, and not that text is generated.",
+    "finding_2": "Text fills with repetition.",
+    "finding_3": "Stories lose their grammar and their sense.",
+    "finding_4": "Late models are worth no more than untrained ones.",
+    "proportion": "A share of real text helps.",
+}
 WHY: dict[Outcome, str] = {
     "reproduced": "the test sees it",
     "contradicted": "the test sees the opposite",
@@ -126,6 +134,22 @@ def verdicts_in_words(answers: Sequence[Answer]) -> Markdown:
         counts[answer.verdict] = counts.get(answer.verdict, 0) + 1
     listed = "; ".join(f"**{verdict}**: {count}" for verdict, count in sorted(counts.items(), key=lambda pair: -pair[1]))
     return Markdown(f"Of {len(answers)} claims: {listed}.")
+
+
+def verdict_lines(answers: Sequence[Answer]) -> str:
+    """The main claims as a list in Markdown, each with its verdict and the number that decides it."""
+    by_key = {answer.claim.key: answer for answer in answers}
+    return "\n".join(f"- **{title}** {_verdict_line(by_key[key])}" for key, title in SHORT.items())
+
+
+def _verdict_line(answer: Answer) -> str:
+    tested = [(one.source, part) for one in answer.evidence[:1] for part, _ in one.tested]
+    decides = "".join(f" {_capital(_part(part))}, {_name(source)}." for source, part in tested[:1])
+    return f"*{_capital(answer.verdict)}.*{decides}"
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def limits_of_ours(sources: Sequence[Source]) -> Markdown:

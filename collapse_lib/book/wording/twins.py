@@ -22,7 +22,7 @@ def twins_setup(record: dict[str, Any]) -> Markdown:
         rows.append((name, *("–" if value is None else plain(str(value)) for value in values)))
     for name, label in (("train_stories", "stories trained on"), ("epochs", "epochs")):
         rows.append((label, *(f"{record[name][role]:,}" for role in runs)))
-    return Markdown(pipe_table(("", *(f"`{run}`" for run in runs.values())), rows))
+    return Markdown(pipe_table(("What", *(f"`{run}`" for run in runs.values())), rows))
 
 
 def twins_in_words(records: Sequence[dict[str, Any]]) -> Markdown:
