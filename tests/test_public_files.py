@@ -44,7 +44,7 @@ def test_a_checker_of_its_own_kind_has_no_complaint(command, files):
 def test_the_workflows_run_all_tests_and_publish_what_make_book_builds():
     assert ".ci/run" in commands("ci") and os.access(ROOT / ".ci" / "run", os.X_OK)
     assert "make book" in commands("pages")
-    (published,) = [step["with"]["path"] for step in workflow("pages")["jobs"]["build"]["steps"] if "with" in step]
+    (published,) = [step["with"]["path"] for step in workflow("pages")["jobs"]["build"]["steps"] if "path" in step.get("with", {})]
     assert f"{published}/index.html" in (ROOT / "Makefile").read_text()
     for name in ("ci", "pages"):  # what a workflow may do beyond reading is said job by job
         assert workflow(name)["permissions"] == {"contents": "read"}

@@ -91,9 +91,19 @@ def test_metrics_are_on_nobodys_way():
     assert workflow.critical_steps(Run.proposed("b", mixed)) == {"corpus", "train", "sample", "compose"}
 
 
+def python_with(package):
+    """A Python that has Snakemake, or its executor: the one of `make workflow`, if this one has not."""
+    if find_spec(package):
+        return sys.executable
+    environment = ROOT / ".venv" / "workflow"
+    if not list(environment.glob(f"lib/python*/site-packages/{package}")):
+        pytest.skip(f"needs {package}: make workflow")
+    return str(environment / "bin" / "python")
+
+
 def snakemake(profile, config, runs, cwd, *more, **environment):
     command = [
-        sys.executable,
+        python_with("snakemake" if profile == "local" else "snakemake_executor_plugin_slurm"),
         "-m",
         "snakemake",
         "-s",
@@ -110,7 +120,6 @@ def jobs_done(done):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("snakemake"), reason="needs snakemake: pip install -e .[workflow]")
 def test_a_study_goes_through_snakemake_and_takes_turns_with_collapse(runs, tmp_path):
     (tmp_path / "two.yaml").write_text(STUDY)
     config = [f"studies={tmp_path / 'two.yaml'}", "device=cpu"]
@@ -142,7 +151,6 @@ def test_a_study_goes_through_snakemake_and_takes_turns_with_collapse(runs, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("snakemake_executor_plugin_slurm"), reason="needs snakemake-executor-plugin-slurm: pip install -e .[workflow]")
 @pytest.mark.skipif(one_node_slurm.missing() is not None, reason=str(one_node_slurm.missing()))
 def test_a_study_goes_through_slurm(runs, tmp_path):
     (tmp_path / "two.yaml").write_text(STUDY)
