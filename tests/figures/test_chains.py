@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from scipy.stats import t
-from synthetic_runs import write_run
+from synthetic_runs import add_classification, write_run
 
 from collapse_lib import figures
 from collapse_lib.experiment.files import write_json, write_text
@@ -107,12 +107,10 @@ def test_figure_2_has_a_panel_an_experiment(runs):
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_figure_4_averages_three_chains_and_not_two(root, runs, learned):
-    from test_classification import add
-
     for run in runs:
         for generation, score in ((0, 0.5), (1, 0.7), (4, 0.6)):
             chance = 0.0 if learned or run != "small-2" else 0.2  # one chain of three does not learn the task
-            add(root / run, generation, {"sst2": score + 0.01 * int(run[-1]) - chance * (generation == 1)})
+            add_classification(root / run, generation, {"sst2": score + 0.01 * int(run[-1]) - chance * (generation == 1)})
     picture = figures.figure_4(results.load(runs))
     (panel,) = picture.axes
     courses = [line for line in panel.get_lines() if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
