@@ -6,8 +6,11 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
 from collapse_lib.experiment.files import write_json, write_text
 from collapse_lib.experiment.protocol import Protocol
+from collapse_lib.metrics import crossed
 from collapse_lib.studies.design import Study
 
 EVALUATED = ("train", "sample", "perplexity", "free_text", "exact", "texture")
@@ -113,6 +116,46 @@ def _texture(generation: int, rise: float) -> tuple[dict, dict, dict]:
     middle = 10 * (1.0 + 3 * rise)
     counts = [round(100 * math.exp(-(((number - middle) / 4) ** 2))) for number in range(120)]
     return metrics, {"likelihood_counts": counts, "likelihood_edges": edges}, {}
+
+
+def answered(right: np.ndarray, recorded: bool = True) -> dict:
+    """What a step keeps of a task of two classes: ``right`` [fine-tunings, rows] are the rows that were answered rightly."""
+    true = np.arange(right.shape[1]) % 2
+    answers = np.where(right, true, 1 - true)
+    example = {"labels": ["no", "yes"], "test_balance": np.bincount(true).tolist(), "rows": "of this test"}
+    example["confusions"] = [crossed.confusion(true, one, 2).tolist() for one in answers]
+    rows = {"true": crossed.packed(true, 2), "answers": [crossed.packed(one, 2) for one in answers]}
+    return example | (rows if recorded else {})
+
+
+def add_classification(folder: Path, generation: int, scores: dict[str, float], seed_sd: float | None = None, examples: dict | None = None) -> None:
+    """The ``classification`` step of a generation: a score of accuracy and F1 a task, with an interval of two points; by default one fine-tuning."""
+    if examples is None:
+        examples = {task: answered(np.arange(400)[None] < 400 * score, recorded=False) for task, score in scores.items()}
+    value = {"unit": "1", "definition": "made up"}
+    metrics = {"mean_accuracy": value | {"value": 0.5}, "tasks": value | {"value": len(scores)}}
+    for task, score in scores.items():
+        for measure, shift in (("accuracy", 0.0), ("f1", -0.1)):
+            name = f"{task}_{measure}"
+            ends = {"": 0.0, "_low": -0.02, "_high": 0.02}
+            metrics |= {f"{name}{end}": value | {"value": score + shift + by, "counts": {"test_rows": 408}} for end, by in ends.items()}
+            metrics[f"{name}_majority"] = value | {"value": 0.5 + shift}
+            if seed_sd is not None:
+                metrics[f"{name}_seed_sd"] = value | {"value": seed_sd}
+    head = {"step": "classification", "generation": generation}
+    place = folder / f"generation-{generation:02d}"
+    write_json(place / "metrics" / "classification.json", head | {"metrics": metrics, "series": {}, "examples": examples, "seconds": 1.0})
+    more = {
+        "protocol_hash": "",
+        "parents": {},
+        "outputs": {},
+        "finished": "",
+        "seconds": 1.0,
+        "device": "a processor",
+        "started": f"2024-01-02T{generation:02d}:00:00+00:00",
+        "versions": {},
+    }
+    write_json(place / "manifests" / "classification.json", head | more)
 
 
 def write_study(root: Path, study: Study, growths: dict[str, list[float]], generations: int | None = None) -> None:

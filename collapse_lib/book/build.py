@@ -30,7 +30,7 @@ import yaml
 from collapse_lib import figures
 from collapse_lib.book import pages, pictures, sphinx_pages, viewer
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
-from collapse_lib.book.runs import BookRun, book_runs
+from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
 from collapse_lib.book.staging import Staging
 from collapse_lib.book.studies import study_pages, study_records
 from collapse_lib.book.wording.claims import verdict_lines
@@ -111,7 +111,7 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     for folder, executed in _execute_notebooks(stage, runs).items():
         names[folder] = [page.name for page, _ in executed]
         for page, notebook in executed:
-            of_runs = [run.name for run in runs] if folder == "figures" else []
+            of_runs = _runs_of(page, runs) if folder == "figures" else []
             study = page.parameters.get("study")
             made, images = executed_page(notebook, page, of_runs, has_numbers=study is not None)
             stills = pictures.show_pictures(made.cells, f"{folder}/{page.name}")
@@ -121,7 +121,7 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
             staging.text(f"{folder}/{page.name}.ipynb", nbformat.writes(made))
             staging.copy(f"{folder}/source/{page.notebook.name}", page.notebook)
             if of_runs:
-                staging.text(f"{folder}/{page.name}.csv", figure_data(notebook, table))
+                staging.text(f"{folder}/{page.name}.csv", figure_data(notebook, table[table["run"].isin(of_runs)]))
             if study:
                 staging.text(f"{folder}/{page.name}.csv", results.formatted(study_table(open_study(study)), "csv") + "\n")
             for file, svg in images.items():
@@ -168,10 +168,9 @@ def _execute_notebooks(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[t
 
     A notebook that fails raises what ``execute`` raises.
     """
-    names = [run.name for run in runs]
     library = _digest(_library())
     data = {
-        "figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=names),
+        "figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=[run.name for run in runs]),
         "theory": "",
         "studies": _digest(study_records()),
     }
@@ -180,15 +179,23 @@ def _execute_notebooks(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[t
         for folder in FOLDERS:
             executed[folder] = []
             for page in _notebook_pages(folder):
+                if page.by_size and not runs_of_two_sizes(runs):
+                    continue
                 target = stage / "executed" / folder / f"{page.name}.ipynb"
                 known = papermill.inspect_notebook(str(page.notebook))  # not every page is about runs
-                parameters = page.parameters | ({"runs": names} if folder == "figures" and "runs" in known else {})
+                parameters = page.parameters | ({"runs": _runs_of(page, runs)} if folder == "figures" and "runs" in known else {})
                 mark, inputs = target.with_suffix(".sha256"), _digest([page.notebook], extra=[library, data[folder], json.dumps(parameters)])
                 if not (target.is_file() and mark.is_file() and mark.read_text() == inputs):
                     execute(page.notebook, target, parameters, kernel)
                     write_text(mark, inputs)
                 executed[folder].append((page, nbformat.read(target, as_version=4)))
     return executed
+
+
+def _runs_of(page: NotebookPage, runs: Sequence[BookRun]) -> list[str]:
+    """Names of the runs that a page of figures shows: all, or, of the paper's figures, those of its design where there are any."""
+    of_design = runs_of_two_sizes(runs) if page.is_of_paper else []
+    return of_design or [run.name for run in runs]
 
 
 def _contents(source: Path, runs: Sequence[BookRun], executed: Mapping[str, Iterable[str]]) -> str:

@@ -27,24 +27,36 @@ WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.pl
 
 @dataclass(frozen=True)
 class NotebookPage:
-    """A page that is an executed notebook; several may come from one notebook with different parameters, each under a title of its own."""
+    """A page that is an executed notebook; several may come from one notebook with different parameters, each under a title of its own.
+
+    One that is ``by_size`` compares models of two sizes, and a book without such runs does without it.
+    """
 
     name: str
     notebook: Path
     parameters: dict[str, Any] = field(default_factory=dict)
     title: str | None = None
+    by_size: bool = False
+
+    @property
+    def is_of_paper(self) -> bool:
+        """Whether it stands for a figure or table of the paper."""
+        return self.name.startswith(("figure_", "table_"))
 
 
 def notebook_pages(folder: str) -> list[NotebookPage]:
     """The pages of a folder's notebooks in their order: the claims, the paper's figures and tables, the others; chapters by number.
 
-    A notebook is one page of its name, unless its metadata name several: ``collapse.pages``, name -> title and parameters.
+    A notebook is one page of its name, unless its metadata name several: ``collapse.pages``, name -> title, parameters and ``by_size``.
     """
     pages = []
     for file in (project_root() / "notebooks" / folder).glob("*.ipynb"):
         several = _settings(nbformat.read(file, as_version=4)).get("pages", {file.stem: {}})
-        pages += [NotebookPage(name, file, dict(page.get("parameters", {})), page.get("title")) for name, page in several.items()]
-    return sorted(pages, key=lambda page: (page.name != "claims", folder == "figures" and not page.name.startswith(("figure", "table")), page.name))
+        pages += [
+            NotebookPage(name, file, dict(page.get("parameters", {})), page.get("title"), page.get("by_size", False))
+            for name, page in several.items()
+        ]
+    return sorted(pages, key=lambda page: (page.name != "claims", folder == "figures" and not page.is_of_paper, page.name))
 
 
 def executed_page(

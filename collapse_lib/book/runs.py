@@ -12,6 +12,7 @@ from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import run_names
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run, Step
+from collapse_lib.studies.chains import experiments, sizes
 from collapse_lib.studies.results import is_of_study
 from collapse_lib.studies.twins import RECORD as TWINS_RECORD
 from collapse_lib.studies.twins import names as twins_names
@@ -84,6 +85,13 @@ class BookRun:
             *twins,
             *(file for step in steps for file in (step.notebook, step.metrics_file, step.manifest_file)),
         ]
+
+
+def runs_of_two_sizes(runs: Sequence[BookRun]) -> list[str]:
+    """Names of the runs that have the paper's design: models of two sizes on one text, and all chains of either; [] where a book has none."""
+    names = [run.name for run in runs]
+    parameters = {run.name: int(metric["value"]) for run in runs if (metric := run.metric(1, "train", "parameters"))}
+    return [chain for name in sizes(names, parameters) for chain in experiments(names)[name]]
 
 
 def book_runs(names: Sequence[str]) -> tuple[list[BookRun], dict[str, str]]:

@@ -80,7 +80,8 @@ def _serve(options: argparse.Namespace) -> None:
         print(f"{kind} answers at {judge.url} until Ctrl-C. Elsewhere:\n")
         chosen = shlex.quote(f"gpt_eval.judge={judge.name}")
         print(f"    export OPENAI_BASE_URL={judge.url}")
-        print(f"    collapse judge check NAME --set {chosen}  # can it tell stories from noise?\n    collapse run NAME --set {chosen}", flush=True)
+        print(f"    collapse judge check NAME --set {chosen}  # can it tell stories from noise?\n    collapse run NAME --set {chosen}")
+        print("\nA judge that gives everything the same grades may tell more in other words: --set gpt_eval.wording=strict in both.", flush=True)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

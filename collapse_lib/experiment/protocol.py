@@ -214,6 +214,9 @@ class GPTEvalSettings(Section):
     judge: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="model that grades, under its endpoint's name; null: nothing is graded"
     )
+    wording: Literal["paper", "strict"] = Field(
+        "paper", description="of the question; 'strict' is for small judges, which give everything the same grades in the paper's"
+    )
     answer_format: Literal["json_schema", "json_object", "text"] = Field(
         "json_schema", description="how the judge is held to the form of a grade; models without structured output need 'text'"
     )
@@ -344,6 +347,7 @@ LATER_FIELDS: dict[str, Any] = {
     "training.schedule": "constant",
     "classification.grammar": "standard",
     "gpt_eval.samples": None,
+    "gpt_eval.wording": "paper",
     **{f"regime.{name}": field.default for name, field in RegimeSettings.model_fields.items()},
 }
 

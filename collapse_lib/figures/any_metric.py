@@ -6,9 +6,9 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.run import Run
 from collapse_lib.figures.studies import draw_courses
 from collapse_lib.figures.style import Picture, styled
+from collapse_lib.studies.chains import experiments
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,23 +28,13 @@ def metric_by_generation(table: DataFrame, measure: str) -> Picture:
     if not len(rows):
         raise UserError(f"Nothing called '{measure}' was measured there{_alike(table, measure)}.")
     if "arm" not in rows:
-        rows = rows.assign(arm=rows["run"].map(_kinds(list(rows["run"].unique()))), seed=rows["run"])
+        kinds = {run: name for name, chains in experiments(list(rows["run"].unique())).items() for run in chains}
+        rows = rows.assign(arm=rows["run"].map(kinds), seed=rows["run"])
     wide = rows.pivot(index=["arm", "seed"], columns="generation", values="value")
     unit = rows["unit"].iloc[0]
     label = metric.replace("_", " ") + (f" ({unit})" if unit not in ("", "1") else "")
     figure = draw_courses(wide, list(dict.fromkeys(rows["arm"])), label)
     return Picture(figure, f"{measure} by generation, with 95% t bands between chains")
-
-
-def _kinds(runs: list[str]) -> dict[str, str]:
-    """The name of the first of those runs of whose kind each is: their protocols differ in seeds alone."""
-    firsts: dict[str, str] = {}
-    kinds = {}
-    for run in runs:
-        fields = Run.open(run).protocol.flat()
-        same = repr([value for name, value in fields.items() if name not in ("seed", "generations", "description")])
-        kinds[run] = firsts.setdefault(same, run)
-    return kinds
 
 
 def _alike(table: DataFrame, measure: str) -> str:

@@ -13,9 +13,24 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.figures import chains
 from collapse_lib.figures.paper import sized_names
-from collapse_lib.figures.style import GREY, LEGEND_BELOW, Interactive, Line, Picture, View, colour, interactive, legend_above, panels, styled
+from collapse_lib.figures.style import (
+    GREY,
+    LEGEND_BELOW,
+    Interactive,
+    Line,
+    Picture,
+    View,
+    colour,
+    draw_lines,
+    interactive,
+    legend_above,
+    panels,
+    styled,
+)
 from collapse_lib.metrics.crossed import Measure
+from collapse_lib.studies.chains import experiments
 from collapse_lib.studies.results import metric
 from collapse_lib.text.tasks import TASKS
 
@@ -34,28 +49,33 @@ COLUMNS = 4
 
 @styled()
 def figure_4(table: DataFrame, measure: Measure = "accuracy") -> Picture:
-    """Figures 4 and A3 (``measure="accuracy"``), A4 and A5 (``"f1"``), in percent by generation: a panel a task, a line a run.
+    """Figures 4 and A3 (``measure="accuracy"``), A4 and A5 (``"f1"``), in percent by generation: a panel a task, a line an experiment.
 
-    ``table`` is what ``results.load`` returns. Whiskers are one standard deviation between fine-tunings, if there are several. Raises
-    ``UserError`` if no run was fine-tuned on a task.
+    ``table`` is what ``results.load`` returns. Whiskers are one standard deviation between fine-tunings, if there are several. Chains of one
+    experiment (``studies.chains``) are thin lines, and where three of them or more have come, their mean has a 95% interval between chains; the
+    dashed line is then the mean of their baselines. Raises ``UserError`` if no run was fine-tuned on a task.
 
     Example: ``figures.figure_4(results.load("demo"), "f1")``
     """
     runs, tasks = _runs(table), measured_tasks(table, measure)
+    groups = experiments(runs)
     columns = len(tasks) if len(tasks) <= COLUMNS else min(COLUMNS, math.ceil(len(tasks) / 2))
     rows = math.ceil(len(tasks) / columns)
     figure, axes = panels(len(tasks), columns, size=(max(5.2 / columns, 3.0), 2.7 + 0.7 / rows), sharex=True)
     for index, (panel, task) in enumerate(zip(axes, tasks, strict=True)):
-        _panel(panel, {run: scores(table, run, task, measure) for run in runs}, {run: is_learned(table, run, task) for run in runs})
+        for index_of_group, of_one in enumerate(groups.values()):
+            learned = all(is_learned(table, run, task) is not False for run in of_one)
+            _draw(panel, {run: scores(table, run, task, measure) for run in of_one}, index_of_group, learned)
+        _span(panel, [scores(table, run, task, measure) for run in runs])
         panel.set_title(TASKS[task].title, fontsize=11)
         panel.tick_params(labelbottom=True)
         panel.set_xlabel("generation" if index + columns >= len(tasks) else "")
         panel.set_ylabel("" if index % columns else LABELS[measure])
-    names = sized_names(table, runs)
+    names = sized_names(table, list(groups))
     has_grey = any(is_learned(table, run, task) is False for run in runs for task in tasks)
     handles = _legend_handles(list(names.values()), has_grey)
     # Names of runs with their sizes are long: of several, four in a line would not fit.
-    legend_above(figure, handles, columns=1 if figure.get_figwidth() <= 8 else len(handles) if len(runs) == 1 else 2)
+    legend_above(figure, handles, columns=1 if figure.get_figwidth() <= 8 else len(handles) if len(groups) == 1 else 2)
     return Picture(figure, f"{LABELS[measure]} after fine-tuning, by generation, {', '.join(names.values())}")
 
 
@@ -65,8 +85,9 @@ def figure_4_interactive(table: DataFrame, measure: Measure = "accuracy") -> Int
     Example: ``figures.figure_4_interactive(results.load("demo"), "accuracy")``
     """
     runs, views = _runs(table), {}
+    index = {run: group for group, of_one in enumerate(experiments(runs).values()) for run in of_one}  # chains share their experiment's colour
     for task in measured_tasks(table, measure):
-        lines = [line for index, run in enumerate(runs) for line in _lines(scores(table, run, task, measure), run, colour(index), marker(index))]
+        lines = [line for run in runs for line in _lines(scores(table, run, task, measure), run, colour(index[run]), marker(index[run]))]
         unlearned = [run for run in runs if is_learned(table, run, task) is False]
         note = f"<br>no verdict on {', '.join(unlearned)}: {NOT_LEARNED}" if unlearned else ""
         views[TASKS[task].title] = View(LABELS[measure], lines, {"title.text": TASKS[task].question + note})
@@ -123,24 +144,39 @@ def _runs(table: DataFrame) -> list[str]:
     return runs
 
 
-def _panel(panel: Axes, scores_of: dict[str, DataFrame | None], learned: dict[str, bool | None]) -> None:
-    extremes = []
-    for index, (run, points) in enumerate(scores_of.items()):
-        if points is None:
-            continue
-        baseline, trained = points[points["generation"] == 0], points[points["generation"] > 0]
-        ink, face = (GREY, "white") if learned[run] is False else (colour(index), colour(index))
-        panel.fill_between(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=0)
-        if len(trained) == 1:  # a band without width cannot be seen
-            panel.vlines(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=9)
-        panel.plot(trained["generation"], trained["value"], color=ink, marker=marker(index), markerfacecolor=face, label=run)
-        spread = trained.dropna(subset=["seed_sd"])
-        panel.errorbar(spread["generation"], spread["value"], spread["seed_sd"], fmt="none", ecolor=ink, elinewidth=1, capsize=2)
-        for _, row in baseline.iterrows():
-            panel.axhline(row["value"], color=ink, linestyle="--", linewidth=1.3)
-            panel.axhspan(row["low"], row["high"], color=ink, alpha=0.08, linewidth=0)
-        panel.axhline(points["majority"].iloc[0], color=MAJORITY_COLOUR, linestyle=":", linewidth=1.5)
-        extremes += [points["low"].min(), points["high"].max(), points["majority"].iloc[0]]
+def _draw(panel: Axes, scores_of: dict[str, DataFrame | None], index: int, is_learned: bool) -> None:
+    """An experiment in a panel; ``scores_of`` has each of its chains."""
+    found = {run: points for run, points in scores_of.items() if points is not None}
+    if not found:
+        return
+    ink, face = (colour(index), colour(index)) if is_learned else (GREY, "white")
+    trained = {run: points[points["generation"] > 0] for run, points in found.items()}
+    if len(found) > 1:
+        alone = {run: points.assign(standard_error=None) for run, points in trained.items()}
+        draw_lines(panel, View("", chains.lines(next(iter(found)), alone, ink, marker(index))), markerfacecolor=face)
+    else:
+        _draw_chain(panel, *trained.values(), ink, face, index)
+    baselines = [points[points["generation"] == 0] for points in found.values()]
+    if values := [value for baseline in baselines for value in baseline["value"]]:
+        panel.axhline(sum(values) / len(values), color=ink, linestyle="--", linewidth=1.3)
+    if len(values) == 1:
+        panel.axhspan(baselines[0]["low"].iloc[0], baselines[0]["high"].iloc[0], color=ink, alpha=0.08, linewidth=0)
+    panel.axhline(next(iter(found.values()))["majority"].iloc[0], color=MAJORITY_COLOUR, linestyle=":", linewidth=1.5)
+
+
+def _draw_chain(panel: Axes, trained: DataFrame, ink: str, face: str, index: int) -> None:
+    """A single chain with the interval of each of its models."""
+    panel.fill_between(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=0)
+    if len(trained) == 1:  # a band without width cannot be seen
+        panel.vlines(trained["generation"], trained["low"], trained["high"], color=ink, alpha=0.2, linewidth=9)
+    panel.plot(trained["generation"], trained["value"], color=ink, marker=marker(index), markerfacecolor=face)
+    spread = trained.dropna(subset=["seed_sd"])
+    panel.errorbar(spread["generation"], spread["value"], spread["seed_sd"], fmt="none", ecolor=ink, elinewidth=1, capsize=2)
+
+
+def _span(panel: Axes, drawn: Sequence[DataFrame | None]) -> None:
+    """Have the vertical axis show all intervals, and ``SPAN`` points at least."""
+    extremes = [value for points in drawn if points is not None for value in (points["low"].min(), points["high"].max(), points["majority"].iloc[0])]
     low, high = min(extremes), max(extremes)
     middle, half = (low + high) / 2, max(SPAN, 1.08 * (high - low)) / 2
     panel.set_ylim(middle - half, middle + half)

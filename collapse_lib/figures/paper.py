@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures import style
+from collapse_lib.figures import chains, style
 from collapse_lib.figures.exact import floor_perplexity
 from collapse_lib.figures.style import COLOURS, Interactive, Line, Picture, View, styled
+from collapse_lib.studies.chains import experiments
 from collapse_lib.studies.results import metric
 
 if TYPE_CHECKING:
@@ -27,17 +28,18 @@ REAL_OOV = ("initial_oov_lexicon_occurrences", "#B37400", "OOV, English lexicon,
 
 @styled()
 def figure_1(table: DataFrame) -> Picture:
-    """Figure 1: perplexity on validation stories by generation (section 5.2), a line a run.
+    """Figure 1: perplexity on validation stories by generation (section 5.2), a line an experiment.
 
-    ``table`` is what ``results.load`` returns. A band of one standard error over stories lies around each line. Several runs get a second
-    panel, perplexity relative to the first generation's, because levels of runs with different tokenisers or stories cannot be compared.
-    A run on the grammar has a second line, dashed: the perplexity of the grammar's own law, below which no model comes.
+    ``table`` is what ``results.load`` returns. Around the line of a single run lies a band of one standard error over stories. Runs that are chains
+    of one experiment (``studies.chains``) are thin lines, and where three of them or more have come, their mean has a 95% interval between chains.
+    Several experiments get a second panel, perplexity relative to the first generation's, because levels of runs with different tokenisers or
+    stories cannot be compared. A run on the grammar has a second line, dashed: the perplexity of the grammar's own law, below which no model comes.
     Raises ``UserError`` if no run has a perplexity yet.
 
     Example: ``figures.figure_1(results.load("demo")).save("figure_1.svg")``
     """
     views = _perplexity_views(table)
-    several = len(views[RELATIVE].lines) > 1
+    several = len({line.label for line in views[RELATIVE].lines}) > 1
     figure, axes = style.panels(1 + several, size=(5.2, 3.9) if several else (7.2, 3.9))
     for panel, view in zip(axes, views.values(), strict=False):
         style.draw_view(panel, view)
@@ -52,39 +54,42 @@ def figure_1_interactive(table: DataFrame) -> Interactive:
     views = _perplexity_views(table)
     absolute, relative = views[ABSOLUTE].lines, views[RELATIVE].lines
     views[RELATIVE] = views[RELATIVE]._replace(lines=[*relative, *map(Line.emptied, absolute[len(relative) :])])
-    return style.interactive("figure-1", views, showlegend=len(absolute) > 1)
+    return style.interactive("figure-1", views, showlegend=len({line.label for line in absolute}) > 1)
 
 
 @styled()
 def figure_2(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """Figures 2 and A2: entropy of the generated text (line, left axis) and its out-of-vocabulary words (bars, right axis); sections 5.3.1, 5.3.2.
 
-    ``runs`` is a name or several; each run gets a panel of its own, because counts of corpora of different sizes have no axis in common.
+    ``runs`` is a name or several; each experiment gets a panel of its own, because counts of corpora of different sizes have no axis in common. Of
+    several chains each has a thin line of entropy beside their mean with its interval (see ``figure_1``), and bars are their means.
     Dashed lines, if they were measured, are what as many tokens of the initial corpus have. Raises ``UserError`` for a run whose text has not been
     measured.
 
     Example: ``figures.figure_2(results.load("demo"), "demo")``
     """
-    names = sized_names(table, [runs] if isinstance(runs, str) else runs)
-    measures = [_free_text(table, run) for run in names]
+    groups = experiments([runs] if isinstance(runs, str) else runs)
+    names = sized_names(table, list(groups))
+    measures = [_free_text_of(table, chains) for chains in groups.values()]
     figure, axes = style.panels(len(names), columns=2, size=(7.2, 3.9) if len(names) == 1 else (5.2, 3.9))
-    for panel, (run, title), (entropy, words) in zip(axes, names.items(), measures, strict=True):
-        bars = _entropy_and_words(panel, entropy, words)
+    for panel, (run, title), (entropies, words) in zip(axes, names.items(), measures, strict=True):
+        bars = _entropy_and_words(panel, entropies, words)
         for place, name, line_colour, label in ((panel, *REAL_ENTROPY), (bars, *REAL_OOV)):
             for level in metric(table, run, name, "free_text")["value"]:
                 place.axhline(level, color=line_colour, linestyle="--", linewidth=1.3, label=label)
-        panel.set_title(title, fontsize=11)
+        panel.set_title(title + _counted(groups[run]), fontsize=11)
     style.legend_above(figure, style.lines_only_once(figure.axes), columns=3)
     return Picture(figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names.values())}")
 
 
-def _entropy_and_words(panel: Axes, entropy: DataFrame, words: Sequence[DataFrame]) -> Axes:
-    """Draw both, and return the axes of the words."""
+def _entropy_and_words(panel: Axes, entropies: dict[str, DataFrame], words: Sequence[DataFrame]) -> Axes:
+    """Draw the chains' entropies and their mean words, and return the axes of the latter."""
     bars = panel.twinx()
     for points, (label, bar_colour, hatch, offset) in zip(words, OOV, strict=True):
         look = {"color": bar_colour, "hatch": 4 * hatch, "edgecolor": "white", "linewidth": 0}
         bars.bar(points["generation"] + offset, points["value"], 0.38, label=label, **look)
-    panel.plot(entropy["generation"], entropy["value"], color=ENTROPY_COLOUR, marker="o", label="entropy")
+    without_errors = {run: entropy.assign(standard_error=None) for run, entropy in entropies.items()}  # too small to be seen
+    style.draw_lines(panel, View(ENTROPY, chains.lines("entropy", without_errors, ENTROPY_COLOUR)))
     panel.set_zorder(bars.get_zorder() + 1)  # the line lies over the bars
     panel.patch.set_visible(False)
     bars.spines["right"].set_visible(True)
@@ -165,24 +170,47 @@ def sized_names(table: DataFrame, runs: Sequence[str]) -> dict[str, str]:
 
 def _perplexity_views(table: DataFrame) -> dict[str, View]:
     """The lines of the runs that have perplexities, and each over its first value (taken as exact), standard errors too."""
-    points = {run: metric(table, run, "perplexity", "perplexity") for run in table["run"].unique()}
-    measured = [(run, of_run) for run, of_run in points.items() if len(of_run)]
-    lines = [Line.of(run, of_run, style.colour(index)) for index, (run, of_run) in enumerate(measured)]
-    if not lines:
+    absolute, relative, floors = [], [], []
+    groups = {
+        name: {run: metric(table, run, "perplexity", "perplexity") for run in of_one} for name, of_one in experiments(table["run"].unique()).items()
+    }
+    groups = {name: of_one for name, of_one in groups.items() if any(map(len, of_one.values()))}
+    if not groups:
         raise UserError(f"No perplexity has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
-    relative = [line._replace(y=[y / line.y[0] for y in line.y], error=[error / line.y[0] for error in line.error]) for line in lines]
-    floors = []
-    for line, (run, _) in zip(lines, measured, strict=True):
-        if (floor := floor_perplexity(table, run)) is not None:
-            label = "exact floor" + (f", {run}" if len(lines) > 1 else "")
-            floors.append(Line(label, line.x, [floor] * len(line.x), [None] * len(line.x), line.colour, "", "--"))
-    return {ABSOLUTE: _scaled_view(ABSOLUTE, lines + floors), RELATIVE: _scaled_view(RELATIVE, relative)}
+    for index, (name, of_one) in enumerate(groups.items()):
+        label, colour = name + _counted(list(of_one)), style.colour(index)
+        absolute += chains.lines(label, of_one, colour)
+        relative += chains.lines(label, {run: _over_first(own) for run, own in of_one.items()}, colour)
+        if (floor := floor_perplexity(table, name)) is not None:
+            generations = max((own["generation"].tolist() for own in of_one.values()), key=len)
+            exact = "exact floor" + (f", {name}" if len(groups) > 1 else "")
+            floors.append(Line(exact, generations, [floor] * len(generations), [None] * len(generations), colour, "", "--"))
+    return {ABSOLUTE: _scaled_view(ABSOLUTE, absolute + floors), RELATIVE: _scaled_view(RELATIVE, relative)}
+
+
+def _over_first(points: DataFrame) -> DataFrame:
+    first = points["value"].iloc[0]
+    return points.assign(value=points["value"] / first, standard_error=points["standard_error"] / first)
+
+
+def _counted(chains: Sequence[str]) -> str:
+    """How many chains a line stands for, where it is more than one."""
+    return f", {len(chains)} chains" if len(chains) > 1 else ""
 
 
 def _scaled_view(axis: str, lines: list[Line]) -> View:
     values = [value for line in lines for value in line.y]
     scale = "log" if min(values) > 0 and max(values) / min(values) >= LOG_RANGE else "linear"
     return View(axis, lines, {"yaxis.type": scale, "yaxis.autorange": True})
+
+
+def _free_text_of(table: DataFrame, runs: Sequence[str]) -> tuple[dict[str, DataFrame], list[DataFrame]]:
+    """The entropy of each chain, and the words of their mean."""
+    from pandas import concat
+
+    found = {run: _free_text(table, run) for run in runs}
+    words = [concat([of_run[kind] for _, of_run in found.values()]).groupby("generation", as_index=False)["value"].mean() for kind in range(len(OOV))]
+    return {run: entropy for run, (entropy, _) in found.items()}, words
 
 
 def _free_text(table: DataFrame, run: str) -> tuple[DataFrame, list[DataFrame]]:

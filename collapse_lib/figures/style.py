@@ -231,7 +231,8 @@ def over_generations(panel: Axes) -> None:
 class Line(NamedTuple):
     """A line over generations: its points, the standard error of each (NaN or None: unknown), colour, and matplotlib's marker and line style.
 
-    Errors to either side differ where ``below`` is given; ``words`` is what the points say on hovering (default: value and error).
+    Errors to either side differ where ``below`` is given; ``words`` is what the points say on hovering (default: value and error); ``width`` is in
+    points. Lines that share a label, as those of an experiment's chains do, are named once.
     """
 
     label: str
@@ -243,6 +244,7 @@ class Line(NamedTuple):
     style: str = "-"
     below: Sequence[float] | None = None
     words: Sequence[str] | None = None
+    width: float = RC_PARAMS["lines.linewidth"]
 
     @classmethod
     def of(cls, label: str, points: DataFrame, colour: str, marker: str = "o", style: str = "-") -> Line:
@@ -266,7 +268,7 @@ def draw_lines(panel: Axes, view: View, alpha: float = 0.2, **look: Any) -> None
     """Draw a view with bands of one standard error to either side; ``look`` goes to matplotlib's ``plot``."""
     for line in view.lines:
         y, error = np.asarray(line.y, float), np.nan_to_num(np.asarray(line.error, float))
-        panel.plot(line.x, y, color=line.colour, marker=line.marker, linestyle=line.style, label=line.label, **look)
+        panel.plot(line.x, y, color=line.colour, marker=line.marker, linestyle=line.style, label=line.label, **{"linewidth": line.width} | look)
         panel.fill_between(line.x, y - error, y + error, color=line.colour, alpha=alpha, linewidth=0)
     panel.set_ylabel(view.axis)
 
@@ -284,7 +286,7 @@ def interactive(name: str, views: Mapping[str, View], dropdown: bool = False, me
             name=line.label,
             legendgroup=line.label,
             mode="lines+markers" if line.marker else "lines",
-            line={"color": line.colour, "dash": PLOTLY_DASHES[line.style]},
+            line={"color": line.colour, "dash": PLOTLY_DASHES[line.style], "width": line.width},
             marker={"symbol": PLOTLY_MARKERS.get(line.marker), "size": 7},
             error_y={"type": "data", "thickness": 1, "width": 2},
             hovertemplate="%{fullData.name}<br>generation %{x}: %{customdata}<extra></extra>",
@@ -355,9 +357,10 @@ def plain_ticks(axis: Axis) -> None:
 
 
 def label_ends(panel: Axes) -> None:
-    """Write each run's name at the end of its line, pushed apart where two would overlap."""
+    """Write each name at the end of the longest line that bears it, pushed apart where two would overlap."""
     to_height = panel.transData + panel.transAxes.inverted()
-    ends = [(*to_height.transform(line.get_xydata()[-1]), line) for line in panel.get_lines()]
+    longest = {line.get_label(): line for line in sorted(panel.get_lines(), key=lambda line: line.get_xdata()[-1])}
+    ends = [(*to_height.transform(line.get_xydata()[-1]), line) for line in longest.values()]
     ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}  # where a shorter run's name lies on a longer run's line
     lowest = float("-inf")
     for x, height, line in sorted(ends, key=lambda end: end[1]):

@@ -46,6 +46,7 @@ def grade_completions(
     """The work of step ``gpt_eval``; ``ask`` gives a judge's answers to exercises."""
     controls = control_rows(task.protocol, validation, tokenizer)
     task.record.metrics, task.record.examples = measure.grade(_to_grade(task.protocol, completions), controls, ask)
+    task.record.examples["wording"] = task.protocol.gpt_eval.wording
 
 
 def asker(run: Run) -> Callable[[list[Exercise]], list[Answer]]:
@@ -125,7 +126,7 @@ def _to_grade(protocol: Protocol, completions: Completions) -> Completions:
 def _request(protocol: Protocol, exercise: Exercise) -> Body:
     from collapse_lib.judge import client as judge
 
-    return judge.request(protocol.gpt_eval, measure.messages(exercise), measure.Grade.model_json_schema())
+    return judge.request(protocol.gpt_eval, measure.messages(exercise, protocol.gpt_eval.wording), measure.Grade.model_json_schema())
 
 
 def _require_judge(run: Run) -> None:

@@ -5,17 +5,17 @@ A claim has parts, each one number a chain and a test over chains. What a part c
     reproduced          the test sees what the paper says
     contradicted        the test sees the opposite
     not at this scale   the test does not see it, and the chains end before the generation at which the paper does
-    underpowered        the test sees nothing
+    underpowered        the test sees nothing; or there are fewer than ``inference.FEWEST`` chains, or not all that a study planned
     not tested          nothing was measured, or no arm was made for it
 
-A claim is ``reproduced`` if all its parts are, ``partly`` if some are, else what the gravest of its parts is. Fewer than ``inference.FEWEST`` chains,
-or a study that is not finished, never give more than what these chains did: "one chain: as reported", "in part" or "otherwise".
+A claim is ``reproduced`` if all its parts are, ``partly`` if some are, else what the gravest of its parts is. A claim about every chain and about a
+limit (``by_theory``) is not for chains to decide: a counterexample does, and chains stand beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,10 +25,12 @@ from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.run import Run
 from collapse_lib.studies import inference
 from collapse_lib.studies.analysis import ContrastAnswer, analyse
+from collapse_lib.studies.chains import experiments, sizes
 from collapse_lib.studies.design import Study
 from collapse_lib.studies.results import load
 from collapse_lib.studies.study import open_study, studies_with_results, table
 from collapse_lib.studies.twins import comparisons
+from collapse_lib.text.tasks import TASKS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,7 +40,7 @@ MARGIN = 0.02  # accuracy: a benefit of less is none worth speaking of
 LAST = 40  # generations of the paper
 TURN = 25  # the paper's generation from which entropy falls and repetition is said to grow
 
-Outcome = Literal["reproduced", "contradicted", "not at this scale", "underpowered", "not tested", "as reported", "otherwise"]
+Outcome = Literal["reproduced", "contradicted", "not at this scale", "underpowered", "not tested"]
 Measure = tuple[str, str, bool]  # step, metric, whether its logarithm is taken
 LOSSES = ("perplexity.perplexity", "exact.excess_loss", "exact.log_excess_loss")
 PERPLEXITY: Measure = ("perplexity", "perplexity", True)
@@ -73,7 +75,7 @@ class Part:
     def outcome(self, p: float | None = None) -> Outcome:
         """What it comes to; ``p`` is its p-value, adjusted for the tests beside it."""
         if self.is_early:
-            return "as reported" if self.agrees else "otherwise"
+            return "underpowered"
         is_seen = p is not None and p <= LEVEL
         found: Outcome = self.decided or ("underpowered" if not is_seen else "reproduced" if self.agrees else "contradicted")
         return "not at this scale" if found != "reproduced" and self.last < self.seen_by else found
@@ -81,23 +83,29 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """Chains of one kind that can answer claims: a run, or a study with its ``arms`` by what they are for (``roles``)."""
+    """Chains that can answer claims, as ``arms`` by what they are for (``roles``): an experiment's runs, or a study."""
 
     name: str
     table: DataFrame
     roles: Mapping[str, tuple[str, ...]]  # recursion, fresh, first_only, mix, larger -> arms
-    planned: Mapping[str, int]  # chains by arm
+    planned: Mapping[str, int]  # chains by arm, as far as a number was planned
     contrasts: tuple[ContrastAnswer, ...] = ()
     twins: Sequence[dict[str, Any]] = ()
 
     def chains(self, arm: str, measure: Measure) -> DataFrame:
-        """A measure, a row a chain and a column a generation from 1 on, of the arm's chains that have come as far as any."""
+        """A measure, a row a chain and a column a generation from 1 on, of the arm's chains to the last generation that enough of them have.
+
+        Enough are ``FEWEST``, or as many as there are. Generations in which any of these was not measured are left out.
+        """
         step, metric, is_log = measure
         rows = self.table[
             (self.table["arm"] == arm) & (self.table["step"] == step) & (self.table["metric"] == metric) & (self.table["generation"] > 0)
         ]
         wide = rows.pivot(index="run", columns="generation", values="value")
-        wide = wide[wide[wide.columns.max()].notna()].dropna(axis=1) if len(wide) else wide
+        if len(wide):
+            ends = wide.apply(lambda chain: chain.last_valid_index(), axis=1)
+            last = sorted(ends, reverse=True)[min(len(ends), inference.FEWEST) - 1]
+            wide = wide.loc[ends >= last, wide.columns <= last].dropna(axis=1)
         return np.log(wide) if is_log and len(wide) and (wide > 0).all(axis=None) else wide
 
     def arms(self, role: str) -> tuple[str, ...]:
@@ -107,7 +115,7 @@ class Source:
         """Whether all planned chains of these arms have come to their last generation."""
         last = self.table["generation"].max()
         done = self.table[self.table["generation"] == last]
-        return all(done[done["arm"] == arm]["run"].nunique() >= self.planned[arm] for arm in arms)
+        return all(done[done["arm"] == arm]["run"].nunique() >= self.planned.get(arm, 0) for arm in arms)
 
 
 Question = Callable[[Source], list[Part | None]]  # None: a part that this source cannot answer
@@ -131,14 +139,15 @@ class Evidence:
         return min((min(part.chains) for part, _ in self.tested), default=0)
 
     @property
+    def last(self) -> int:
+        """The last generation that any part has seen."""
+        return max((part.last for part, _ in self.tested), default=0)
+
+    @property
     def verdict(self) -> str:
         if not self.tested:
             return "not tested"
         found = set(self.outcomes)
-        if any(part.is_early for part, _ in self.tested):
-            agree = [part is not None and part.agrees for part in self.parts]
-            count = {1: "one chain", 2: "two chains"}.get(self.chains, f"unfinished, {self.chains} chains")
-            return f"{count}: {'as reported' if all(agree) else 'in part' if any(agree) else 'otherwise'}"
         if found == {"reproduced"}:
             return "reproduced"
         ranked = ("contradicted", "not at this scale", "underpowered")
@@ -147,34 +156,49 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper's, by its key, and the question that holds it against a source."""
+    """A claim of the paper's, by its key, and the question that holds it against a source; ``by_theory`` is what a counterexample decides."""
 
     key: str
     question: Question = field(default=lambda source: [])
+    by_theory: Outcome | None = None
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim with all evidence, that of most chains first; without any there is nothing that could test it."""
+    """A claim with all evidence, that of most chains first, of as many that of the most generations; without any there is nothing to test it."""
 
     claim: Claim
     evidence: tuple[Evidence, ...]
 
     @property
     def verdict(self) -> str:
-        return self.evidence[0].verdict if self.evidence else "not tested"
+        return self.claim.by_theory or (self.evidence[0].verdict if self.evidence else "not tested")
 
 
 def sources(runs: Sequence[str]) -> list[Source]:
-    """The runs of the paper's recursion among ``runs``, and every study that has chains."""
+    """Every study that has chains, and the experiments of the paper's recursion among ``runs``; see ``of_experiments``."""
     found = [of_study(study) for study in map(open_study, studies_with_results())]
-    return found + [of_run(run) for run in runs if not (runs_root() / run / "study.json").is_file() and _is_recursion(run)]
+    return found + of_experiments([run for run in runs if not (runs_root() / run / "study.json").is_file() and _is_recursion(run)])
 
 
-def of_run(name: str) -> Source:
-    numbers = load([name])
-    numbers.insert(1, "arm", name)
-    return Source(name, numbers, {"recursion": (name,)}, {name: 1}, twins=comparisons([name]))
+def of_experiments(runs: Sequence[str]) -> list[Source]:
+    """A source for each experiment, with the larger models of the same text beside it; the longest chain of several is one by itself, too."""
+    if not runs:
+        return []
+    groups = experiments(runs)
+    numbers = load(list(runs))
+    numbers.insert(1, "arm", numbers["run"].map({run: name for name, chains in groups.items() for run in chains}))
+    is_size = (numbers["step"] == "train") & (numbers["metric"] == "parameters")
+    by_size = sizes(runs, numbers[is_size].groupby("arm")["value"].max().astype(int).to_dict())
+    found = []
+    for name, chains in groups.items():
+        larger = tuple(by_size[by_size.index(name) + 1 :]) if name in by_size else ()
+        table = numbers[numbers["arm"].isin([name, *larger])]
+        found.append(Source(name, table, {"recursion": (name,), "larger": larger}, {}, twins=comparisons([name])))
+        if len(chains) > 1:
+            longest = numbers[numbers["run"] == name]
+            found.append(Source(f"{name}, its longest chain", longest, {"recursion": (name,)}, {}))
+    return found
 
 
 def of_study(study: Study) -> Source:
@@ -202,7 +226,7 @@ def answers(found: Sequence[Source], claims: Sequence[Claim] | None = None) -> l
             outcomes = tuple(part.outcome(adjusted.get(part, part.p)) if part else "not tested" for part in of_one)
             if any(of_one):
                 evidence[key].append(Evidence(source, tuple(of_one), outcomes))
-    return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: -one.chains))) for claim in asked]
+    return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: (-one.chains, -one.last)))) for claim in asked]
 
 
 def _role(study: Study, arm: str, numbers: DataFrame) -> str | None:
@@ -331,7 +355,9 @@ def contrast(source: Source, arm: str, sign: int, what: str, number: Callable[[D
     """An arm less the paper's recursion in one ``number`` a chain of log perplexity."""
     for control in source.arms("recursion"):
         ours, theirs = source.chains(arm, PERPLEXITY), source.chains(control, PERPLEXITY)
-        if len(ours) and len(theirs) and ours.shape[1] > 1 and list(ours.columns) == list(theirs.columns):
+        common = ours.columns.intersection(theirs.columns)
+        if len(ours) and len(theirs) and len(common) > 1:
+            ours, theirs = ours[common], theirs[common]
             found = inference.permutation(number(ours), number(theirs), 1 - LEVEL)
             agrees, last, done = sign * found.difference > 0, int(ours.columns[-1]), source.is_finished(arm, control)
             return Part(what, "exact permutation", found.difference, found.low, found.high, found.p, agrees, found.chains, last, done)
@@ -413,8 +439,24 @@ def _is_trusted(source: Source, grade: str) -> bool:
 
 
 def _finding_4(source: Source) -> list[Part | None]:
-    accuracy: Measure = ("classification", "mean_accuracy", False)
-    return [trend(source, accuracy, -1, "mean accuracy", LAST), no_better_than_untrained(source, accuracy, "mean accuracy")]
+    """The mean over the tasks that there is something to lose in: those in which every chain's first generation beats the commonest answer."""
+    rows = source.table[source.table["step"] == "classification"]
+    by_name = {name: of_name.set_index(["run", "generation"])["value"].sort_index() for name, of_name in rows.groupby("metric")}
+    accuracies = []
+    for task in TASKS:
+        if f"{task}_accuracy" in by_name:
+            lead = by_name[f"{task}_accuracy_low"] - by_name[f"{task}_accuracy_majority"]
+            first = lead[lead.index.get_level_values("generation") > 0].groupby("run").first()
+            accuracies += [by_name[f"{task}_accuracy"]] if len(first) and (first > 0).all() else []
+    if not accuracies:
+        return [None, None]
+    mean = sum(accuracies) / len(accuracies)
+    arms = source.table.drop_duplicates("run").set_index("run")["arm"]
+    made = mean.dropna().rename("value").reset_index().assign(step="classification", metric="learned")
+    of_learned = replace(source, table=made.assign(arm=made["run"].map(arms)))
+    accuracy: Measure = ("classification", "learned", False)
+    what = f"mean accuracy on {len(accuracies)} task{'s' * (len(accuracies) > 1)}"
+    return [trend(of_learned, accuracy, -1, what, LAST), no_better_than_untrained(of_learned, accuracy, what)]
 
 
 def _larger(source: Source) -> list[Part | None]:
@@ -433,7 +475,7 @@ def _proportion(source: Source) -> list[Part | None]:
 
 CLAIMS = (
     Claim("cause", _cause),
-    Claim("inevitable"),
+    Claim("inevitable", by_theory="contradicted"),
     Claim("finding_1", _finding_1),
     Claim("finding_2", _finding_2),
     Claim("finding_3", _finding_3),
@@ -442,6 +484,6 @@ CLAIMS = (
     Claim("entropy", _entropy),
     Claim("repetition", _repetition),
     Claim("concentration", _concentration),
-    Claim("corpus", other_corpus),
+    Claim("corpus", other_corpus, by_theory="contradicted"),
     Claim("proportion", _proportion),
 )

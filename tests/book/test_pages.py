@@ -21,7 +21,7 @@ from collapse_lib.book import build as book
 from collapse_lib.book import notebooks, pictures, sphinx_pages
 from collapse_lib.book import pages as book_pages
 from collapse_lib.book.notebooks import NotebookPage
-from collapse_lib.book.runs import BookRun, book_runs
+from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
 from collapse_lib.book.staging import Staging
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_json
@@ -322,6 +322,25 @@ def test_pages_of_one_notebook_have_their_own_titles_parameters_and_names() -> N
         assert made.cells[0].source.startswith(f"# {page.title}\n\n") and f'(here with `figure = "{figure}"`)' in made.cells[1].source
         assert f"<source/{page.notebook.name}>" in made.cells[1].source
     assert len({page.title for page in pages.values() if page.title}) == len(several)
+
+
+def test_the_papers_figures_show_the_runs_that_have_its_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+
+    def made(name: str, parameters: int, **changes: str) -> BookRun:
+        run = Run.create(name, load_preset("smoke").with_changes({field.replace("__", "."): value for field, value in changes.items()}))
+        return BookRun(run, {1: {"train": {"metrics": {"parameters": {"value": parameters}}}}})
+
+    demo = made("demo", 300, corpus__stories="77")
+    small = [made(f"small-{seed}", 100, seed=str(seed)) for seed in (1, 2)]
+    large = made("large", 800, model__num_layers="3")
+    pages = {page.name: page for page in notebooks.notebook_pages("figures")}
+    assert [name for name, page in pages.items() if page.by_size] == [*("figure_a2_entropy_oov_1m", "figure_a3_classification_1m", "figure_a5_f1_1m")]
+    for runs, of_design in (([demo, *small, large], ["small-1", "small-2", "large"]), ([demo, *small], []), ([demo, large], [])):
+        assert runs_of_two_sizes(runs) == of_design
+        names = [run.name for run in runs]
+        assert book._runs_of(pages["figure_1_perplexity"], runs) == book._runs_of(pages["table_a1_samples"], runs) == (of_design or names)
+        assert book._runs_of(pages["tails"], runs) == book._runs_of(pages["claims"], runs) == names
 
 
 @pytest.mark.parametrize("page", [page for folder in book.FOLDERS for page in notebooks.notebook_pages(folder)], ids=lambda page: page.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from pandas import DataFrame
 from synthetic_runs import write_run, write_study
 
 from collapse_lib.book.wording.claims import CLAIMS as WORDS
-from collapse_lib.book.wording.claims import claims_table, verdict_lines, verdicts_in_words
+from collapse_lib.book.wording.claims import claims_table, limits_of_ours, verdict_lines, verdicts_in_words
+from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.studies import claims, results
 from collapse_lib.studies.claims import Claim, Source
 from collapse_lib.studies.design import study_from_yaml
@@ -83,18 +86,45 @@ def test_what_the_test_does_not_see_is_underpowered_or_not_at_this_scale():
     assert verdict("repetition", source({("free_text", "repeated"): [values[:4] for values in falling]})) == "not at this scale"
 
 
-def test_one_chain_never_gives_more_than_what_it_did():
-    assert verdict("finding_1", source(growing([1.3]))) == "one chain: as reported"
-    assert verdict("finding_1", source(growing([0.8]))) == "one chain: otherwise"
-    assert verdict("finding_1", source(growing([1.3, 1.2]))) == "two chains: as reported"
-    assert verdict("finding_2", source({("free_text", "repeated"): [[0.1, 0.2, 0.3]]})) == "one chain: in part", "its other part is not measured"
-    assert verdict("finding_1", source(growing([1.2, 1.25, 1.3]), planned=5)) == "unfinished, 3 chains: as reported"
+@pytest.mark.parametrize("growths", [[1.3], [0.8], [1.3, 1.2], [1.3, 0.8]])
+def test_fewer_than_three_chains_are_underpowered_whatever_they_did(growths):
+    few = source(growing(growths))
+    assert verdict("finding_1", few) == "underpowered"
+    (answer,) = claims.answers([few], [claim for claim in claims.CLAIMS if claim.key == "finding_1"])
+    row = claims_table([answer]).data.split("\n")[-1]
+    way = "the way of the paper" if min(growths) > 1 else "another way"
+    assert f"{'one chain' if len(growths) == 1 else 'two chains'}, which went {way}: no verdict" in row.lower()
+
+
+def test_a_study_that_is_not_finished_has_no_verdict():
+    assert verdict("finding_1", source(growing([1.2, 1.25, 1.3]), planned=5)) == "underpowered"
+    assert verdict("finding_1", source(growing([1.2, 1.25, 1.3]), planned=3)) == "reproduced"
 
 
 def test_nothing_measured_is_not_tested():
     assert verdict("finding_4", source(growing([1.3]))) == "not tested"
-    assert verdict("inevitable", source(growing([1.2, 1.25, 1.3]))) == "not tested"
     assert verdict("finding_1") == "not tested"
+
+
+def test_what_theory_decides_no_chain_does():
+    record = {"generations": [{"generation": n, "positions": {"chain": {"excess_both": {"tv": {"value": 0.1 / n}}}}} for n in (1, 2, 3)]}
+    for found in ((), (source(growing([1.2, 1.25, 1.3]), twins=[record]),)):
+        assert verdict("inevitable", *found) == verdict("corpus", *found) == "contradicted"
+    (answer,) = claims.answers(found, [claim for claim in claims.CLAIMS if claim.key == "corpus"])
+    assert answer.evidence[0].verdict == "underpowered", "twins are one pair"
+    assert "**contradicted** by theory" in claims_table([answer]).data and "last less first" in claims_table([answer]).data
+
+
+def test_chains_of_different_length_answer_to_where_three_have_come():
+    """Three chains to generation 12, of which one goes on to 40, where what the paper sees late turns up in this one."""
+    entropy = [[5 + 0.05 * min(n, 24) + 0.003 * chain * n - 0.02 * max(0, n - 24) for n in range(40 if chain == 0 else 12)] for chain in range(3)]
+    made = replace(source({("free_text", "entropy"): entropy}), planned={})
+    assert made.chains("replace", ("free_text", "entropy", False)).shape == (3, 12)
+    (answer,) = claims.answers([made], [claim for claim in claims.CLAIMS if claim.key == "entropy"])
+    assert answer.verdict == "partly" and answer.evidence[0].outcomes == ("reproduced", "not at this scale")
+    alone = source({("free_text", "entropy"): entropy[:1]})
+    assert alone.chains("replace", ("free_text", "entropy", False)).shape == (1, 40) and verdict("entropy", alone) == "underpowered"
+    assert verdict("entropy", alone, made) == "partly"
 
 
 def test_the_evidence_of_most_chains_decides():
@@ -120,14 +150,36 @@ def test_the_peak_of_a_chain_is_where_the_others_have_it():
     assert rises[0].low < 0 < rises[0].high, "of noise, a chain's own maximum would lie above its first value in nearly every chain"
 
 
+def fine_tuned(task, accuracy, lead=0.1):
+    """A task in which a generation's accuracy is ``accuracy`` (a dict a chain), and what the commonest answer scores, ``lead`` below."""
+    first = accuracy[0][1]
+    return {
+        ("classification", f"{task}_accuracy"): accuracy,
+        ("classification", f"{task}_accuracy_low"): [{n: value - 0.01 for n, value in chain.items()} for chain in accuracy],
+        ("classification", f"{task}_accuracy_majority"): [dict.fromkeys(chain, first - lead) for chain in accuracy],
+    }
+
+
 def test_no_better_than_untrained_is_a_benefit_that_is_ruled_out():
     def found(last, generations=40):
         course = [{n: 0.6 - (0.6 - last - 0.001 * chain) * (n - 1) / (generations - 1) for n in range(1, generations + 1)} for chain in range(4)]
-        return verdict("finding_4", source({("classification", "mean_accuracy"): [{0: 0.5} | values for values in course]}))
+        return verdict("finding_4", source(fine_tuned("sst2", [{0: 0.5} | values for values in course])))
 
     assert found(0.5) == "reproduced"
     assert found(0.57) == "partly", "it falls, and is still better than the untrained model"
     assert found(0.57, generations=10) == "partly"
+
+
+def test_tasks_that_generation_1_does_not_learn_have_no_say():
+    falls = [{0: 0.5} | {n: 0.7 - 0.005 * n - 0.001 * chain for n in range(1, 41)} for chain in range(3)]
+    stays = [{0: 0.5} | dict.fromkeys(range(1, 41), 0.7 + 0.0001 * chain) for chain in range(3)]
+    alone = claims._finding_4(source(fine_tuned("sst2", falls)))
+    assert alone[0].what == "mean accuracy on 1 task, slope a generation"
+    beside = claims._finding_4(source(fine_tuned("sst2", falls) | fine_tuned("cola", stays, lead=0.005)))
+    assert [part.estimate for part in beside] == [part.estimate for part in alone], "of cola, generation 1's interval reaches the commonest answer"
+    both = claims._finding_4(source(fine_tuned("sst2", falls) | fine_tuned("cola", stays)))
+    assert both[0].what.startswith("mean accuracy on 2 tasks") and both[0].estimate == pytest.approx(alone[0].estimate / 2, rel=0.01)
+    assert verdict("finding_4", source(fine_tuned("cola", stays, lead=-0.1))) == "not tested"
 
 
 def test_grades_of_a_judge_that_fails_its_controls_do_not_count():
@@ -140,11 +192,6 @@ def test_grades_of_a_judge_that_fails_its_controls_do_not_count():
     assert verdict("finding_3", source(grades | by_grade)) == "partly", "its grades of grammar count, and those of consistency do not"
     legality = {("exact", "legal_share"): [[0.5 - 0.1 * n - 0.01 * chain for n in range(4)] for chain in range(3)]}
     assert verdict("finding_3", source(legality)) == "partly", "legality stands for grammar, and nothing for consistency"
-
-
-def test_twins_are_one_chain():
-    record = {"generations": [{"generation": n, "positions": {"chain": {"excess_both": {"tv": {"value": 0.1 / n}}}}} for n in (1, 2, 3)]}
-    assert verdict("corpus", source(growing([1.2, 1.25, 1.3]), twins=[record])) == "one chain: as reported"
 
 
 def test_the_tests_of_a_source_are_adjusted_for_one_another():
@@ -176,7 +223,7 @@ def test_a_study_answers_by_its_arms_and_by_its_own_contrasts(root):
     found = {answer.claim.key: answer for answer in claims.answers(sources)}
     assert found["cause"].verdict == found["finding_1"].verdict == found["proportion"].verdict == "reproduced"
     assert found["cause"].evidence[0].parts[0].p == pytest.approx(2 * 2 / 252), "the study's own Holm over its contrasts"
-    assert found["larger"].verdict == found["inevitable"].verdict == "not tested"
+    assert found["larger"].verdict == "not tested"
     assert [len(evidence.tested) for evidence in found["finding_1"].evidence] == [2, 2]
 
 
@@ -187,11 +234,43 @@ def test_a_study_of_which_the_opposite_is_true(root):
     assert found["proportion"].verdict == "contradicted"
 
 
+def test_runs_of_one_experiment_are_its_chains_and_sizes_of_one_text_are_compared(root):
+    def write(name, seed, growth, parameters, generations=4):
+        folder = write_run(root, name, generations, growth)
+        protocol = Protocol.from_yaml((folder / "protocol.yaml").read_text(), name)
+        changes = {"seed": str(seed), "model.num_layers": str(parameters // 100)}
+        (folder / "protocol.yaml").write_text(protocol.with_changes(changes).to_yaml())
+        for file in folder.glob("generation-*/metrics/train.json"):
+            record = json.loads(file.read_text())
+            record["metrics"]["parameters"] = {"value": parameters, "unit": "parameters", "definition": "made up"}
+            file.write_text(json.dumps(record))
+
+    runs = []
+    for size, growth, parameters in (("small", 1.3, 200), ("large", 1.1, 400)):
+        for seed in range(1, 6):
+            runs.append(f"{size}-{seed}")
+            write(runs[-1], seed, growth + 0.01 * seed, parameters, generations=9 if seed == 2 else 4)
+    write("small-again", 1, 1.5, 200)  # the seed of small-1: no chain of its own
+    write("elsewhere", 1, 1.5, 200)
+    elsewhere = root / "elsewhere" / "protocol.yaml"
+    elsewhere.write_text(Protocol.from_yaml(elsewhere.read_text(), "").with_changes({"corpus.stories": "11"}).to_yaml())
+    found = {made.name: made for made in claims.sources([*runs, "small-again", "elsewhere"])}
+    assert list(found) == ["small-2", "small-2, its longest chain", "large-2", "large-2, its longest chain", "small-again", "elsewhere"]
+    assert found["small-2"].roles == {"recursion": ("small-2",), "larger": ("large-2",)} and not found["large-2"].arms("larger")
+    assert found["small-2"].chains("small-2", claims.PERPLEXITY).shape == (5, 4)
+    answered = {answer.claim.key: answer for answer in claims.answers(list(found.values()))}
+    assert answered["finding_1"].verdict == "reproduced" and answered["finding_1"].evidence[0].source.name == "small-2"
+    larger = answered["larger"].evidence[0]
+    assert larger.verdict == "reproduced" and larger.chains == 5
+    assert larger.parts[0].estimate == pytest.approx(math.log(1.13 / 1.33), rel=0.01)
+    assert "5 chains to generations 9, 4, 4, 4, 4" in limits_of_ours(list(found.values())).data
+
+
 def test_every_claim_is_a_row_in_words(root):
     write_run(root, "alone", 4)
     answers = claims.answers(claims.sources(["alone"]))
     assert {answer.claim.key for answer in answers} == set(WORDS)
     rows = claims_table(answers).data.split("\n")
     assert len(rows) == 2 + len(WORDS) and all(row.count(" | ") == 5 for row in rows)
-    assert "**one chain: as reported**" in next(row for row in rows if "Finding 1 (" in row)
+    assert "**underpowered**" in next(row for row in rows if "Finding 1 (" in row)
     assert f"Of {len(WORDS)} claims" in verdicts_in_words(answers).data

@@ -209,6 +209,7 @@ def test_fields_that_came_later_leave_old_hashes_as_they_were():
         "training.schedule": "linear",
         "training.init": "previous",
         "classification.grammar": "small",
+        "gpt_eval.wording": "strict",
         "regime.name": "fresh",
         "regime.share": None,
         "regime.real": "old",

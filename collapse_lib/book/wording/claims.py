@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import number, pipe_table
 from collapse_lib.studies.claims import Answer, Evidence, Outcome, Part, Source
 from collapse_lib.text.display import plain
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 LINE = "<br>"
 
@@ -27,42 +30,46 @@ CLAIMS = {
     "cause": Said(
         "The cause (contribution 1)",
         "Training on generated text introduces errors that are never negative; they add up over generations, and that is the cause "
-        "(sections 1, 2.1, 2.2; eqs. 1 to 3).",
+        "(sections 1, 2.1 to 2.3; eqs. 1 to 3).",
         "Any sequence of positive distributions can be written so, improving ones too; the smallest errors can be measured "
         "([one generation](../theory/1_one_generation), [many](../theory/2_many_generations)).",
         "Asked as an experiment: is recursion worse than training again on real text, and than one generation's text again and again?",
     ),
     "inevitable": Said(
         "Inevitability (contribution 2)",
-        "All auto-regressive language models will collapse, in one of two ways (section 2.3).",
-        "As stated it does not follow: a divergent series may leave everything intact, a convergent one nothing ([two ways](../theory/3_two_ways)).",
-        "It is a statement about all models and about a limit; no number of chains of finite length can decide it.",
+        "All auto-regressive language models will definitely collapse, in one of two ways (abstract, sections 1, 2.3).",
+        "As stated it does not follow, and chains of the proof's own form contradict it: errors that diverge, or converge, and a corpus that comes "
+        "back or stays ([two ways](../theory/3_two_ways), T4, T5, T7). What follows is that information about the corpus never grows.",
+        "A statement about all models and about a limit, which no number of chains of finite length can decide. That the counterexamples exist does "
+        "not make them likely: whether a network's chain forgets is asked in the rows above and below.",
     ),
     "finding_1": Said(
         "Finding 1 (contribution 3)",
-        "Perplexity on the initial corpus's kind of text rises in every generation (section 3.2.1, Fig. 1).",
+        "Perplexity on validation stories of the initial corpus's kind rises monotonously, over all 40 generations (section 3.2.1, Fig. 1).",
         "Information about the initial corpus cannot grow along the chain; perplexity may still go either way "
         "([many generations](../theory/2_many_generations)).",
         "Two parts: does it rise over the generations, and does it in every step?",
     ),
     "finding_2": Said(
         "Finding 2 (contribution 4)",
-        "The text becomes repetitive, and what repeats are frequent tokens of the initial corpus (section 3.2.2, Table A1).",
+        "Text comes to repeat itself a great deal, and what repeats is often a frequent token of the initial corpus (section 3.2.2, Table A1).",
         "Drift alone fixes one token in the end, most likely a frequent one ([drift](../theory/4_drift)).",
         "Its two parts have rows of their own below.",
     ),
     "finding_3": Said(
         "Finding 3 (contribution 5)",
-        "Completions become less grammatical and, faster, less consistent with their prompts (section 3.2.2, Fig. 3).",
+        "Completions become less grammatical and less consistent with their prompts, the latter faster (section 3.2.2, Fig. 3, Table A2).",
         "Nothing is derived about it.",
-        "Grades count only where the judge tells real, shuffled and random text apart. Where the stories are the grammar's, legality stands for "
-        "grammar.",
+        "Two parts, grammar and consistency; which falls faster is not tested. A grade counts only where the judge ranks its controls in it. Where "
+        "the stories are the grammar's, legality stands for grammar.",
     ),
     "finding_4": Said(
         "Finding 4 (contribution 6)",
-        "Fine-tuned, late generations do no better than a model with random weights (section 3.2.3, Fig. 4).",
+        "Fine-tuned on real data, late generations do no better than a model with random weights that is fine-tuned alike "
+        "(section 3.2.3, Figs. 4, A3 to A5).",
         "Nothing is derived about it.",
-        "Two parts: does accuracy fall, and is the last generation's benefit over the untrained baseline ruled out?",
+        "Two parts: does accuracy fall, and is the last generation's benefit over the untrained baseline ruled out? Of the tasks that generation 1 "
+        "learns: the others have nothing to lose.",
     ),
     "larger": Said(
         "The larger model is more resilient",
@@ -73,31 +80,34 @@ CLAIMS = {
     ),
     "entropy": Said(
         "Entropy rises, then falls",
-        "The entropy of free text rises until generation 25 and then falls sharply (section 3.2.2, Fig. 2).",
+        "The entropy of free text rises until generation 25 and then falls sharply; that of the 1M models generally declines late "
+        "(sections 3.2.2, 4, Figs. 2, A2).",
         "Drift alone lowers it on average; a rise needs errors that spread probability ([drift](../theory/4_drift)).",
         "The rise and the fall are tested apart.",
     ),
     "repetition": Said(
         "Repetition grows",
-        "Later generations repeat tokens more and more (section 3.2.2, Table A1).",
+        "Tokens are repeated more and more from generation to generation, which brings entropy down (sections 3.2.2, 4, Table A1).",
         "Drift loses rare tokens and contexts; that one token follows itself is not derived ([drift](../theory/4_drift)).",
         "Measured as the share of tokens equal to the one before them. The paper gives no number.",
     ),
     "concentration": Said(
         "What repeats is frequent",
-        "Repetitions are often concentrated on high-frequency tokens of the initial corpus (Finding 2).",
+        "Repetitions are often concentrated around high-frequency tokens of the initial corpus (Finding 2, section 3.2.2).",
         "The token that drift fixes is i with probability p(i) ([drift](../theory/4_drift)).",
         "Measured as the share, among repeated tokens, of those that make half of the initial corpus.",
     ),
     "corpus": Said(
         "Unaffected by the initial corpus",
-        "For a large n the output does not depend on the distribution of the initial corpus (section 2.3.1).",
-        "True of some chains and not of others; in pure drift the corpus decides which token wins ([drift](../theory/4_drift)).",
-        "Twins differ in their initial corpora. One pair is one chain of each kind, whatever its distance.",
+        "Where the errors diverge, the output distribution is unaffected by the initial corpus's for a sufficiently large n (section 2.3.1).",
+        "Not of every such chain: one whose errors diverge converges to its corpus ([two ways](../theory/3_two_ways), T5). True of drift with "
+        "mutation; in pure drift the corpus decides which token wins ([drift](../theory/4_drift)).",
+        "As a theorem it is the theory's to decide. Whether it describes networks, twins ask, which differ in their initial corpora: one pair is one "
+        "chain of each kind, whatever its distance.",
     ),
     "proportion": Said(
         "Keep a proper proportion",
-        "Generated data should be kept to a proper proportion of all training data (section 4).",
+        "It is crucial to keep a proper proportion of generated data to all training data (section 4).",
         "A share of real text gives a fixed point, the nearer the larger the share ([ways out](../theory/5_ways_out)).",
         "The paper tests no proportion. An arm that mixes real text in is held against the paper's recursion.",
     ),
@@ -116,9 +126,8 @@ WHY: dict[Outcome, str] = {
     "not at this scale": "not seen, and these chains end before the generation at which the paper sees it",
     "underpowered": "the test sees nothing, and does not rule it out",
     "not tested": "not measured",
-    "as reported": "the direction is the paper's",
-    "otherwise": "the direction is not the paper's",
 }
+FEW = {1: "one chain", 2: "two chains"}
 HEADER = ("Claim: what the paper says", "Verdict", "What our runs and studies say", "Why", "What theory says", "Scale")
 
 
@@ -162,7 +171,8 @@ def _row(answer: Answer) -> tuple[str, ...]:
     said = CLAIMS[answer.claim.key]
     numbers = LINE.join(line for evidence in answer.evidence for line in _numbers(evidence)) or "–"
     scale = LINE.join(f"{_name(evidence.source)}: {_scale(evidence.source)}" for evidence in answer.evidence[:1]) or "–"
-    return (f"**{said.title}.** {said.paper}", f"**{answer.verdict}**", numbers, f"{_why(answer)} {said.note}".strip(), said.theory, scale)
+    verdict = f"**{answer.verdict}**" + " by theory" * (answer.claim.by_theory is not None)
+    return (f"**{said.title}.** {said.paper}", verdict, numbers, f"{_why(answer)} {said.note}".strip(), said.theory, scale)
 
 
 def _numbers(evidence: Evidence) -> list[str]:
@@ -180,26 +190,41 @@ def _part(part: Part) -> str:
 def _why(answer: Answer) -> str:
     """The outcome of each part of the evidence that decides."""
     if not answer.evidence:
-        return "" if answer.claim.key == "inevitable" else "No run and no study here has measured it."
+        return "" if answer.claim.by_theory else "No run and no study here has measured it."
     first = answer.evidence[0]
-    reasons = [f"{plain(part.what) if part else 'a part of it'}: {WHY[outcome]}" for part, outcome in zip(first.parts, first.outcomes, strict=True)]
+    pairs = zip(first.parts, first.outcomes, strict=True)
+    reasons = [f"{plain(part.what) if part else 'a part of it'}: {_reason(part, outcome)}" for part, outcome in pairs]
     return "; ".join(reasons).capitalize() + "."
+
+
+def _reason(part: Part | None, outcome: Outcome) -> str:
+    if part is None or not part.is_early:
+        return WHY[outcome]
+    count = FEW.get(min(part.chains), "fewer chains than were planned")
+    return f"{count}, which went {'the way of the paper' if part.agrees else 'another way'}: no verdict"
 
 
 def _name(source: Source) -> str:
     return f"`{source.name}`"
 
 
+def _own(source: Source) -> DataFrame:
+    """The numbers of the paper's recursion, where other arms stand beside it."""
+    return source.table[source.table["arm"].isin(source.arms("recursion") or source.table["arm"])]
+
+
 def _scale(source: Source) -> str:
     """Parameters, tokens a generation, generations."""
+    own = _own(source)
     found = []
     for step, metric, unit in (("train", "parameters", "parameters"), ("sample", "tokens", "tokens a generation")):
-        values = source.table[(source.table["step"] == step) & (source.table["metric"] == metric)]["value"]
+        values = own[(own["step"] == step) & (own["metric"] == metric)]["value"]
         if len(values):
             found.append(f"{number(float(values.median()))} {unit}")
-    return ", ".join([*found, f"{int(source.table['generation'].max())} generations"])
+    return ", ".join([*found, f"{int(own['generation'].max())} generations"])
 
 
 def _chains(source: Source) -> str:
-    count = source.table["run"].nunique()
-    return f"{count} chain{'s' * (count > 1)}"
+    ends = sorted(_own(source).groupby("run")["generation"].max(), reverse=True)
+    several = f" to generations {', '.join(map(str, ends))}" if len(set(ends)) > 1 else ""
+    return f"{len(ends)} chain{'s' * (len(ends) > 1)}{several}"

@@ -14,6 +14,7 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.figures.classification import finetuned, is_learned, measured_tasks, scores
 from collapse_lib.metrics import crossed
 from collapse_lib.metrics.crossed import Measure
+from collapse_lib.studies.chains import experiments
 from collapse_lib.studies.results import measured
 from collapse_lib.text.display import plain
 from collapse_lib.text.tasks import TASKS, origins
@@ -50,9 +51,12 @@ def fine_tunings(table: DataFrame) -> Markdown:
 
 
 def generations_compared(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
-    """For every task what the paper says, and of each run the first and last generation, the baseline, and how the last compares with both."""
+    """For every task what the paper says, and of each run the first and last generation, the baseline, and how the last compares with both.
+
+    Of the chains of one experiment it is the longest: the words are about models, and the figure has all chains.
+    """
     header = ("task", "the paper", "run", "first generation", "last generation", "untrained", "last against first", "last against untrained")
-    runs, rows = finetuned(table), []
+    runs, rows = list(experiments(finetuned(table))), []
     examples = cache(lambda run, generation: measured(run, generation, "classification")["examples"])  # a file has the answers of all tasks
     for task in measured_tasks(table, measure):
         for run in runs:
