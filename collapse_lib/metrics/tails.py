@@ -27,7 +27,7 @@ def true_losses(
     story: Sequence[int],
     tokenizer: Tokenizer,
     log_probability: Callable[[str], float],
-    log_prefix_probability: Callable[[str], float],
+    log_prefix_probabilities: Callable[[str], Sequence[float]],
 ) -> Array:
     """-ln q of each token of a ``story`` (ids without '<|endoftext|>') and of its end, float64 [tokens + 1]; they add up to ``-log_probability``.
 
@@ -37,7 +37,8 @@ def true_losses(
     ids = list(map(int, story))
     text = tokenizer.decode(ids)
     ends = np.cumsum([len(piece) for piece in tokenizer.decode_batch([[token] for token in ids])])
-    masses = [0.0, *(log_prefix_probability(text[:end]) for end in ends), log_probability(text)]
+    beginnings = log_prefix_probabilities(text)
+    masses = [0.0, *(beginnings[end] for end in ends), log_probability(text)]
     if not text.isascii() or not np.isfinite(masses).all():
         raise UserError("A validation story is outside the grammar; true probabilities are those of stories that it wrote.")
     return -np.diff(masses)

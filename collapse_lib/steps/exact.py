@@ -70,7 +70,7 @@ def _losses(task: Task, model: GPTNeo, validation: TokenCorpus, tokenizer: Token
     else:
         floors = [grammar.log_probability(tokenizer.decode(row[1:-1])) for row in rows]
         few = rows[: task.protocol.exact.loss_stories]
-        truth = [true_losses(row[1:-1], tokenizer, grammar.log_probability, grammar.log_prefix_probability) for row in few]
+        truth = [true_losses(row[1:-1], tokenizer, grammar.log_probability, grammar.log_prefix_probabilities) for row in few]
         record.series |= {"log_probability": floors, "true_losses": [[float(f"{value:.7g}") for value in row] for row in truth]}
     record.metrics |= excess_loss([row.sum() for row in losses], floors)
     record.series["loss_by_probability"] = loss_by_probability(losses[: len(truth)], truth)

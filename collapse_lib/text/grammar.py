@@ -141,6 +141,12 @@ class StoryGrammar:
         """
         return _log_sum(self._derive(self._root, prefix, whole=False).values())
 
+    def log_prefix_probabilities(self, text: str) -> list[float]:
+        """``log_prefix_probability`` of every beginning of ``text``, from '' to all of it, in one pass: ``len(text) + 1`` numbers."""
+        masses = [0.0, *[-math.inf] * len(text)]
+        self._forward(self._root, text, whole=False, masses=masses)
+        return masses
+
     def grade(self, text: str) -> float:
         """``log_probability`` of a story; of any other text that of its legal beginning, less ``ILLEGAL`` nats for each character after it.
 
@@ -246,8 +252,11 @@ class StoryGrammar:
         """Log weights, by the cast and labels bound, of the derivations from ``root`` that write ``text``, or begin with it; empty without any."""
         return self._forward(root, text, whole)[0]
 
-    def _forward(self, root: Pieces, text: str, whole: bool) -> tuple[dict[tuple[int, ...], float], int]:
-        """``_derive``, and how many characters of ``text`` some derivation begins with."""
+    def _forward(self, root: Pieces, text: str, whole: bool, masses: list[float] | None = None) -> tuple[dict[tuple[int, ...], float], int]:
+        """``_derive``, and how many characters of ``text`` some derivation begins with.
+
+        To ``masses[n]``, if it is given, the derivations are added that write the first n characters, n = 1, 2, ...: each where it passes the n-th.
+        """
         # The forward algorithm. A state is where the derivation stands (a stack of sequences still to be written), the cast bound so far and
         # a pending mark; `waiting` holds, by characters written, the log weight of each state. Derivations that meet are added up.
         end, legal = len(text), 0
@@ -255,11 +264,16 @@ class StoryGrammar:
         waiting: dict[int, dict[_State, float]] = defaultdict(dict)
         waiting[0][((root, 0, None), self._unbound, None)] = 0.0
 
-        def reaches(piece: str, position: int, mark: Mark | None) -> int | None:
+        def reaches(piece: str, position: int, mark: Mark | None, weight: float) -> int | None:
             # Characters written once `piece` is, None if the text says something else; past the end counts for a beginning only.
             if mark and piece:
                 piece = mark.join(piece)
             nonlocal legal
+            if masses is not None:
+                for place in range(position, min(position + len(piece), end)):
+                    if text[place] != piece[place - position]:
+                        break
+                    masses[place + 1] = _log_add(masses[place + 1], weight)
             if text.startswith(piece, position):
                 legal = max(legal, position + len(piece))
                 return position + len(piece)
@@ -287,21 +301,23 @@ class StoryGrammar:
             if index + 1 < len(sequence):
                 rest = (sequence, index + 1, rest)
             if isinstance(piece, Choice):
-                for option, first, log_share in piece.beginning_with(_initial(text, position, mark)):
-                    reached = reaches(first, position, mark)  # written at once: here most options of a long list end
+                initial = _initial(text, position, mark)
+                for option, first, log_share in piece.beginning_with(initial):
+                    reached = reaches(first, position, mark, weight + log_share)  # written at once: here most options of a long list end
                     if reached is not None:
                         done = 1 if first else 0
                         after = (option, done, rest) if len(option) > done else rest
                         add(reached, (after, bound, None if first else mark), weight + log_share)
-                if mark and mark.article and legal < position + len("an "):  # options with another initial may have the article in common
-                    for _, first, _ in piece.beginning_with(""):
-                        reaches(first, position, mark)
+                if mark and mark.article and initial and (masses is not None or legal < position + len("an ")):
+                    for _, first, log_share in piece.beginning_with(""):
+                        if first and first[0].lower() != initial:  # but the article may be the same
+                            reaches(first, position, mark, weight + log_share)
             elif isinstance(piece, Mark):
                 add(position, (rest, bound, piece), weight)
             elif isinstance(piece, Label):
                 add(position, (rest, _replaced(bound, piece.place, piece.value), mark), weight)
             elif isinstance(piece, str):
-                if (reached := reaches(piece, position, mark)) is not None:
+                if (reached := reaches(piece, position, mark, weight)) is not None:
                     add(reached, (rest, bound, None), weight)
             else:
                 slot = self._slots[piece.slot]
@@ -309,9 +325,10 @@ class StoryGrammar:
                 taken = {bound[other] for other in slot.rivals}
                 free = weight - math.log1p(-sum(slot.choice.shares[other] for other in taken if other >= 0))
                 for candidate in range(len(slot.words)) if word < 0 else (word,):
-                    if candidate not in taken and (reached := reaches(slot.words[candidate][piece.form], position, mark)) is not None:
-                        cast = _replaced(bound, piece.slot, candidate)
-                        add(reached, (rest, cast, None), weight if word >= 0 else free + slot.choice.log_shares[candidate])
+                    if candidate not in taken:
+                        chosen = weight if word >= 0 else free + slot.choice.log_shares[candidate]
+                        if (reached := reaches(slot.words[candidate][piece.form], position, mark, chosen)) is not None:
+                            add(reached, (rest, _replaced(bound, piece.slot, candidate), None), chosen)
         return totals, legal
 
 

@@ -11,8 +11,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +22,8 @@ import checkers
 import numpy as np
 import pytest
 
+from collapse_lib.book.build import build
+from collapse_lib.experiment.execute import environment
 from collapse_lib.experiment.paths import project_root
 
 pytestmark = pytest.mark.browser
@@ -75,17 +75,12 @@ DESKTOP, PHONE = (1400, 1000), (390, 844)
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = Path(os.environ.get("COLLAPSE_SITE", project_root() / "book" / "_build" / "html"))
     if (chosen / "index.html").is_file():
         return chosen.resolve()
-    place = tmp_path_factory.mktemp("book")
-    environment = os.environ | {"COLLAPSE_RUNS": str(place / "runs")}
-    build = f"from pathlib import Path; from collapse_lib.book import build as book; book.build(['smoke'], Path({str(place)!r}))"
-    for command in (["-m", "collapse_lib.cli", "run", "smoke"], ["-c", build]):
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return place / "_build" / "html"
+    with environment({"COLLAPSE_RUNS": str(request.getfixturevalue("finished_runs"))}):
+        return build(["smoke"], tmp_path_factory.mktemp("book")).path.parent
 
 
 @pytest.fixture(scope="session")

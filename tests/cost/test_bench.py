@@ -15,6 +15,7 @@ from collapse_lib.experiment.machine import bf16_units
 from collapse_lib.figures import speed
 
 
+@pytest.mark.slow
 def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
     assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--output", str(file)]) == 0

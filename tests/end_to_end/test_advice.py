@@ -7,8 +7,8 @@ import shlex
 import shutil
 
 import pytest
+from command import collapse
 
-from .conftest import collapse
 from .test_smoke import measured
 
 DAMAGED = [

@@ -10,8 +10,7 @@ import sys
 
 import nbformat
 import pytest
-
-from .conftest import ROOT
+from command import ROOT
 
 
 def blocks() -> list[str]:

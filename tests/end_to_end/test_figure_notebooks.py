@@ -6,8 +6,7 @@ import sys
 
 import nbformat
 import pytest
-
-from .conftest import ROOT
+from command import ROOT
 
 FIGURES = sorted((ROOT / "notebooks" / "figures").glob("*.ipynb"))
 QUICK = ("figure_1_perplexity", "twins")  # the book's tests execute all of them too, in one kernel; each by itself takes minutes

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from .conftest import ROOT, collapse
+from command import ROOT, collapse
 
 pytestmark = pytest.mark.slow
 

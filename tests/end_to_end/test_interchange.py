@@ -6,12 +6,15 @@ import subprocess
 import sys
 
 import pytest
+from command import ROOT
+from refusal import refusal
 
+from collapse_lib.experiment.execute import environment
+from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
+from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.steps.inputs import open_artefact, open_text
-
-from .conftest import ROOT
 
 
 @pytest.fixture
@@ -80,16 +83,23 @@ def test_papermill_sets_any_field_of_the_protocol(tmp_path, monkeypatch):
     assert again.returncode != 0 and "Run 'mine' exists with seed = 2, not 3" in again.stderr
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A kernel whose runs folder is not there yet."""
+    with environment({"COLLAPSE_RUNS": str(tmp_path_factory.mktemp("none") / "runs")}), warm_kernel() as manager:
+        yield manager
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ("{training.batch_sise: 8}", "There is no field 'training.batch_sise'; did you mean training.batch_size."),
-        ("{sampling: {temperature: -1}}", "field 'sampling.temperature' is -1"),
+        ({"training.batch_sise": 8}, "There is no field 'training.batch_sise'; did you mean training.batch_size."),
+        ({"sampling": {"temperature": -1}}, "field 'sampling.temperature' is -1"),
         ("hot", "Changes of a protocol are values by field"),
     ],
 )
-def test_papermill_is_refused_what_the_command_is_refused(tmp_path, monkeypatch, changes, said):
-    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
-    done = begin_with_papermill(tmp_path, "-p", "run", "mine", "-p", "preset", "smoke", "-y", f"changes: {changes}")
-    assert done.returncode != 0 and f"UserError: {said}" in done.stderr.replace("The changed protocol: ", "")
-    assert not (tmp_path / "runs").exists()
+def test_papermill_is_refused_what_the_command_is_refused(kernel, tmp_path, changes, said):
+    parameters = {"run": "mine", "preset": "smoke", "changes": changes}
+    sentence = refusal(ROOT / "notebooks" / "steps" / "corpus.ipynb", parameters, kernel, tmp_path)
+    assert sentence.replace("The changed protocol: ", "").startswith(said)
+    assert not runs_root().exists()

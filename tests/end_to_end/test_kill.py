@@ -9,8 +9,8 @@ import time
 
 import psutil
 import pytest
+from command import ROOT, collapse
 
-from .conftest import ROOT, collapse
 from .test_smoke import measured
 
 # Where to strike: something that appears in the run's folder in the middle of a step.

@@ -1,6 +1,7 @@
 """The same pipeline on real stories, where they are at hand."""
 
-from .conftest import collapse
+from command import collapse
+
 from .test_smoke import measured
 
 

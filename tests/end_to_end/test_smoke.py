@@ -10,13 +10,15 @@ import sys
 
 import nbformat
 import pytest
+from command import ROOT, collapse
+from refusal import refusal
 
-from collapse_lib import steps
+from collapse_lib import cli, steps
+from collapse_lib.experiment.execute import environment
 from collapse_lib.experiment.lineage import steps_of
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
-
-from .conftest import ROOT, collapse
+from collapse_lib.experiment.warm_kernel import warm_kernel
 
 
 def measured(folder):
@@ -100,28 +102,31 @@ def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monk
     assert len(found) == len(steps) and found == {name: reference[name] for name in found}
 
 
+@pytest.fixture(scope="module")
+def unfinished(finished_runs, tmp_path_factory):
+    """The run `smoke` without its second generation, and a kernel that works on it."""
+    runs = tmp_path_factory.mktemp("unfinished")
+    shutil.copytree(finished_runs / "smoke", runs / "smoke", ignore=shutil.ignore_patterns("generation-02"))
+    with environment({"COLLAPSE_RUNS": str(runs)}), warm_kernel() as kernel:
+        yield runs, kernel
+
+
 @pytest.mark.parametrize(
     ("notebook", "parameters", "said"),
     [
-        ("train", ["-p", "generation", "3"], "There is no generation 3 in run 'smoke', which has 2"),
-        ("train", ["-r", "generation", "abc"], "A generation is a whole number, not 'abc'"),
-        ("train", ["-p", "generation", "2", "-p", "seed", "7"], "This notebook has no parameter 'seed', only device, generation, processes, run"),
-        (
-            "corpus",
-            ["-p", "run", "other", "-p", "preset", "smoke", "-p", "seed", "7"],
-            "This notebook has no parameter 'seed', only changes, preset, run",
-        ),
-        ("sample", ["-p", "generation", "2"], "Step train of generation 2 in run 'smoke' has not been done yet"),
+        ("train", {"generation": 3}, "There is no generation 3 in run 'smoke', which has 2"),
+        ("train", {"generation": "abc"}, "A generation is a whole number, not 'abc'"),
+        ("train", {"generation": 2, "seed": 7}, "This notebook has no parameter 'seed', only device, generation, processes, run"),
+        ("corpus", {"run": "other", "preset": "smoke", "seed": 7}, "This notebook has no parameter 'seed', only changes, preset, run"),
+        ("sample", {"generation": 2}, "Step train of generation 2 in run 'smoke' has not been done yet"),
     ],
 )
-def test_plain_papermill_is_refused_what_cannot_be_and_leaves_nothing(finished_runs, tmp_path, monkeypatch, notebook, parameters, said):
-    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
-    shutil.copytree(finished_runs / "smoke", tmp_path / "runs" / "smoke", ignore=shutil.ignore_patterns("generation-02"))
-    before = sorted((tmp_path / "runs").rglob("*"))
-    command = [sys.executable, "-m", "papermill", f"notebooks/steps/{notebook}.ipynb", str(tmp_path / "out.ipynb"), "-p", "run", "smoke"]
-    done = subprocess.run([*command, *parameters, "-k", "python3"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode != 0 and f"UserError: {said}" in done.stderr
-    assert sorted((tmp_path / "runs").rglob("*")) == before
+def test_plain_papermill_is_refused_what_cannot_be_and_leaves_nothing(unfinished, tmp_path, notebook, parameters, said):
+    runs, kernel = unfinished
+    before = sorted(runs.rglob("*"))
+    sentence = refusal(ROOT / "notebooks" / "steps" / f"{notebook}.ipynb", {"run": "smoke"} | parameters, kernel, tmp_path)
+    assert sentence.startswith(said)
+    assert sorted(runs.rglob("*")) == before
 
 
 def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
@@ -160,10 +165,11 @@ def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
         (["run", "smoke", "--max-cost", "1"], "gpt_eval.max_cost needs gpt_eval.price_in"),
     ],
 )
-def test_bad_input_gets_one_sentence_and_status_2(finished_runs, arguments, said):
-    done = collapse(*arguments, runs=finished_runs)
-    assert done.returncode == 2
-    assert said in done.stderr and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+def test_bad_input_gets_one_sentence_and_status_2(finished_runs, monkeypatch, capsys, arguments, said):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(finished_runs))
+    assert cli.main(arguments) == 2
+    sentence = capsys.readouterr().err
+    assert said in sentence and "Traceback" not in sentence and sentence.count("\n") == 1
     assert sorted(path.name for path in finished_runs.glob("*/protocol.yaml")) == ["protocol.yaml"]
 
 

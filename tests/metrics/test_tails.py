@@ -31,7 +31,7 @@ def test_true_losses_are_conditional_probabilities_of_characters(grammar):
     tokenizer = tokenization.learn(grammar.stories(1, 100), 290)
     for text in set(grammar.stories(2, 30)):
         ids = tokenizer.encode(text)
-        found = true_losses(np.array(ids, np.uint16), tokenizer, grammar.log_probability, grammar.log_prefix_probability)
+        found = true_losses(np.array(ids, np.uint16), tokenizer, grammar.log_probability, grammar.log_prefix_probabilities)
         assert len(found) == len(ids) + 1 and (found > -1e-12).all()
         assert found.sum() == pytest.approx(-grammar.log_probability(text))
         assert found[-1] == pytest.approx(0, abs=1e-12)  # where a story can end it must
@@ -44,7 +44,7 @@ def test_a_story_outside_the_language_has_no_true_losses(grammar):
     tokenizer = tokenization.learn(iter(["Zoë saw an egg."]), 270)
     for text in ("Ann saw a egg.", "Ann saw an egg.", "Zoë saw an egg.\n\nThe end."):
         with pytest.raises(UserError, match="outside the grammar"):
-            true_losses(tokenizer.encode(text), tokenizer, grammar.log_probability, grammar.log_prefix_probability)
+            true_losses(tokenizer.encode(text), tokenizer, grammar.log_probability, grammar.log_prefix_probabilities)
 
 
 def test_bins_of_true_probability_by_hand():

@@ -1,12 +1,15 @@
 """Each chapter on the proof runs as it is: its cells are the checks, and one that fails stops it. And each is built to be learned from."""
 
 import re
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+
+from collapse_lib.experiment.execute import execute
+from collapse_lib.experiment.warm_kernel import warm_kernel
 
 CHAPTERS = sorted((Path(__file__).resolve().parents[2] / "notebooks" / "theory").glob("*.ipynb"))
 COLUMN = 84  # characters of a line of code that a page of 1,400 pixels shows without scrolling, in a folded cell too
@@ -25,12 +28,16 @@ def is_folded(cell: nbformat.NotebookNode) -> bool:
     return bool({"hide-input", "hide-cell"} & {*cell.metadata.get("tags", [])})
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[AsyncKernelManager]:
+    with warm_kernel() as manager:
+        yield manager
+
+
 @every_chapter
-def test_every_check_of_the_chapter_holds(source, tmp_path):
+def test_every_check_of_the_chapter_holds(source, kernel, tmp_path):
     target = tmp_path / source.name
-    command = [sys.executable, "-m", "papermill", str(source), str(target), "-k", "python3"]
-    done = subprocess.run(command, cwd=source.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    execute(source, target, {}, kernel)
     executed = cells(target, "code")
     outputs = [output for cell in executed for output in cell.outputs]
     assert sum("image/svg+xml" in output.get("data", {}) for output in outputs) >= 2

@@ -203,6 +203,23 @@ def test_prefix_probabilities_add_up(tiny, grammar):
     assert grammar.log_prefix_probability(story[:50] + "#") == -math.inf
 
 
+def assert_one_pass_is_enough(grammar, text):
+    found = grammar.log_prefix_probabilities(text)
+    assert found == pytest.approx([grammar.log_prefix_probability(text[:end]) for end in range(len(text) + 1)], abs=1e-9)
+
+
+def test_the_probabilities_of_all_beginnings_are_those_of_each(tiny, grammar, small):
+    for story in sorted(set(tiny.stories(1, 40))):
+        for text in (story, story[:9] + "#" + story[9:], story.replace(" an ", " a "), story.replace(" a ", " an "), f"{story} No"):
+            assert_one_pass_is_enough(tiny, text)
+    for text in ("", "a", "An", "A dragon", "An apple", "Once upon a time, there was an"):
+        assert_one_pass_is_enough(grammar, text)
+    assert_one_pass_is_enough(small, small.story(1, 3))
+    story = grammar.story(1, 2)
+    every = grammar.log_prefix_probabilities(story)
+    assert every[::29] == pytest.approx([grammar.log_prefix_probability(story[:end]) for end in range(0, len(story) + 1, 29)], abs=1e-9)
+
+
 def test_prefix_frequencies_follow_the_probabilities(grammar):
     stories = list(grammar.stories(12, 4000))
     for prefix in ("Once upon a time, there was a", "L", "Once there was an", random.Random(1).choice(stories)[:20]):
