@@ -10,7 +10,7 @@ from collapse_lib.figures.style import COLOURS, Picture, styled
 from collapse_lib.studies import inference
 from collapse_lib.studies.analysis import Analysis, measured
 from collapse_lib.studies.design import Study
-from collapse_lib.text.display import figure_text, plain
+from collapse_lib.text.display import figure_text, plain, sentence
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -68,7 +68,7 @@ def setup(study: Study) -> Markdown:
     for arm, design in study.arms.items():
         changes = ", ".join(f"{name} = {value}" for name, value in design.fields.items()) or "as the base"
         data = " (other data)" * design.changes_data
-        rows.append([plain(arm) + " (control)" * (arm == study.control_arm), len(study.seeds_of(arm)), plain(changes) + data, plain(design.note)])
+        rows.append([plain(arm) + " (control)" * (arm == study.control_arm), len(study.seeds_of(arm)), plain(changes) + data, sentence(design.note)])
     return _table(["arm", "chains planned", "otherwise than the base", "what it is"], rows)
 
 
@@ -77,7 +77,7 @@ def expectations(study: Study) -> Markdown:
     from IPython.display import Markdown
 
     words = [*study.expectations, *(question.expectation for question in (*study.contrasts, *study.equivalences) if question.expectation)]
-    said = "\n".join(f"- {plain(text)}" for text in words) or "Nothing was written down."
+    said = "\n".join(f"- {sentence(text)}" for text in words) or "Nothing was written down."
     works = "\n".join(f"- {plain(text)}" for text in study.citations)
     return Markdown(said + (f"\n\nIt answers to:\n\n{works}" if works else ""))
 

@@ -95,6 +95,14 @@ def plain(text: str) -> str:
     return "".join(char if char.isalnum() or char == " " else f"&#{ord(char)};" for char in visible(text))
 
 
+def sentence(text: str) -> str:
+    """The same of a sentence from a study's file, where what stands between backticks is code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner is a sign like any other
+        return plain(text)
+    return "".join(f"<code>{plain(part)}</code>" if index % 2 else plain(part) for index, part in enumerate(parts))
+
+
 def figure_text(text: str) -> str:
     """Any text as a label in a matplotlib figure, which would take what stands between dollars for mathematics."""
     return visible(text).replace("$", r"\$")

@@ -21,7 +21,7 @@ from collapse_lib.experiment.paths import project_root
 from collapse_lib.figures.alpha import context_label
 from collapse_lib.figures.style import styled
 from collapse_lib.studies.results import measured
-from collapse_lib.text.display import early_stopping, excerpts, figure_text, literal, metrics_table, plain, quotation
+from collapse_lib.text.display import early_stopping, excerpts, figure_text, literal, metrics_table, plain, quotation, sentence
 
 METRICS = {
     "metrics": {
@@ -38,6 +38,12 @@ def test_a_definition_cannot_split_its_row():
     for row, metric in zip(rows[2:], METRICS["metrics"].values(), strict=True):
         assert not re.search(r"[<*`$~^_]", row)
         assert html.unescape(row.split("|")[4].strip()) == metric["definition"]
+
+
+def test_a_sentence_has_code_where_its_backticks_come_in_pairs():
+    assert sentence("`replace` rises") == "<code>replace</code> rises"
+    assert html.unescape(sentence("a ` b")) == "a ` b"
+    assert "<script>" not in sentence("`<script>` <script>")
 
 
 def test_plain_text_says_the_same():
