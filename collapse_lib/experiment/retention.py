@@ -35,7 +35,7 @@ def users(run: Run, only: Container[str] = STEPS) -> dict[tuple[Step, str], list
     last, drop = run.protocol.generations, run.protocol.retention.drop
     longer = replace(run, protocol=run.protocol.model_copy(update={"generations": last + 1}))
     found: dict[tuple[Step, str], list[Step]] = {(step, name): [] for step in run.steps() for name in step.kind.makes if name in drop}
-    for step in longer.steps():
+    for step in (*run.steps(), *longer.steps_of(last + 1)):
         if step.name in only:
             for maker, artefact in step.needs():
                 if (known := (Step(run, maker.generation, maker.name), artefact)) in found:
