@@ -32,6 +32,10 @@ SHORTER = {
     "collapse plan paper-33m": ("collapse plan paper-33m --machine machine.json", "measures for half a minute and needs memory for a large model"),
     "collapse run paper-33m": ("collapse plan paper-33m --machine machine.json --json", "needs the hub, and weeks"),
     "collapse run paper-33m --processes 0": ("collapse run warm --processes 0", "needs the hub, weeks and GPUs"),
+    "collapse run demo --name lean --set retention.drop='[corpus,model]'": (
+        f"collapse run smoke --name lean --set retention.drop='[corpus,model]' {BRIEF}",
+        DEMO,
+    ),
     "collapse twins demo": (f"collapse twins smoke --name pair {BRIEF}", DEMO),
     "collapse bench sampling --config 1m": ("collapse bench sampling --config demo --device cpu --rounds 1 --length 4", "takes minutes"),
     "collapse rm warm": ("collapse rm warm --yes", "nobody is there to answer"),

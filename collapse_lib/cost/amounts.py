@@ -95,9 +95,9 @@ def _alpha(work: Workload, generation: int) -> Amounts:
 
 def _exact(work: Workload, generation: int) -> Amounts:
     settings, tokens = work.protocol.exact, work.initial.validation_stories * work.initial.mean_tokens
-    truth = settings.loss_stories * work.initial.mean_tokens + work.initial.validation_stories if generation == 1 else 0  # a token's, and a story's
+    truth = settings.loss_stories + work.initial.validation_stories if generation == 1 else 0
     words = _words(work.corpus(0)[1]) if generation == 1 else _words(work.corpus(0)[1] + work.corpus(generation)[1])
-    return {"encode_token": tokens, "score_token": tokens, "read_story": settings.stories, "truth_token": truth, **words}
+    return {"encode_token": tokens, "score_token": tokens, "read_story": settings.stories, "truth_story": truth, **words}
 
 
 def _texture(work: Workload, generation: int) -> Amounts:

@@ -38,7 +38,7 @@ CACHE_BYTES = 2**28  # keys and values of the sequences that one CPU worker deco
 DECODING_STEPS = 8  # of all workers, between two looks at the clock
 ENCODED_BATCHES = 4  # likewise, for each worker
 TEXT_STORIES = 600  # of the grammar, on which work with text is timed
-READ_STORIES, TRUE_STORIES = 20, 3  # that the grammar is timed to judge, and to give probabilities to, token by token
+READ_STORIES, TRUE_STORIES = 20, 20  # that the grammar is timed to judge, and to give probabilities to
 CPU_SEQUENCES = 6.0  # seconds that decoding whole sequences may take on a CPU; single steps are timed where it would take more
 TEXT_REPEATS = 8  # times the same text again, without a new word
 FINETUNING_STEPS, TRAINING_STEPS = 30, 40  # most
@@ -55,7 +55,7 @@ RATES = {
     "decode_byte": "",  # a byte of keys and values in its context
     "write_story": "",  # a story of the grammar
     "read_story": "",  # judging a sampled story by the grammar
-    "truth_token": "",  # the probability that the grammar gives to a token, or to a story
+    "truth_story": "",  # the probability that the grammar gives to a story, token by token
     "learn_story": "",  # learning a tokenizer from a story
     "tokenise": "",  # a token
     "load_words": "",  # spaCy's rules and the list of words, once a run
@@ -190,7 +190,7 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     tokenizer, learn = timed(lambda: tokenization.learn(iter(texts), protocol.tokenizer.vocabulary))
     encoded, encode = timed(lambda: tokenizer.encode_batch(texts))
     true = [np.array(ids) for ids in encoded[:TRUE_STORIES]]
-    _, truth = timed(lambda: [true_losses(ids, tokenizer, grammar.log_probability, grammar.log_prefix_probability) for ids in true])
+    _, truth = timed(lambda: [true_losses(ids, tokenizer, grammar.log_probability, grammar.log_prefix_probabilities) for ids in true])
     few, many = (_corpus(encoded * times, tokenizer.vocabulary, tokenizer.eos_id) for times in (1, 1 + TEXT_REPEATS))
     _, load = timed(lambda: (corpus_word_types(few, tokenizer), lexicon()))
     _, once = timed(lambda: free_text(few, tokenizer, set()))
@@ -201,7 +201,7 @@ def _text(model: GPTNeo, protocol: Protocol, initial: CorpusSize) -> dict[str, A
     return {
         "write_story": write / TEXT_STORIES,
         "read_story": read / READ_STORIES,
-        "truth_token": truth / sum(map(len, true)),
+        "truth_story": truth / TRUE_STORIES,
         "learn_story": learn / TEXT_STORIES,
         "tokenise": encode / few.tokens,
         "load_words": load,

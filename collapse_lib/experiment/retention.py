@@ -1,7 +1,8 @@
 """What a run may let go of: models and texts that nothing needs any more, of the kinds that its protocol's ``retention.drop`` names.
 
 Who needs what is in the table of steps. A step that is not done needs what it reads; and as if the run had one generation more, none of whose steps
-is done, so that it can be extended without making anything again: that keeps the last generation and, as measures compare with it, the first.
+is done, so that it can be extended without making anything again: where all steps are wanted, that keeps the last generation and, as measures compare
+with it, the first.
 Checkpoints are no part of this: they go with the end of their training whatever the protocol says.
 """
 
@@ -35,7 +36,7 @@ def users(run: Run, only: Container[str] = STEPS) -> dict[tuple[Step, str], list
     last, drop = run.protocol.generations, run.protocol.retention.drop
     longer = replace(run, protocol=run.protocol.model_copy(update={"generations": last + 1}))
     found: dict[tuple[Step, str], list[Step]] = {(step, name): [] for step in run.steps() for name in step.kind.makes if name in drop}
-    for step in longer.steps():
+    for step in (*run.steps(), *longer.steps_of(last + 1)):
         if step.name in only:
             for maker, artefact in step.needs():
                 if (known := (Step(run, maker.generation, maker.name), artefact)) in found:

@@ -77,7 +77,7 @@ def check_room(step: Step) -> None:
     if bytes_wanted > free:
         raise UserError(
             f"Step {step} will write about {amount(bytes_wanted)}, and {amount(free)} are free in {step.run.folder.parent}; make room "
-            "(--set retention.drop=[corpus,model] lets go of what no step needs), or keep runs elsewhere with COLLAPSE_RUNS=FOLDER, "
+            "(--set retention.drop='[corpus,model]' lets go of what no step needs), or keep runs elsewhere with COLLAPSE_RUNS=FOLDER, "
             "and the same command goes on from there."
         )
 

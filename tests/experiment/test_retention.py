@@ -107,6 +107,8 @@ def test_what_was_let_go_is_named_as_that_and_comes_back_for_good(runs, capsys):
     with pytest.raises(UserError, match=r"model of generation 2 of run 'lean' was let go .*repair lean --missing") as refusal:
         run.step(2, "train").artefact("model")
     assert "\n" not in str(refusal.value)
+    assert main(["export", "lean", "--hub-folder", "--generation", "2", "--output", str(runs / "hub")]) == 2
+    assert "was let go" in capsys.readouterr().err and not (runs / "hub").exists()
     assert main(["status", "lean"]) == 0
     assert "let go, for no step needs it any more: 1 text, 2 compositions, 1 model (" in capsys.readouterr().out
     assert main(["repair", "lean"]) == 0  # nothing is damaged

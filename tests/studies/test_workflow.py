@@ -14,9 +14,11 @@ import one_node_slurm
 import pytest
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
 from collapse_lib.studies import workflow
+from collapse_lib.studies.study import steps_wanted
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """\
@@ -54,6 +56,8 @@ def test_a_study_is_its_chains_and_its_steps():
     assert {step.name for target in found.values() for step in target.steps()} == {*found["smoke-replace-1"].chain.study.steps} - {"compose"}
     workflow.begin(found.values())
     assert json.loads((Run.open("smoke-warm-2").folder / "study.json").read_text())["arm"] == "warm"
+    assert steps_wanted(Run.open("smoke-warm-2")) == found["smoke-warm-2"].chain.study.steps  # so that what no other step needs may go
+    assert steps_wanted(Run.create("mine", load_preset("smoke"))) == tuple(STEPS)
 
 
 @pytest.mark.parametrize(
