@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from collapse_lib.cost.workload import PROMPT_TOKENS, Workload
+from collapse_lib.metrics.gpt_eval import CONTROLS
 
 Amounts = dict[str, float]
 
@@ -118,7 +119,7 @@ def _continuations(work: Workload, generation: int) -> Amounts:
 
 def _gpt_eval(work: Workload, generation: int) -> Amounts:
     settings = work.protocol.gpt_eval
-    return {"judge": (work.completions + (3 * settings.controls if generation == 0 else 0)) / settings.concurrency}
+    return {"judge": (work.completions + (len(CONTROLS) * settings.controls if generation == 0 else 0)) / settings.concurrency}
 
 
 def _classification(work: Workload, generation: int) -> Amounts:

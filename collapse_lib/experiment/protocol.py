@@ -224,7 +224,7 @@ class GPTEvalSettings(Section):
     max_answer_tokens: Count = Field(100, description="most tokens of a judge's answer")
     samples: Count | None = Field(None, description="of each beginning's completions, how many are graded, the first ones; null: all")
     controls: Annotated[int, Field(ge=2)] = Field(
-        20, description="real stories of which a continuation, its words shuffled, and random tokens are graded too"
+        20, description="real stories of which a continuation, another story's, its words shuffled, and random tokens are graded too"
     )
     concurrency: Count = Field(4, description="requests under way at once")
     retries: Annotated[int, Field(ge=0)] = Field(6, description="times a request is sent again after 429, 5xx or no answer")

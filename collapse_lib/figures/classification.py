@@ -71,7 +71,7 @@ def figure_4(table: DataFrame, measure: Measure = "accuracy") -> Picture:
         panel.tick_params(labelbottom=True)
         panel.set_xlabel("generation" if index + columns >= len(tasks) else "")
         panel.set_ylabel("" if index % columns else LABELS[measure])
-    names = sized_names(table, list(groups))
+    names = {run: name + chains.counted(groups[run]) for run, name in sized_names(table, list(groups)).items()}
     has_grey = any(is_learned(table, run, task) is False for run in runs for task in tasks)
     handles = _legend_handles(list(names.values()), has_grey)
     # Names of runs with their sizes are long: of several, four in a line would not fit.
@@ -152,7 +152,7 @@ def _draw(panel: Axes, scores_of: dict[str, DataFrame | None], index: int, is_le
     ink, face = (colour(index), colour(index)) if is_learned else (GREY, "white")
     trained = {run: points[points["generation"] > 0] for run, points in found.items()}
     if len(found) > 1:
-        alone = {run: points.assign(standard_error=None) for run, points in trained.items()}
+        alone = [points.assign(standard_error=None) for points in trained.values()]
         draw_lines(panel, View("", chains.lines(next(iter(found)), alone, ink, marker(index))), markerfacecolor=face)
     else:
         _draw_chain(panel, *trained.values(), ink, face, index)

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 GRADES = ("grammar", "consistency", "creativity")
-CONTROLS = {"real": ("real continuation", COLOURS[2]), "shuffled": ("its words shuffled", COLOURS[3]), "random": ("random tokens", COLOURS[4])}
+CONTROLS = {
+    "real": ("real continuation", COLOURS[2]),
+    "other": ("another story's continuation", COLOURS[5]),  # whose English is as good: it bears on consistency alone
+    "shuffled": ("its words shuffled", COLOURS[3]),
+    "random": ("random tokens", COLOURS[4]),
+}
 BASELINE = "untrained baseline"
 TRUSTED, DISTRUSTED = ("generations", COLOURS[0]), ("generations, unreliable", GREY)
 LIMITS = (-0.3, 9.3)  # of an axis for grades from 0 to 9
@@ -98,6 +103,8 @@ def grades(table: DataFrame, run: str, name: str) -> tuple[DataFrame, dict[tuple
         raise UserError(f"No generation of run '{run}' has a {name} grade yet, or the run is not in this table.")
     levels = {(BASELINE, "#444444", "--"): points[points["generation"] == 0]["value"]}
     for kind, (label, colour) in CONTROLS.items():
+        if kind == "other" and name != "consistency":
+            continue
         levels[label, colour, ":"] = metric(table, run, f"control_{kind}_{name}", "gpt_eval")["value"]
     return points[points["generation"] > 0], {key: float(values.iloc[0]) for key, values in levels.items() if len(values)}
 

@@ -62,7 +62,7 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """Figures 2 and A2: entropy of the generated text (line, left axis) and its out-of-vocabulary words (bars, right axis); sections 5.3.1, 5.3.2.
 
     ``runs`` is a name or several; each experiment gets a panel of its own, because counts of corpora of different sizes have no axis in common. Of
-    several chains each has a thin line of entropy beside their mean with its interval (see ``figure_1``), and bars are their means.
+    several chains each has a thin line of entropy beside their mean with its interval (see ``figure_1``), and bars are the longest one's.
     Dashed lines, if they were measured, are what as many tokens of the initial corpus have. Raises ``UserError`` for a run whose text has not been
     measured.
 
@@ -70,25 +70,25 @@ def figure_2(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """
     groups = experiments([runs] if isinstance(runs, str) else runs)
     names = sized_names(table, list(groups))
-    measures = [_free_text_of(table, chains) for chains in groups.values()]
+    measures = [[_free_text(table, run) for run in of_one] for of_one in groups.values()]
     figure, axes = style.panels(len(names), columns=2, size=(7.2, 3.9) if len(names) == 1 else (5.2, 3.9))
-    for panel, (run, title), (entropies, words) in zip(axes, names.items(), measures, strict=True):
-        bars = _entropy_and_words(panel, entropies, words)
+    for panel, (run, title), of_one in zip(axes, names.items(), measures, strict=True):
+        bars = _entropy_and_words(panel, [entropy for entropy, _ in of_one], of_one[0][1])
         for place, name, line_colour, label in ((panel, *REAL_ENTROPY), (bars, *REAL_OOV)):
             for level in metric(table, run, name, "free_text")["value"]:
                 place.axhline(level, color=line_colour, linestyle="--", linewidth=1.3, label=label)
-        panel.set_title(title + _counted(groups[run]), fontsize=11)
+        panel.set_title(title + chains.counted(groups[run]), fontsize=11)
     style.legend_above(figure, style.lines_only_once(figure.axes), columns=3)
     return Picture(figure, f"Entropy and out-of-vocabulary words by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names.values())}")
 
 
-def _entropy_and_words(panel: Axes, entropies: dict[str, DataFrame], words: Sequence[DataFrame]) -> Axes:
-    """Draw the chains' entropies and their mean words, and return the axes of the latter."""
+def _entropy_and_words(panel: Axes, entropies: Sequence[DataFrame], words: Sequence[DataFrame]) -> Axes:
+    """Draw the chains' entropies and the words of one, and return the axes of the latter."""
     bars = panel.twinx()
     for points, (label, bar_colour, hatch, offset) in zip(words, OOV, strict=True):
         look = {"color": bar_colour, "hatch": 4 * hatch, "edgecolor": "white", "linewidth": 0}
         bars.bar(points["generation"] + offset, points["value"], 0.38, label=label, **look)
-    without_errors = {run: entropy.assign(standard_error=None) for run, entropy in entropies.items()}  # too small to be seen
+    without_errors = [entropy.assign(standard_error=None) for entropy in entropies]  # too small to be seen
     style.draw_lines(panel, View(ENTROPY, chains.lines("entropy", without_errors, ENTROPY_COLOUR)))
     panel.set_zorder(bars.get_zorder() + 1)  # the line lies over the bars
     panel.patch.set_visible(False)
@@ -178,9 +178,9 @@ def _perplexity_views(table: DataFrame) -> dict[str, View]:
     if not groups:
         raise UserError(f"No perplexity has been measured yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
     for index, (name, of_one) in enumerate(groups.items()):
-        label, colour = name + _counted(list(of_one)), style.colour(index)
-        absolute += chains.lines(label, of_one, colour)
-        relative += chains.lines(label, {run: _over_first(own) for run, own in of_one.items()}, colour)
+        label, colour = name + chains.counted(of_one), style.colour(index)
+        absolute += chains.lines(label, list(of_one.values()), colour)
+        relative += chains.lines(label, list(map(_over_first, of_one.values())), colour)
         if (floor := floor_perplexity(table, name)) is not None:
             generations = max((own["generation"].tolist() for own in of_one.values()), key=len)
             exact = "exact floor" + (f", {name}" if len(groups) > 1 else "")
@@ -193,24 +193,10 @@ def _over_first(points: DataFrame) -> DataFrame:
     return points.assign(value=points["value"] / first, standard_error=points["standard_error"] / first)
 
 
-def _counted(chains: Sequence[str]) -> str:
-    """How many chains a line stands for, where it is more than one."""
-    return f", {len(chains)} chains" if len(chains) > 1 else ""
-
-
 def _scaled_view(axis: str, lines: list[Line]) -> View:
     values = [value for line in lines for value in line.y]
     scale = "log" if min(values) > 0 and max(values) / min(values) >= LOG_RANGE else "linear"
     return View(axis, lines, {"yaxis.type": scale, "yaxis.autorange": True})
-
-
-def _free_text_of(table: DataFrame, runs: Sequence[str]) -> tuple[dict[str, DataFrame], list[DataFrame]]:
-    """The entropy of each chain, and the words of their mean."""
-    from pandas import concat
-
-    found = {run: _free_text(table, run) for run in runs}
-    words = [concat([of_run[kind] for _, of_run in found.values()]).groupby("generation", as_index=False)["value"].mean() for kind in range(len(OOV))]
-    return {run: entropy for run, (entropy, _) in found.items()}, words
 
 
 def _free_text(table: DataFrame, run: str) -> tuple[DataFrame, list[DataFrame]]:

@@ -369,9 +369,12 @@ def label_ends(panel: Axes) -> None:
 
 
 def lines_only_once(axes: Iterable[Axes]) -> list[Any]:
-    """What the legend of several panels shows: the handles of each label once."""
-    pairs = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in axes]
-    return list({label: handle for several in pairs for handle, label in several}.values())
+    """What the legend of several panels shows: of each label the first handle."""
+    found: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values())
 
 
 def evenly(generations: Sequence[int], most: int) -> list[int]:

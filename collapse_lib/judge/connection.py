@@ -59,7 +59,7 @@ def connect(settings: GPTEvalSettings) -> OpenAI:
     if not key and not _is_local(_base_url()):
         raise UserError(
             f"The judge '{settings.judge}' cannot be asked without a key: set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint), "
-            "or use the weak local judge of `collapse judge serve`."
+            "or serve one on this machine with `collapse judge serve`."
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UserError("OPENAI_API_KEY holds white space or characters that no key has; set it again.")

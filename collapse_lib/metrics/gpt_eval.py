@@ -72,6 +72,7 @@ MEASURES = {
 RANKED = ("grammar", "consistency")  # what the paper draws conclusions from
 CONTROLS = {
     "real": "the real continuation of validation stories",
+    "other": "the real continuation of another of them",
     "shuffled": "the words of that continuation in random order",
     "random": "tokens drawn evenly from the vocabulary",
 }
@@ -150,8 +151,8 @@ def _beginnings(text: str, source: str) -> list[str]:
 def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens: int, seed: int) -> dict[str, list[Exercise]]:
     """Exercises whose order of merit is known: for each kind of ``CONTROLS`` one of each of the first ``count`` stories that are long enough.
 
-    A story is cut after at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens, at
-    most ``max_tokens``. Depends on the arguments alone.
+    A story is cut after at most ``CONTROL_WORDS`` words, never between two sentences; the kinds share its beginning and have as many tokens (of
+    another story, its own number), at most ``max_tokens``. Depends on the arguments alone.
     """
     random = np.random.default_rng(seed)
     exercises: dict[str, list[Exercise]] = {kind: [] for kind in CONTROLS}
@@ -172,9 +173,13 @@ def controls(stories: TokenCorpus, tokenizer: Tokenizer, count: int, max_tokens:
         for kind, text in (("real", real), ("shuffled", " " + " ".join(shuffled)), ("random", tokenizer.decode(random_tokens.tolist()))):
             exercises[kind].append(Exercise(beginning, text))
         if len(exercises["real"]) == count:
-            return exercises
-    if len(exercises["real"]) < 2:
+            break
+    real = exercises["real"]
+    if len(real) < 2:
         raise UserError(f"The judge's control rows need at least two validation stories of {SHORTEST_STORY} words; this run has fewer.")
+    for index, own in enumerate(real):
+        texts = [text for _, text in real[index + 1 :] + real[:index]]
+        exercises["other"].append(Exercise(own.beginning, next((text for text in texts if text != own.completion), texts[0])))
     return exercises
 
 
@@ -261,13 +266,15 @@ def grade(
 def _ranking(control_grades: dict[str, list[Grade | None]]) -> dict[str, Any]:
     """The judge's own exam, grade by grade: can it tell stories from their ruins, the paper's being fooled by random tokens (Table A2)?
 
-    Differences are paired by story, and held against ``MARGIN`` by the lower end of their t interval. The real continuation must lead both others
-    by more than that; shuffled words must not be worse than random tokens by as much (that they are better is not asked: both may get a 0).
+    Differences are paired by story, and held against ``MARGIN`` by the lower end of their t interval. The real continuation must lead shuffled words
+    and random tokens by more than that, and in consistency another story's continuation, which is as good English; shuffled words must not be worse
+    than random tokens by as much (that they are better is not asked: both may get a 0).
     """
-    lowest = {("real", "shuffled"): MARGIN, ("real", "random"): MARGIN, ("shuffled", "random"): -MARGIN}
+    of_all = {("real", "shuffled"): MARGIN, ("real", "random"): MARGIN, ("shuffled", "random"): -MARGIN}
     metrics, leads, ranks = {}, [], {}
     for name in MEASURES:
         passed = []
+        lowest = of_all | ({("real", "other"): MARGIN} if name == "consistency" else {})
         for (better, worse), least in lowest.items():
             pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(control_grades[better], control_grades[worse], strict=True) if a and b]
             differences = [a - b for a, b in pairs]

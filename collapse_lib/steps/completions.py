@@ -67,5 +67,5 @@ def how_to_grade(run: Run) -> Markdown:
         return Markdown(f"The judge {literal(run.protocol.gpt_eval.judge)} grades these completions in the step `gpt_eval`.")
     return Markdown(
         f"No judge had been chosen when this was sampled, so nothing is graded here: `collapse run {run.name} --set gpt_eval.judge=MODEL` "
-        "has a model of the endpoint in `OPENAI_BASE_URL` grade them, and `collapse judge serve` offers a weak local one."
+        "has a model of the endpoint in `OPENAI_BASE_URL` grade them, and `collapse judge serve` serves one on this machine."
     )

@@ -131,7 +131,7 @@ def test_every_step_of_every_generation_has_its_time(demo):
     judged = changed(load_preset("smoke"), gpt_eval__judge="a-judge", regime__name="mix", regime__share="0.5", regime__real="fresh")
     planned = plan.plan(judged, machine(judged), INITIAL)
     assert set(planned.by_step) == set(STEPS)
-    requests = judged.completions.beginnings * judged.completions.samples + 3 * judged.gpt_eval.controls
+    requests = judged.completions.beginnings * judged.completions.samples + 4 * judged.gpt_eval.controls
     assert planned.generations[0].seconds["gpt_eval"] == requests * plan.ASSUMED["judge"] / judged.gpt_eval.concurrency
 
 

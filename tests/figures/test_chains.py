@@ -100,9 +100,7 @@ def test_figure_2_has_a_panel_an_experiment(runs):
     assert large.get_title() == "large-1 (400 parameters, the larger model), 2 chains"
     entropies = [line for line in small.get_lines() if line.get_label() == "entropy"]
     assert [len(line.get_xdata()) for line in entropies] == [4, 9, 4, 4]
-    chains = [results.metric(table, run, "oov_lexicon_occurrences").set_index("generation")["value"] for run in runs[:3]]
-    heights = [bar.get_height() for bar in bars.containers[0]]
-    assert heights[3] == pytest.approx(np.mean([chain[4] for chain in chains])) and heights[8] == chains[0][9]
+    assert [bar.get_height() for bar in bars.containers[0]] == results.metric(table, "small-1", "oov_lexicon_occurrences")["value"].tolist()
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -120,4 +118,4 @@ def test_figure_4_averages_three_chains_and_not_two(root, runs, learned):
     baselines = [line.get_ydata()[0] for line in panel.get_lines() if line.get_linestyle() == "--"]
     assert baselines == pytest.approx([52, 51.5])
     names = [text.get_text() for text in picture.figure.legends[0].get_texts()]
-    assert names[:2] == ["small-1 (200 parameters, the smaller model)", "large-1 (400 parameters, the larger model)"]
+    assert names[:2] == ["small-1 (200 parameters, the smaller model), 3 chains", "large-1 (400 parameters, the larger model), 2 chains"]

@@ -157,9 +157,10 @@ def long_stories(tmp_path, tokenizer):
 
 def test_control_rows_share_their_beginning_and_differ_as_they_should(long_stories, tokenizer):
     rows = controls(long_stories, tokenizer, 4, 50, seed=1)
-    assert {kind: len(found) for kind, found in rows.items()} == {"real": 4, "shuffled": 4, "random": 4}
-    for real, shuffled, random in zip(*rows.values(), strict=True):
-        assert real.beginning == shuffled.beginning == random.beginning
+    assert {kind: len(found) for kind, found in rows.items()} == dict.fromkeys(("real", "other", "shuffled", "random"), 4)
+    for real, other, shuffled, random in zip(*rows.values(), strict=True):
+        assert real.beginning == other.beginning == shuffled.beginning == random.beginning
+        assert other.completion != real.completion and other.completion in [each.completion for each in rows["real"]]
         assert not real.beginning.rstrip('"').endswith((".", "!", "?"))
         assert sorted(real.completion.split()) == sorted(shuffled.completion.split()) and real.completion != shuffled.completion
         assert len(tokenizer.encode(real.completion)) <= 50
@@ -211,7 +212,7 @@ CONTROL_ROWS = {kind: [Exercise(f"Story {n}", f" {kind} {n}") for n in range(4)]
 def test_a_judge_is_believed_if_it_clearly_ranks_the_control_rows(grades, ranks, margin):
     def rule(exercise):
         kind, number = exercise.completion.split()
-        return points(grades[kind][int(number)])
+        return points(grades.get(kind, grades["shuffled"])[int(number)])
 
     metrics, _ = grade([], CONTROL_ROWS, answering(rule))
     assert metrics["judge_ranks_controls"]["value"] == ranks and metrics["judge_margin"]["value"] == margin
@@ -232,13 +233,26 @@ def test_each_grade_has_an_exam_of_its_own(clear, ranks):
     assert lead["value"] == 5.5 and lead["standard_error"] == pytest.approx(math.sqrt(1 / 3) / 2) and lead["counts"] == {"pairs": 4}
 
 
+@pytest.mark.parametrize(("other", "ranks"), [(2, 1), (6, 1), (7, 0), (8, 0)])
+def test_consistency_is_told_from_good_english_that_belongs_to_another_story(other, ranks):
+    """A judge of grammar alone gives another story's continuation what it gives the real one, in consistency too."""
+
+    def rule(exercise):
+        kind, _ = exercise.completion.split()
+        return points({"real": 8, "other": other, "shuffled": 1, "random": 0}[kind])
+
+    metrics, _ = grade([], CONTROL_ROWS, answering(rule))
+    assert metrics["judge_ranks_grammar"]["value"] == 1
+    assert metrics["judge_ranks_consistency"]["value"] == metrics["judge_ranks_controls"]["value"] == ranks
+
+
 @pytest.mark.parametrize(("leads", "ranks"), [((2, 3) * 5, 1), ((-1, 6) * 5, 0)])
 def test_the_spread_of_the_leads_decides_and_not_their_mean_alone(leads, ranks):
     rows = {kind: [Exercise(f"Story {n}", f" {kind} {n}") for n in range(10)] for kind in module.CONTROLS}
 
     def rule(exercise):
         kind, number = exercise.completion.split()
-        return points({"real": 2 + leads[int(number)], "shuffled": 2, "random": 0}[kind])
+        return points({"real": 2 + leads[int(number)], "other": 2, "shuffled": 2, "random": 0}[kind])
 
     metrics, _ = grade([], rows, answering(rule))
     assert metrics["control_lead_real_shuffled_grammar"]["value"] == metrics["judge_margin"]["value"] == 2.5
@@ -248,7 +262,7 @@ def test_the_spread_of_the_leads_decides_and_not_their_mean_alone(leads, ranks):
 def test_an_exam_of_which_most_is_malformed_is_not_passed():
     def rule(exercise):
         kind, number = exercise.completion.split()
-        return "?" if int(number) > malformed_from else points({"real": 8, "shuffled": 2, "random": 0}[kind] + int(number) % 2)
+        return "?" if int(number) > malformed_from else points({"real": 8, "other": 2, "shuffled": 2, "random": 0}[kind] + int(number) % 2)
 
     for malformed_from, ranks in ((1, 1), (0, 0), (-1, 0)):  # two of four pairs are left, one, none
         metrics, _ = grade([], CONTROL_ROWS, answering(rule))
@@ -260,7 +274,7 @@ def test_malformed_answers_are_counted_and_left_out_and_empty_completions_graded
     completions = [("A", [" good", " odd"]), ("B", [" bad", ""])]
     metrics, examples = grade(completions, CONTROL_ROWS, answering(lambda exercise: answers.get(exercise.completion, "?")))
     assert metrics["grammar"]["value"] == pytest.approx(10 / 3) and metrics["grammar"]["counts"] == {"grades": 3, "clusters": 2}
-    assert [metrics[name]["value"] for name in ("completions", "graded", "malformed", "empty", "control_malformed")] == [4, 3, 1, 1, 12]
+    assert [metrics[name]["value"] for name in ("completions", "graded", "malformed", "empty", "control_malformed")] == [4, 3, 1, 1, 16]
     assert metrics["judge_ranks_controls"]["value"] == 0 and "control_real_grammar" not in metrics
     assert [case.get("grammar", case.get("malformed")) for case in examples["cases"]] == [8, "Nine!", 2, 0]
     assert all(math.isfinite(metric["value"]) for metric in metrics.values())
@@ -385,7 +399,7 @@ def test_an_interrupted_grading_goes_on_where_it_was(tiny, server):
     assert not run.step(1, "gpt_eval").metrics_file.exists()
     steps.gpt_eval(run, 1)
     different = {json.dumps(body, sort_keys=True) for body in server.seen}
-    assert len(different) == 6 + 3 * 4 and len(server.seen) == len(different) + 1
+    assert len(different) == 6 + 4 * 4 and len(server.seen) == len(different) + 1
 
 
 def test_the_estimate_of_a_run_foresees_what_will_be_sent(tiny, server):
@@ -393,29 +407,29 @@ def test_the_estimate_of_a_run_foresees_what_will_be_sent(tiny, server):
         estimate(tiny)
     run = with_judge(tiny, price_in="1", price_out="1")
     expected = estimate(run)
-    assert {generation: found.requests for generation, found in expected.items()} == {0: 6 + 12, 1: 6} and not server.seen
+    assert {generation: found.requests for generation, found in expected.items()} == {0: 6 + 16, 1: 6} and not server.seen
     steps.gpt_eval(run, 0)
-    assert len(server.seen) == 18 and list(estimate(run)) == [1]
+    assert len(server.seen) == 22 and list(estimate(run)) == [1]
     steps.gpt_eval(run, 1)
     (run.step(0, "corpus").folder / "corpus").rename(run.folder / "away")
     assert estimate(run) == {}  # as of a run whose metrics alone were published
     (run.folder / "away").rename(run.step(0, "corpus").folder / "corpus")
     fresh = Run.create("fresh", run.protocol)
-    assert sum(found.requests for found in estimate(fresh).values()) == 24
+    assert sum(found.requests for found in estimate(fresh).values()) == 28
 
 
 def test_a_budget_may_have_the_first_completions_of_each_beginning_graded_alone(tiny, server):
     run = with_judge(tiny, samples="1", price_in="1", price_out="1")
     expected = estimate(run)
-    assert {generation: found.requests for generation, found in expected.items()} == {0: 3 + 12, 1: 3}
-    assert sum(found.requests for found in estimate(Run.create("fresh", run.protocol)).values()) == 18
+    assert {generation: found.requests for generation, found in expected.items()} == {0: 3 + 16, 1: 3}
+    assert sum(found.requests for found in estimate(Run.create("fresh", run.protocol)).values()) == 22
     metrics = steps.gpt_eval(run, 1)["metrics"]
-    assert metrics["completions"]["value"] == 3 and len(server.seen) == 15
+    assert metrics["completions"]["value"] == 3 and len(server.seen) == 19
 
 
 def test_the_judge_can_be_checked_on_the_control_rows_alone(tiny, server):
     metrics = check(with_judge(tiny))
-    assert len(server.seen) == 12 and metrics["judge_ranks_controls"]["value"] == 0
+    assert len(server.seen) == 16 and metrics["judge_ranks_controls"]["value"] == 0
     assert not tiny.step(0, "completions").folder.joinpath("metrics", "gpt_eval.json").exists()
 
 
@@ -489,7 +503,7 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["1", "1", "Baseline", "Baseline"]
     assert rows[0].count("⚠") == 3 and all(row.count('<span class="unreliable">') == 3 for row in rows[2:])
     assert "**no**" in wording.beside_paper(table, JUDGED).data
-    assert wording.controls_table("tiny").data.count("\n") == 5
+    assert wording.controls_table("tiny").data.count("\n") == 6
     with pytest.raises(UserError, match="no beginning 7"):
         wording.table_a2("tiny", beginning=7)
     with pytest.raises(UserError, match="no run 'absent'"):

@@ -28,7 +28,8 @@ def judge_verdict(record: dict[str, Any]) -> Markdown:
         return Markdown(f"Judge {judge} **ranks the control rows rightly**: the real continuation leads by {margin:.2g} points at least.{wrong}")
     return Markdown(
         f"⚠ Judge {judge} is **unreliable here** in {' and '.join(failed)}: it does not put real continuations clearly above shuffled words and "
-        f"random tokens, and those in their order (smallest lead {margin:.2g} points). What is grey is what it said, and no evidence about the "
+        "random tokens, and those in their order, or, in consistency, above another story's continuation "
+        f"(smallest lead {margin:.2g} points). What is grey is what it said, and no evidence about the "
         f"models.{wrong}"
     )
 
