@@ -54,7 +54,8 @@ pictures.forEach(picture => { picture.loading = 'eager'; });
 return pictures.every(picture => picture.complete);
 """
 CUT_FORMULAS = """
-return [...document.querySelectorAll('.bd-article mjx-container > svg')].filter(formula => {
+const whole = formula => !formula.closest('table');  // a wide table moves sideways in its own box, whatever it holds
+return [...document.querySelectorAll('.bd-article mjx-container > svg')].filter(whole).filter(formula => {
     const box = formula.getBoundingClientRect();
     return box.width && (box.right > innerWidth + 1 || box.left < -1);
 }).map(formula => formula.parentElement.textContent.slice(0, 80));
