@@ -14,7 +14,7 @@
   function start() {
     const formulas = document.querySelectorAll(".bd-article .math");
     if (!formulas.length) return;
-    const near = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting)) load(); }, { rootMargin: "800px" });
+    const near = new IntersectionObserver(seen => { if (seen.some(one => one.isIntersecting)) load(); }, { rootMargin: "400px" });
     formulas.forEach(formula => near.observe(formula));
     addEventListener("beforeprint", load);
   }
