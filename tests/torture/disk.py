@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def record(folder: Path, is_by_command: bool) -> None:
 
     def note(operation: Operation) -> bytes:
         if operation.kind in GROWING and operation.path != str(folder / "runs"):
-            seen.setdefault(f"{operation.kind} {operation.path}")
+            seen.setdefault(told(operation))
         return GO
 
     runs = folder / "runs"
@@ -47,6 +48,11 @@ def record(folder: Path, is_by_command: bool) -> None:
     if done.returncode:
         raise RuntimeError(done.stderr)
     (folder / "operations.txt").write_text("\n".join(seen))
+
+
+def told(operation: Operation) -> str:
+    """An operation as it is called in every run: some temporary files are named after their process."""
+    return re.sub(r"\.\d+\.tmp$", ".PID.tmp", f"{operation.kind} {operation.path}")
 
 
 def _run(runs: Path, is_by_command: bool, decide: Callable[[Operation], bytes]):
@@ -62,18 +68,18 @@ def _attempt(folder: Path, first: str, is_by_command: bool) -> Callable[[Path], 
         runs.mkdir()
 
         def decide(operation: Operation) -> bytes:
-            if f"{operation.kind} {operation.path}" == first:
+            if told(operation) == first:
                 is_full.append(True)
             return FULL if is_full and operation.kind in GROWING else GO
 
         done = _run(runs, is_by_command, decide)
         if not is_full:
             return Outcome("not tried", f"{first} did not come")
-        said = done.stderr.strip()
-        if "Traceback" in said or done.returncode not in (0, 2):
-            return Outcome("traceback", f"exit status {done.returncode}: {said}")
-        if done.returncode == 2 and ("\n" in said or "make room" not in said):
-            return Outcome("another sentence", said)
+        if "Traceback" in done.stderr or done.returncode not in (0, 2):
+            return Outcome("traceback", f"exit status {done.returncode}: {done.stderr}")
+        said = (done.stderr.strip().splitlines() or [""])[-1]  # in one process torch may have warned before
+        if done.returncode == 2 and "make room" not in said:
+            return Outcome("another sentence", done.stderr)
         os.environ["COLLAPSE_RUNS"] = str(runs)
         try:
             if is_by_command:
