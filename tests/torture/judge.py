@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import copy
 import gzip
+import io
 import json
 import os
 import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -159,7 +161,8 @@ def _attempt(step: Any) -> Callable[[Path], Outcome]:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
             os.environ |= {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "COLLAPSE_RUNS": str(scratch)}
             try:
-                return _judged(server, step, scratch)
+                with redirect_stdout(io.StringIO()):  # estimates
+                    return _judged(server, step, scratch)
             finally:
                 server.shutdown()
 
