@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help install extras judge checkers workflow lab book demo test test-slow lint format serve clean
+.PHONY: help install extras judge checkers workflow lab book demo test test-slow torture lint format serve clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test: .venv/extras ## run the tests
 
 test-slow: .venv/extras ## run the tests that take longer than a minute each
 	@$(PYTEST) -m slow $(PYTEST_ARGS)
+
+torture: .venv/extras ## attack the project, for hours (ARGS="--part matrix --minutes 20"; --help says more)
+	@PYTHONPATH=tests $(BIN)/python -m torture $(ARGS)
 
 lint: .venv/extras ## check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

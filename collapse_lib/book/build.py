@@ -33,6 +33,7 @@ from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
 from collapse_lib.book.staging import Staging
 from collapse_lib.book.studies import study_pages, study_records
+from collapse_lib.book.wording.campaign import campaign, campaign_record
 from collapse_lib.book.wording.claims import verdict_lines
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
@@ -105,6 +106,7 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     staging.text("includes/runs.md", pages.runs_table(runs))
     staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
     staging.text("includes/viewer.md", viewer.viewer(runs))
+    staging.text("includes/torture.md", campaign())
     for run in runs:
         _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
     names = {}
@@ -243,8 +245,9 @@ def _library() -> list[Path]:
 
 
 def _records(runs: Sequence[BookRun]) -> list[Path]:
-    """The small files that pages are made from: recorded benches, and the records of the runs."""
-    return [*sorted((runs_root() / "bench").glob("*.json")), *(file for run in runs for file in run.records())]
+    """The small files that pages are made from: recorded benches, the last campaign's record, and the records of the runs."""
+    campaigns = [file for file in [campaign_record()] if file.is_file()]
+    return [*sorted((runs_root() / "bench").glob("*.json")), *campaigns, *(file for run in runs for file in run.records())]
 
 
 def _digest(files: Iterable[Path], extra: Iterable[str] = ()) -> str:

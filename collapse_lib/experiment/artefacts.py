@@ -60,8 +60,15 @@ def content_hash(folder: Path, name: str) -> str:
 
 
 def read_manifest(folder: Path, step: str) -> dict[str, Any] | None:
-    """From what, by what and when a step in a generation's folder was done; None while it is not. Raises ``UserError`` when the file is damaged."""
-    return read_json(folder / "manifests" / f"{step}.json", Manifest, mend(folder.parent.name))
+    """From what, by what and when a step in a generation's folder was done; None while it is not.
+
+    Raises ``UserError`` when the file is damaged, or is another step's or another generation's.
+    """
+    file, advice = folder / "manifests" / f"{step}.json", mend(folder.parent.name)
+    manifest = read_json(file, Manifest, advice)
+    if manifest is not None and (manifest["step"], f"generation-{manifest['generation']:02d}") != (step, folder.name):
+        raise UserError(f"{file} is of another step or generation; {advice}.")
+    return manifest
 
 
 def read_metrics(folder: Path, step: str, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from collapse_lib.experiment.errors import UserError
 RUNS_FOLDER = "papermill_runs"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name becomes part of paths, commands and pages
 LONGEST_NAME = 100  # characters of a run's name: file systems take 255, and pages, twins and temporary files add to it
-RESERVED_NAMES = ("all", "newest", "bench", "studies", "judge.sqlite", "README.md")  # what commands and the runs' folder use for something else
+# What commands and the runs' folder use for something else.
+RESERVED_NAMES = (
+    "all",
+    "newest",
+    "bench",
+    "studies",
+    "torture.json",
+    "judge.sqlite",
+    "README.md",
+)
 
 
 def runs_root() -> Path:

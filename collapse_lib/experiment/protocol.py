@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from collapse_lib.experiment.errors import LONGEST_VALUE, UserError
 from collapse_lib.experiment.files import read_text
@@ -32,6 +32,14 @@ class Section(BaseModel):
     """A frozen group of fields that refuses names it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes ``true`` for 1."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError(f"field '{info.field_name}' is {str(value).lower()}, which is neither a number nor a text")
+        return value
 
 
 class CorpusSettings(Section):

@@ -152,6 +152,49 @@ class Membership(TypedDict):
     specification: dict[str, Any]
 
 
+class RecordedChain(TypedDict):
+    generations: int
+    seconds: float
+    manifests: str
+
+
+class StudyRecord(TypedDict):
+    """``studies/<study>/study.json``"""
+
+    study: str
+    hash: str
+    specification: dict[str, Any]
+    chains: dict[str, RecordedChain]
+
+
+class AttackCase(TypedDict):
+    case: str
+    verdict: str
+    said: str
+
+
+class Attack(TypedDict):
+    part: str
+    title: str
+    planned: int | None
+    tried: int
+    verdicts: dict[str, int]
+    seconds: float
+    faults: list[AttackCase]
+    cases: list[AttackCase]
+
+
+class CampaignRecord(TypedDict):
+    """``torture.json``"""
+
+    date: str
+    commit: str
+    seed: int
+    machine: str
+    meaning: dict[str, str]
+    parts: list[Attack]
+
+
 class Side(TypedDict):
     rate: float
     peak_memory_bytes: float

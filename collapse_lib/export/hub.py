@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.experiment.artefacts import gone, path_of
+from collapse_lib.experiment.artefacts import ARTEFACTS, gone, path_of
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.lineage import is_composed
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.export.folder import new_folder
+from collapse_lib.model.folder import complete
+from collapse_lib.steps.inputs import open_artefact
 from collapse_lib.text.display import metrics_table, plain
 from collapse_lib.text.sources import is_on_hub
 
@@ -42,8 +45,11 @@ def write_hub_folder(run: Run, generation: int, target: Path) -> None:
     Raises ``UserError`` when the run has no such model, when it is damaged or not here, and when ``target`` holds anything.
     """
     model = _model_folder(run.step(generation, "train"))
+    tokenizer = open_artefact(run.step(0, "corpus"), "tokenizer")
     with new_folder(target) as folder:
-        shutil.copytree(model, folder, dirs_exist_ok=True)
+        for file in ARTEFACTS["model"].files:  # the hash of nothing else in there was recorded
+            shutil.copy2(model / file, folder)
+        complete(folder, tokenizer, read_json(folder / "config.json")["max_position_embeddings"])
         shutil.copy2(run.folder / "protocol.yaml", folder)
         (folder / "README.md").write_text(model_card(run, generation), encoding="utf-8")
 

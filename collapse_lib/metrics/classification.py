@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import read_json, sealed, write_json
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.experiment.shapes import FineTuning
@@ -213,7 +213,7 @@ def classify(
                     advance=bar.update,
                 )
                 record = {"made_from": made_from, "answers": crossed.packed(answered, classes), "loss": loss}
-                write_json(file, record)
+                write_json(file, sealed(record))
             bar.update(done - bar.n)  # for what was kept, and for a fraction of an epoch that ended at a full batch
             fine_tunings[name].append(record)
     return fine_tunings

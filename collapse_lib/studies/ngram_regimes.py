@@ -15,8 +15,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from collapse_lib.experiment import tables
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import exclusive, naming
+from collapse_lib.experiment.files import exclusive
 from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.regimes import Regime
 from collapse_lib.model.ngram import NGram, row_tokens
@@ -84,13 +85,10 @@ def load() -> DataFrame:
 
     Raises ``UserError`` as long as there are none.
     """
-    from pandas import read_parquet
-
     file = table_file()
     if not file.is_file():
         raise UserError(f"There is no table {file} of n-gram chains; `collapse_lib.studies.ngram_regimes.run()` makes it.")
-    with naming(file):
-        return read_parquet(file)
+    return tables.load(file, "delete it, and `collapse_lib.studies.ngram_regimes.run()` makes it again")
 
 
 def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers: int | None = None) -> DataFrame:
@@ -142,7 +140,4 @@ def _store(table: DataFrame, arms: list[str], file: Path) -> None:
     """Write the table, in an order that does not tell when which chain was done."""
     order = table["arm"].map({name: number for number, name in enumerate(arms)})
     table = table.assign(order=order).sort_values(["order", "seed", "generation"], ignore_index=True).drop(columns="order")
-    beside = file.with_suffix(".tmp.parquet")
-    with naming(beside):
-        table.to_parquet(beside, index=False, compression="zstd")
-    beside.replace(file)
+    tables.store(table, file)

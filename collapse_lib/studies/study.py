@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from collapse_lib.experiment import tables
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
-from collapse_lib.experiment.files import naming, read_json, sha256, write_json
+from collapse_lib.experiment.files import read_json, sealed, sha256, write_json
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.progress import read_progress
 from collapse_lib.experiment.run import Run, Step
-from collapse_lib.experiment.shapes import Membership
+from collapse_lib.experiment.shapes import Membership, StudyRecord
 from collapse_lib.studies.design import Chain, Study, read_study, study_from_fields, study_names
 from collapse_lib.studies.results import CHAIN_RECORD, COLUMNS, load
 
@@ -59,7 +60,7 @@ def open_study(source: str = "newest") -> Study:
     members = _memberships().values()
     if source == "newest" and not members and (heads := _heads()):
         source = max(heads, key=lambda head: head.stat().st_mtime).parent.name
-    if source != "newest" and (head := read_json(record_folder(source) / HEAD)):
+    if source != "newest" and (head := _head(source)):
         return study_from_fields(head["specification"], f"Study '{source}' as its record has it")
     found = [member for member in members if source in ("newest", member["study"])]
     if not found:
@@ -117,7 +118,7 @@ def enrol(chain: Chain, run: Run) -> None:
     study, file = chain.study, run.folder / CHAIN_RECORD
     if not file.exists():
         head = {"study": study.name, "arm": chain.arm, "seed": chain.seed, "hash": study.hash}
-        write_json(file, head | {"specification": study.model_dump(mode="json")})
+        write_json(file, sealed(head | {"specification": study.model_dump(mode="json")}))
 
 
 def steps_wanted(run: Run) -> tuple[str, ...]:
@@ -208,9 +209,7 @@ def table(study: Study) -> DataFrame:
         found.insert(2, "seed", found["run"].map(lambda run: here[run].seed))
         parts.append(found)
     if elsewhere:
-        from pandas import read_parquet
-
-        numbers = read_parquet(record_folder(study.name) / NUMBERS)
+        numbers = tables.load(record_folder(study.name) / NUMBERS, _again(study.name))
         parts.append(numbers[numbers["run"].isin(elsewhere)])
     if not parts:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
@@ -224,7 +223,7 @@ def recorded_chains(study: Study) -> dict[str, dict[str, Any]]:
 
     Raises ``UserError`` for the record of what was another study.
     """
-    head = read_json(record_folder(study.name) / HEAD)
+    head = _head(study.name)
     if head is None:
         return {}
     if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
@@ -243,15 +242,24 @@ def record(study: Study) -> Path:
     if not runs:
         raise UserError(f"Study '{study.name}' has no runs here, only the record of them.")
     chains |= {chain.label: _provenance(chain) for chain in runs if chains.get(chain.label, {}).get("generations", 0) <= generations_here(chain)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with naming(folder / NUMBERS):
-        found.to_parquet(folder / NUMBERS, index=False, compression="zstd")
-    write_json(folder / HEAD, {"study": study.name, "hash": study.hash, "specification": study.model_dump(mode="json"), "chains": chains})
+    tables.store(found, folder / NUMBERS)
+    head = {"study": study.name, "hash": study.hash, "specification": study.model_dump(mode="json"), "chains": chains}
+    write_json(folder / HEAD, sealed(head))
     return folder
 
 
 def record_folder(name: str) -> Path:
     return runs_root() / "studies" / name
+
+
+def _head(name: str) -> dict[str, Any] | None:
+    """What the record of a study declares; None if there is none."""
+    return read_json(record_folder(name) / HEAD, StudyRecord, _again(name))
+
+
+def _again(name: str) -> str:
+    """What to do about a damaged record."""
+    return f"take {record_folder(name)} from where it was made, or delete it and let `collapse study record {name}` make it of the runs here"
 
 
 def studies_with_results() -> list[str]:

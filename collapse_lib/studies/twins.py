@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import exclusive, read_json, write_json
+from collapse_lib.experiment.files import exclusive, read_json, sealed, write_json
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.protocol import Protocol
@@ -130,7 +130,7 @@ def compare(name: str, device: str = "auto") -> Path:
             made_from = _made_from(runs, generation)
             if known.get(generation, {}).get("made_from") != made_from:
                 known[generation] = {"generation": generation} | _distances(runs, generation, places, device) | {"made_from": made_from}
-                write_json(file, record | {"generations": [known[number] for number in sorted(known)]})
+                write_json(file, sealed(record | {"generations": [known[number] for number in sorted(known)]}))
     return file
 
 

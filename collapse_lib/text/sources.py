@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.errors import UserError, first_line
 
 if TYPE_CHECKING:
     import datasets
@@ -175,7 +175,20 @@ def load_from_hub(*name: str, otherwise: Callable[[str], str]) -> datasets.Datas
     try:
         return datasets.load_dataset(*name)
     except Exception as error:  # network, name and format failures share no base class
-        raise UserError(otherwise(str(reason or error).strip().partition("\n")[0].rstrip("."))) from None
+        raise UserError(otherwise(_sizes(error) or first_line(reason or error))) from None
+
+
+def _sizes(error: Exception) -> str | None:
+    """In words, how the splits differ from what a data set's card declares, where that is what is wrong: the error says it in Python's."""
+    from datasets.utils.info_utils import NonMatchingSplitsSizesError
+
+    if not isinstance(error, NonMatchingSplitsSizesError):
+        return None
+    # The declared and the found one of each split in turn.
+    sizes = re.findall(r"SplitInfo\(name='([^']*)',.*?num_examples=(\d+)", str(error))
+    pairs = zip(sizes[::2], sizes[1::2], strict=True)
+    differ = [f"{int(there):,} rows of '{split}' where its card declares {int(said):,}" for (split, said), (_, there) in pairs]
+    return f"it holds {' and '.join(differ)}"
 
 
 def _hub(name: str, field: str) -> dict[str, Stories]:

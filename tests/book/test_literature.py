@@ -40,6 +40,7 @@ def test_what_was_not_run_is_said_and_what_was_is_computed(runs):
     folder.mkdir(parents=True)
     DataFrame(rows, columns=["run", "arm", "seed", *COLUMNS[1:]]).to_parquet(folder / "numbers.parquet")
     chains = {chain.label: {"generations": 10, "seconds": 1.0, "manifests": ""} for chain in study.chains()}
-    write_json(folder / "study.json", {"specification": study.model_dump(mode="json"), "chains": chains})
+    head = {"study": study.name, "hash": study.hash}
+    write_json(folder / "study.json", head | {"specification": study.model_dump(mode="json"), "chains": chains})
     first = wording.literature().data.splitlines()[2]
     assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first

@@ -134,7 +134,8 @@ def test_the_time_left_is_that_of_the_same_steps_before(made_up):
     for step in run.steps():
         if step.generation in (1, 2):
             slower = seconds[step.name] * step.generation
-            write_json(step.manifest_file, sealed(Run.open("half").step(1, "train").manifest() | {"step": step.name, "seconds": slower}))
+            own = {"step": step.name, "generation": step.generation, "seconds": slower}
+            write_json(step.manifest_file, sealed(Run.open("half").step(1, "train").manifest() | own))
         elif step.generation > 2:
             step.manifest_file.unlink(missing_ok=True)
     assert inventory.standing(run).seconds_left == pytest.approx(2 * 1.5 * sum(seconds.values()))

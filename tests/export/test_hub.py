@@ -36,6 +36,18 @@ def test_transformers_opens_the_folder_alone(run, folder, monkeypatch):
     }
 
 
+def test_nothing_is_published_that_was_not_compared(run, tmp_path, monkeypatch):
+    """Beside weights and configuration a model's folder holds files whose hash nobody recorded."""
+    shutil.copytree(run.folder.parent, tmp_path / "runs")
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path / "runs"))
+    copied = Run.open(run.name)
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (copied.generation_folder(2) / "model" / file).write_text("{}")
+    write_hub_folder(copied, 2, tmp_path / "hub")
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "hub" / file).read_bytes() == (run.generation_folder(2) / "model" / file).read_bytes()
+
+
 def test_the_hub_reads_the_card(run, folder):
     from huggingface_hub import ModelCard
 

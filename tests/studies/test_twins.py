@@ -99,13 +99,16 @@ def test_what_was_compared_is_not_compared_again(runs, monkeypatch):
     whole = file.read_text()
     record = json.loads(whole)
     del record["generations"][1]
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(sealed(record)))
     asked = []
     monkeypatch.setattr(twins, "_distances", lambda *arguments, real=twins._distances: asked.append(arguments[1]) or real(*arguments))
     assert compare("tiny", "cpu").read_text() == whole and asked == [1]
     record["generations"][1]["made_from"] = "other models"
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(sealed(record)))
     assert compare("tiny", "cpu").read_text() == whole and asked == [1, 1, 2]
+    file.write_text(whole.replace('"generation": 1', '"generation": 7', 1))
+    with pytest.raises(UserError, match=r"twins\.json was damaged or changed by hand"):
+        compare("tiny", "cpu")
 
 
 def test_the_table_has_every_distance_once(runs):

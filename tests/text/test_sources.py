@@ -15,7 +15,7 @@ import pytest
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.protocol import CorpusSettings
-from collapse_lib.text.sources import LONGEST_STORY, SEPARATOR, held_out, read_stories
+from collapse_lib.text.sources import LONGEST_STORY, SEPARATOR, held_out, load_from_hub, read_stories
 
 
 def write_stories(path: Path, stories: list[str], field: str = "text") -> str:
@@ -197,6 +197,26 @@ def test_an_unreachable_hub_is_named_with_what_to_do(tmp_path, what):
     message = read_without_network(what, tmp_path)
     assert "'nobody/tales' is no local" in message and "could not be fetched" in message
     assert f"--set {what}.source=" in message and "\n" not in message
+
+
+def test_splits_of_other_sizes_than_declared_are_told_in_words(monkeypatch):
+    import datasets
+    from datasets.utils.info_utils import NonMatchingSplitsSizesError
+    from huggingface_hub import HfApi
+
+    def load(*name):
+        pairs = [{"expected": datasets.SplitInfo(part, 1, said), "recorded": datasets.SplitInfo(part, 1, there)} for part, said, there in SIZES]
+        raise NonMatchingSplitsSizesError(str(pairs))
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: None)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UserError) as raised:
+        load_from_hub("nobody/tales", otherwise=lambda reason: f"No ({reason}).")
+    said = "12 rows of 'train' where its card declares 2,119,719 and 3 rows of 'validation' where its card declares 4"
+    assert str(raised.value) == f"No (it holds {said})."
+
+
+SIZES = [("train", 2_119_719, 12), ("validation", 4, 3)]
 
 
 def test_a_hub_dataset_in_the_cache_is_read_without_network(tmp_path, stories):

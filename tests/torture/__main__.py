@@ -1,0 +1,63 @@
+"""``python -m torture``, which is ``make torture``: try everything, print one table, write it as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from torture import disk, hub, inputs, judge, kills, matrix, others, states, stories
+from torture.campaign import ROOT, Campaign
+from torture.record import report, table, write
+
+PARTS = {
+    "kills": kills,
+    "states": states,
+    "matrix": matrix,
+    "inputs": inputs,
+    "disk": disk,
+    "others": others,
+    "judge": judge,
+    "stories": stories,
+    "hub": hub,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make torture", description="Attack the project in every way that it was ever attacked by hand.")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this attack; may be repeated")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many; the same command goes on")
+    parser.add_argument("--cases", type=float, default=float("inf"), help="try at most so many more cases of each attack")
+    parser.add_argument("--seed", type=int, default=1, help="decides the order of the cases, and the moments of the kills")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the cases")
+    parser.add_argument("--folder", type=Path, default=ROOT / "build" / "torture", help="where unfinished campaigns are kept")
+    parser.add_argument("--output", type=Path, help="write the table as JSON to this file (default: torture.json in that folder)")
+    parser.add_argument("--share", type=int, default=0, help=argparse.SUPPRESS)  # which of the processes this is
+    options = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    parts = {name: module for name, module in PARTS.items() if name in (options.part or PARTS)}
+    campaign = Campaign(parts, options.folder.resolve(), options.seed, options.share, options.jobs)
+    helpers = [_helper(share, options) for share in range(1, options.jobs)] if options.share == 0 else []
+    try:
+        campaign.run(options.minutes, options.cases, say=lambda line: print(line, flush=True))
+    finally:
+        for helper in helpers:
+            helper.wait()
+    if options.share:
+        return 0
+    found = report(campaign)
+    print(f"\n{table(found)}")
+    write(found, options.output or options.folder / "torture.json")
+    return 1 if any(part["faults"] for part in found["parts"]) else 0
+
+
+def _helper(share: int, options: argparse.Namespace) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torture", "--share", str(share), "--jobs", str(options.jobs), "--seed", str(options.seed)]
+    command += ["--minutes", str(options.minutes), "--cases", str(options.cases), "--folder", str(options.folder)]
+    return subprocess.Popen([*command, *(word for part in options.part or () for word in ("--part", part))])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

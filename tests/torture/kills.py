@@ -1,0 +1,209 @@
+"""SIGKILL at random times: to the command, its kernel, one of several processes or all of them; the next call ends with the same numbers."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import yaml
+
+from collapse_lib.experiment.run import Run
+from torture.campaign import ROOT, Case, Outcome
+from torture.small import NAME, REGIMES, SETTINGS, contents, is_sound, made, other_than
+from torture.states import command
+
+TITLE = "SIGKILL at random times"
+KILLS = 200
+STUDY = {
+    "name": "pair",
+    "base": "smoke",
+    "generations": 1,
+    "seeds": 1,
+    "common": {field: yaml.safe_load(value) for field, value in SETTINGS.items()},
+    "arms": {"plain": None, "warm": {"sampling.temperature": 1.5}},
+    "measures": {"perplexity": "perplexity.perplexity"},
+}
+# Chains of the learner that counts, two at once.
+NGRAM = """
+from collapse_lib.experiment.regimes import Regime
+from collapse_lib.studies.ngram_regimes import Arm, run
+if __name__ == "__main__":
+    run({"replace": Arm(tokens=500, chains=2), "mix": Arm(Regime("mix", 0.5), tokens=500, chains=2)}, generations=3, workers=2)
+"""
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """Something that is made: what Python is told to make it, the files that it needs, whether there is a kernel, and its share of the kills."""
+
+    arguments: Callable[[Path], list[str]]
+    victims: tuple[str, ...]
+    share: int
+    is_missing: str = ""  # why it cannot be tried on this machine
+
+
+def snakemake() -> str | None:
+    own = ROOT / ".venv" / "workflow" / "bin" / "snakemake"
+    return str(own) if own.is_file() else shutil.which("snakemake")
+
+
+def _study(folder: Path) -> list[str]:
+    file = folder / "pair.yaml"
+    file.write_text(yaml.safe_dump(STUDY))
+    return ["-m", "collapse_lib", "study", "run", str(file), "--jobs", "2"]
+
+
+def _ngram(folder: Path) -> list[str]:
+    file = folder / "chains.py"
+    file.write_text(NGRAM)
+    return [str(file)]
+
+
+def _workflow(folder: Path) -> list[str]:
+    file = folder / "config.yaml"
+    changes = {field: yaml.safe_load(value) for field, value in SETTINGS.items()}
+    file.write_text(yaml.safe_dump({"runs": {NAME: {"preset": "smoke", "generations": 1, "set": changes}}}))
+    options = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--configfile", str(file), "--cores", "2", "--directory", str(folder)]
+    unlock = "import subprocess, sys; a = sys.argv[1:]; subprocess.run([*a, '--unlock']); sys.exit(subprocess.call([*a, '--rerun-incomplete']))"
+    return ["-c", unlock, snakemake() or "", *options]
+
+
+ATTACKED: dict[str, Attacked] = {
+    "run": Attacked(lambda folder: command("replace", 2), ("driver", "kernel", "group"), 90),
+    "run in two processes": Attacked(lambda folder: command("replace", 1, "--processes", "2"), ("driver", "kernel", "group", "worker"), 40),
+    **{
+        f"run, regime {regime}": Attacked(lambda folder, regime=regime: command(regime, 2), ("driver", "kernel", "group"), 5)
+        for regime in REGIMES
+        if regime != "replace"
+    },
+    "study": Attacked(_study, ("driver", "kernel", "group"), 20),
+    "n-gram chains": Attacked(_ngram, ("driver", "group", "worker"), 10),
+    "workflow": Attacked(_workflow, ("driver", "kernel", "group"), 10, "" if snakemake() else "Snakemake is not installed (`make workflow`)"),
+}
+
+
+def cases(place: Path, order: random.Random) -> list[Case]:
+    plan = [name for name, attacked in ATTACKED.items() for _ in range(attacked.share)]
+    assert len(plan) == KILLS
+    order.shuffle(plan)
+    found = []
+    for number, name in enumerate(plan):
+        victim, moment, again = order.choice(ATTACKED[name].victims), order.random(), order.random() < 0.25
+        what = f"kill {number + 1}: {name}, {victim} at {moment:.3f} of its time{', and again' if again else ''}"
+        found.append(Case(what, _attempt(place, name, victim, moment, again)))
+    return found
+
+
+def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) -> Callable[[Path], Outcome]:
+    attacked = ATTACKED[name]
+
+    def attempt(scratch: Path) -> Outcome:
+        if attacked.is_missing:
+            return Outcome("absent", attacked.is_missing)
+        undisturbed = made(place, name.replace(" ", "-").replace(",", ""), lambda folder: _undisturbed(folder, attacked))
+        seconds = float((undisturbed / "seconds").read_text())
+        struck = []
+        for _ in range(2 if again else 1):
+            process = start(attacked.arguments(scratch), scratch)
+            try:
+                process.wait(moment * seconds)
+            except subprocess.TimeoutExpired:
+                struck.append(strike(process, victim))
+            process.communicate()
+        process = start(attacked.arguments(scratch), scratch)
+        _, said = process.communicate(timeout=1800)
+        if process.returncode or "Traceback" in said:
+            return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
+        difference = differences(scratch / "runs", undisturbed / "runs")
+        return (
+            Outcome("different", f"after {struck}: {difference}")
+            if difference
+            else Outcome("same", f"killed {', '.join(struck) or 'nothing in time'}")
+        )
+
+    return attempt
+
+
+def _undisturbed(folder: Path, attacked: Attacked) -> None:
+    began = time.monotonic()
+    process = start(attacked.arguments(folder), folder)
+    _, said = process.communicate(timeout=1800)
+    if process.returncode:
+        raise RuntimeError(said)
+    (folder / "seconds").write_text(str(time.monotonic() - began))
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    """Start a Python, the leader of a group of its own, on the runs in ``folder``."""
+    variables = {"COLLAPSE_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    (folder / "runs").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env=os.environ | variables,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def strike(process: subprocess.Popen[str], victim: str) -> str:
+    """SIGKILL the driver, one of its kernels or workers (the driver, where there is none just now), or everything that it has started."""
+    try:
+        below = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return "nothing, it had ended"
+    words = {"kernel": "ipykernel", "worker": "worker" if any("steps.worker" in _line(child) for child in below) else "spawn_main"}.get(victim, "")
+    found = [child for child in below if words and words in _line(child)]
+    targets = [process.pid] if victim == "driver" or (words and not found) else [process.pid, *(child.pid for child in below)]
+    if found:
+        targets = [found[0].pid]
+    for target in targets:
+        try:
+            os.kill(target, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return f"{victim} ({len(targets)})"
+
+
+def _line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def differences(runs: Path, undisturbed: Path) -> str:
+    """In what the runs of a folder, and tables of n-gram chains, are other than those that nobody disturbed; empty if in nothing."""
+    os.environ["COLLAPSE_RUNS"] = str(runs)
+    found = []
+    names = {file.parent.name for file in undisturbed.glob("*/protocol.yaml")}
+    for name in sorted(names):
+        run = Run.open(name)
+        of_study = (run.folder / "study.json").is_file()
+        steps = [step for step in run.steps() if step.manifest() is not None]
+        reference = Run(undisturbed / name, run.protocol)
+        if len(steps) < len(list(run.steps())) and not of_study:
+            found.append(f"{name} is not finished")
+        elif different := other_than(contents(run, steps), contents(reference, [reference.step(step.generation, step.name) for step in steps])):
+            found.append(f"{name}: {different}")
+        elif not is_sound(run):
+            found.append(f"{name}: a file is not what was recorded")
+        found += [f"{name}: {path.name} left behind" for path in run.folder.rglob("*") if ".tmp" in path.name or path.name == "checkpoint"]
+    for file in undisturbed.glob("studies/*.parquet"):
+        from pandas import read_parquet
+
+        if not read_parquet(file).equals(read_parquet(runs / "studies" / file.name)):
+            found.append(f"{file.name} differs")
+    return "; ".join(found)

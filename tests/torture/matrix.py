@@ -1,0 +1,329 @@
+"""Every file of a run, finished or not, in every way damaged: each cell is noticed, rebuilt or harmless, and never used."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.repair import repair
+from collapse_lib.experiment.run import Run
+from collapse_lib.studies import results
+from torture.campaign import Case, Outcome
+from torture.small import NAME, Refused, begin, contents, fingerprint, finish, is_sound, made, mended, other_than
+
+TITLE = "Damaged files"
+
+
+def _cut(file: Path, other: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _clip(file: Path, other: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _flip(file: Path, other: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _digit(file: Path, other: Path) -> None:
+    """A number becomes another one: the file still reads well."""
+    content = file.read_bytes()
+    digits = list(re.finditer(rb"(?<=[ :\[\"])[0-8](?=[\d.,\s\]}\"])", content))
+    if not digits:
+        raise NotThere
+    at = digits[len(digits) // 2].start()
+    file.write_bytes(content[:at] + bytes([content[at] + 1]) + content[at + 1 :])
+
+
+def _zeros(file: Path, other: Path) -> None:
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def _encoding(file: Path, other: Path) -> None:
+    try:
+        file.write_bytes(file.read_bytes().decode().encode("utf-16"))
+    except UnicodeDecodeError:
+        raise NotThere from None
+
+
+def _shape(shape: bytes) -> Callable[[Path, Path], None]:
+    def damage(file: Path, other: Path) -> None:
+        if file.suffix not in (".json", ".ipynb", ".yaml", ".jsonl"):
+            raise NotThere
+        file.write_bytes(shape)
+
+    return damage
+
+
+def _another(file: Path, other: Path) -> None:
+    """The same file of a chain of another seed."""
+    place = other / file.relative_to(file.parents[len(file.parts) - file.parts.index(NAME) - 2])
+    if not place.is_file() or place.read_bytes() == file.read_bytes():
+        raise NotThere
+    shutil.copy(place, file)
+
+
+def _neighbour(file: Path, other: Path) -> None:
+    """The same file of the generation before or after."""
+    here = next((part for part in file.parts if part.startswith("generation-")), None)
+    for number in range(4) if here else ():
+        place = Path(*(f"generation-{number:02d}" if part == here else part for part in file.parts))
+        if place.is_file() and place != file and place.read_bytes() != file.read_bytes():
+            shutil.copy(place, file)
+            return
+    raise NotThere
+
+
+class NotThere(Exception):
+    """A damage that a file cannot have."""
+
+
+DAMAGES: dict[str, Callable[[Path, Path], None]] = {
+    "cut in half": _cut,
+    "cut by a byte": _clip,
+    "one bit flipped": _flip,
+    "one digit changed": _digit,
+    "all zeros": _zeros,
+    "emptied": lambda file, other: file.write_bytes(b""),
+    "deleted": lambda file, other: file.unlink(),
+    "another run's": _another,
+    "another generation's": _neighbour,
+    "UTF-16": _encoding,
+    "{}": _shape(b"{}"),
+    "[]": _shape(b"[]"),
+    "null": _shape(b"null"),
+}
+
+# Where a run is broken off: when a file has come into its place for the so-many-th time; and the files that are attacked there.
+MOMENTS = {
+    "training": ("checkpoint.pt", 2, ["checkpoint/checkpoint.pt"]),
+    "sampling": (
+        "shard-00001.arrow",
+        1,
+        ["corpus/made_from.json", "corpus/shard-00000.arrow", "corpus/shard-00001.arrow"],
+    ),
+    "fine-tuning": ("grammar_happy-0.json", 2, ["classification/grammar_happy-0.json", "model/config.json"]),
+    "record": ("train.json", 1, ["metrics/train.json", "model/model.safetensors"]),
+}
+# What a regime leaves in the folder ``composition`` of the first generation for which it composes anything.
+COMPOSED = {
+    "fresh": ["composition.json", "fresh/corpus.json", "fresh/shard-00000.arrow"],
+    "first_only": ["composition.json", "fresh/corpus.json", "fresh/shard-00001.arrow", "fresh/made_from.json"],
+    "accumulate": ["composition.json"],
+    "accumulate_subsample": ["composition.json", "rows-0.npy", "rows-1.npy"],
+    "mix": ["composition.json", "rows-1.npy", "fresh/shard-00000.arrow"],
+    "select": ["composition.json", "rows-0.npy"],
+}
+
+
+class Exit(BaseException):
+    """The end of a process."""
+
+
+def broken_off(run: Run, name: str, times: int) -> None:
+    """Go on with a run until a file of this name has come into its place so many times, and no farther."""
+    replace, left = Path.replace, [times]
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = replace(path, target)
+        left[0] -= Path(target).name == name
+        if not left[0]:
+            raise Exit
+        return moved
+
+    with mock.patch.object(Path, "replace", watched):
+        try:
+            finish(run)
+        except Exit:
+            return
+    raise AssertionError(f"{name} did not come {times} times")
+
+
+def cases(place: Path, order: random.Random) -> list[Case]:
+    found = [*_finished(place), *_unfinished(place), *_composed(place), *_notebooks(place)]
+    order.shuffle(found)
+    return found
+
+
+def _finished(place: Path) -> Iterator[Case]:
+    """A finished generation that is gone on with: its damaged file is read by the next one, by measures made anew, and by tables and pages."""
+    folder = _made(place, "replace", 1)
+    for file in sorted(fingerprint(folder)):
+        for damage in DAMAGES:
+            yield Case(f"finished run, {file}: {damage}", _attempt(place, lambda: folder, "replace", file, damage, 2))
+
+
+def _unfinished(place: Path) -> Iterator[Case]:
+    """A run that was ended in the middle of something: what it left is taken up by the next call."""
+    for moment, (_, _, files) in MOMENTS.items():
+        for file in files:
+            for damage in DAMAGES:
+                attempt = _attempt(place, lambda moment=moment: _broken(place, moment), "replace", f"generation-01/{file}", damage, 1)
+                yield Case(f"broken off in {moment}, {file}: {damage}", attempt)
+
+
+def _broken(place: Path, moment: str) -> Path:
+    name, times, _ = MOMENTS[moment]
+    return made(place, f"broken-{moment}", lambda runs: broken_off(begin(runs), name, times)) / NAME
+
+
+def _composed(place: Path) -> Iterator[Case]:
+    """What another regime than the paper's put together; its generation's training is done again from it."""
+    for regime, files in COMPOSED.items():
+        for file in files:
+            for damage in DAMAGES:
+                last = _composing(regime)
+                path = f"generation-{last:02d}/composition/{file}"
+                attempt = _attempt(place, lambda regime=regime, last=last: _made(place, regime, last), regime, path, damage, last)
+                yield Case(f"regime {regime}, {file}: {damage}", attempt)
+
+
+def _composing(regime: str) -> int:
+    """The first generation that learns from a composition."""
+    return 3 if regime == "first_only" else 2
+
+
+def _made(place: Path, regime: str, generations: int, seed: int = 1) -> Path:
+    """The folder of a finished run, as a copy of which every attack begins."""
+
+    def make(runs: Path) -> None:
+        before = None if generations == 1 else _made(place, regime, generations - 1, seed)
+        if before:
+            shutil.copytree(before, runs / NAME)
+        finish(begin(runs, regime, generations, seed=str(seed)))
+
+    return made(place, f"{regime}-{generations}-{seed}", make) / NAME
+
+
+def _attempt(place: Path, folder: Callable[[], Path], regime: str, file: str, damage: str, generations: int) -> Callable[[Path], Outcome]:
+    def attempt(scratch: Path) -> Outcome:
+        expected = contents(Run(_made(place, regime, generations), begin(scratch / "asked", regime, generations).protocol))
+        other = _made(place, regime, 1 if regime == "replace" else generations, seed=2)
+        runs = scratch / "runs"
+        shutil.copytree(folder(), runs / NAME)
+        target = runs / NAME / file
+        before = target.read_bytes()
+        try:
+            DAMAGES[damage](target, other)
+        except NotThere:
+            return Outcome("absent", "the file cannot have this damage")
+        os.environ["COLLAPSE_RUNS"] = str(runs)
+        return verdict(runs, regime, generations, target, before, expected)
+
+    return attempt
+
+
+def verdict(runs: Path, regime: str, generations: int, target: Path, before: bytes, expected: dict) -> Outcome:
+    """What a run says to its damaged file when everything that reads it does."""
+    said = ""
+    try:
+        run = begin(runs, regime, generations)
+        measure_again(run)
+        finish(run)
+        read(run)
+    except Refused as refusal:
+        said = str(refusal)
+    except UserError as refusal:
+        said = str(refusal)
+    if said:
+        if "\n" in said:
+            return Outcome("not one sentence", said)
+        if not restored(run_name=NAME, sentence=said, target=target, before=before, runs=runs, regime=regime, generations=generations):
+            return Outcome("dead end", said)
+        run = Run.open(NAME)
+        if different := other_than(contents(run), expected):
+            return Outcome("used", f"{said} -- and then other numbers in {different}")
+        return Outcome("noticed", said)
+    run = Run.open(NAME)
+    if different := other_than(contents(run), expected):
+        return Outcome("used", f"other numbers in {different}")
+    is_rebuilt = target.is_file() and target.read_bytes() == before
+    found = repair(run, missing=True)
+    if found:
+        finish(run)
+        if (different := other_than(contents(run), expected)) or not is_sound(run):
+            return Outcome("used", f"after a repair, other numbers in {different}")
+        return Outcome("noticed", f"by `collapse repair`: {', '.join(found.values())}")
+    return Outcome("rebuilt" if is_rebuilt else "harmless")
+
+
+def measure_again(run: Run) -> None:
+    """Have what is measured of generation 1 measured again, and a composed text learned again, so that all that they read is read."""
+    regime = run.protocol.regime.name
+    learned = [] if regime == "replace" else [run.step(_composing(regime), "train")]
+    for step in [*(run.step(1, name) for name in ("perplexity", "free_text", "texture", "continuations")), *learned]:
+        if step.manifest_file.exists():
+            step.drop()
+
+
+def read(run: Run) -> None:
+    """Read a run as tables and pages do."""
+    results.load(run.name)
+    for step in run.steps():
+        step.results()
+
+
+def restored(run_name: str, sentence: str, target: Path, before: bytes, runs: Path, regime: str, generations: int) -> bool:
+    """Follow the advice of a sentence; a protocol that was damaged is a person's to restore."""
+    if target.name == "protocol.yaml":
+        if target.name not in sentence and "protocol" not in sentence and "exists with" not in sentence:
+            return False
+        target.write_bytes(before)
+        run = begin(runs, regime, generations)
+        finish(run)
+        return True
+    try:
+        run = begin(runs, regime, generations)
+    except UserError:
+        return False
+    return mended(run, sentence)
+
+
+def _notebooks(place: Path) -> Iterator[Case]:
+    """Executed notebooks: a driver executes again what is not what was recorded."""
+    folder = place / "notebooks"
+    for name in ("train", "corpus"):
+        generation = 0 if name == "corpus" else 1
+        for damage in DAMAGES:
+            yield Case(f"executed notebook {name}: {damage}", _attempt_notebook(folder, f"generation-{generation:02d}/{name}.ipynb", damage))
+
+
+def _attempt_notebook(place: Path, file: str, damage: str) -> Callable[[Path], Outcome]:
+    def attempt(scratch: Path) -> Outcome:
+        from collapse_lib.experiment.execute import advance
+
+        def make(runs: Path, seed: str = "1") -> None:
+            advance(begin(runs, seed=seed), only=("corpus", "train"))
+
+        folder = made(place, "run", make) / NAME
+        shutil.copytree(folder, scratch / "runs" / NAME)
+        target = scratch / "runs" / file.replace("generation", f"{NAME}/generation", 1)
+        before = json.loads(target.read_text())
+        try:
+            DAMAGES[damage](target, made(place, "other", lambda runs: make(runs, "2")) / NAME)
+        except NotThere:
+            return Outcome("absent", "the file cannot have this damage")
+        run = begin(scratch / "runs")
+        try:
+            is_finished = all(step.is_finished() for step in run.steps() if step.name in ("corpus", "train"))
+        except UserError:
+            is_finished = False
+        if is_finished:
+            return Outcome("used", "the step passes for finished")
+        executed = [f"{step.generation} {step.name}" for step in advance(run, only=("corpus", "train"))]
+        after = json.loads(target.read_text())
+        if [cell["source"] for cell in after["cells"]] != [cell["source"] for cell in before["cells"]] or len(executed) != 1:
+            return Outcome("used", f"executed {executed}")
+        return Outcome("rebuilt")
+
+    return attempt

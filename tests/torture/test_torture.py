@@ -1,0 +1,142 @@
+"""The campaign itself: its cases differ, it goes on where it was cut short, it sees a fault; and a sample of it, three minutes long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from collapse_lib.book.wording.campaign import campaign
+from torture.__main__ import PARTS
+from torture.campaign import HELD, Campaign, Case, Outcome
+from torture.record import report, table, write
+from torture.watched import FULL, GO, States, compiler, put, watching
+
+SAMPLE = ["kills", "states", "matrix", "disk", "others", "judge", "hub"]  # stories and bad input have tests of their own
+SAMPLE_MINUTES = 3.0
+
+PROGRAM = """
+import os, pathlib, shutil, sys
+folder = pathlib.Path(sys.argv[1])
+(folder / "a").mkdir()
+with (folder / "a" / "x.tmp").open("w") as file:
+    file.write("hello")
+    file.flush()
+    file.write(" world")
+(folder / "a" / "x.tmp").replace(folder / "a" / "x")
+os.chdir(folder)
+pathlib.Path("near").write_text("7")
+shutil.rmtree(folder / "a")
+"""
+
+
+def attacked(*attempts) -> SimpleNamespace:
+    cases = [Case(f"case {number}", attempt) for number, attempt in enumerate(attempts)]
+    return SimpleNamespace(TITLE="Made up", cases=lambda place, order: cases)
+
+
+def test_a_campaign_goes_on_where_it_was_cut_short_and_tells_what_did_not_hold(tmp_path):
+    tried = []
+
+    def held(scratch: Path) -> Outcome:
+        assert not list(scratch.iterdir())
+        (scratch / "left").write_text("")
+        os.environ["COLLAPSE_RUNS"] = str(scratch)
+        tried.append("held")
+        return Outcome("same")
+
+    def broken(scratch: Path) -> Outcome:
+        tried.append("broken")
+        raise KeyError("here")
+
+    def used(scratch: Path) -> Outcome:
+        tried.append("used")
+        return Outcome("used", "other numbers")
+
+    before = os.environ.get("COLLAPSE_RUNS")
+    parts = {"made-up": attacked(held, broken, used, held)}
+    Campaign(parts, tmp_path).run(cases=2)
+    assert tried == ["held", "broken"] and os.environ.get("COLLAPSE_RUNS") == before
+    campaign = Campaign(parts, tmp_path)
+    with (campaign.folder / "outcomes-0.jsonl").open("a") as file:
+        file.write('\n{"part": "made-up", "case": "case 2", "ver')  # killed while it wrote
+    campaign.run()
+    assert tried == ["held", "broken", "used", "held"]
+    (part,) = report(campaign)["parts"]
+    assert (part["tried"], part["planned"], part["verdicts"]) == (4, 4, {"broke": 1, "same": 2, "used": 1})
+    assert [(fault["case"], fault["verdict"]) for fault in part["faults"]] == [("case 1", "broke"), ("case 2", "used")]
+    assert "KeyError: 'here'" in part["faults"][0]["said"]
+    campaign.run()
+    assert len(tried) == 4
+    assert "Made up      4   4       2" in table(report(campaign))
+
+
+def test_processes_share_the_cases(tmp_path):
+    parts = {"made-up": attacked(*[lambda scratch: Outcome("same")] * 7)}
+    for share in range(3):
+        Campaign(parts, tmp_path, share=share, shares=3).run()
+    lines = [file.read_text().count("\n") for file in sorted(tmp_path.glob("*/outcomes-*.jsonl"))]
+    assert sorted(lines) == [2, 2, 3] and len(Campaign(parts, tmp_path).outcomes()) == 7
+
+
+def test_the_book_shows_a_record_as_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    assert "No campaign has been recorded" in campaign()
+    made = Campaign({"inputs": attacked(lambda scratch: Outcome("used", "<script>{{ 7 * 7 }}</script>"))}, tmp_path / "made")
+    made.run()
+    write(report(made), tmp_path / "torture.json")
+    page = campaign()
+    assert "| Made up | 1 | 1 | 1 used |" in page and "What did not hold" in page
+    assert "<script>" not in page and "{{" not in page
+
+
+@pytest.mark.parametrize("part", ["kills", "inputs", "others", "judge", "stories", "hub"])
+def test_cases_have_names_of_their_own_and_an_order_from_the_seed(tmp_path, part):
+    def names(seed: int) -> list[str]:
+        return [case.name for case in Campaign({part: PARTS[part]}, tmp_path, seed).planned(part)]
+
+    assert len(set(names(1))) == len(names(1)) > 4 and names(1) == names(1) != names(2)
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
+def test_every_state_is_kept_and_a_disk_can_be_full_at_each(tmp_path):
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    states, operations = States(folder, tmp_path / "store"), []
+
+    def keep(operation):
+        operations.append(tuple(operation))
+        return states.keep(operation)
+
+    def ended(decide) -> subprocess.CompletedProcess:
+        with watching(folder, decide) as variables:
+            command = [sys.executable, "-c", PROGRAM, str(folder)]
+            return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+
+    assert ended(keep).returncode == 0
+    kinds = ["mkdir", "open", "write", "write", "rename", "open", "write", "unlink", "rmdir"]
+    assert [kind for kind, _ in operations] == kinds and ("write", "near") in operations
+    assert len(states.known) == 8  # as many, but for the temporary file, of which a half is like the whole
+    put(list(states.known.values())[-1], tmp_path / "store", tmp_path / "again")
+    assert [path.name for path in sorted((tmp_path / "again").iterdir())] == ["a", "near"]
+    (folder / "near").unlink()
+    left = [5]
+
+    def fill(operation):
+        left[0] -= 1
+        return GO if left[0] > 0 else FULL
+
+    assert "No space left on device" in ended(fill).stderr and not (folder / "a" / "x").exists()
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_campaign(tmp_path):
+    campaign = Campaign({name: PARTS[name] for name in SAMPLE}, tmp_path)
+    campaign.run(minutes=SAMPLE_MINUTES, say=print)
+    tried = campaign.outcomes()
+    assert {outcome.part for outcome in tried} == set(SAMPLE)
+    assert [outcome for outcome in tried if outcome.verdict not in HELD] == []
