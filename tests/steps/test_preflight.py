@@ -67,6 +67,7 @@ def test_steps_that_are_finished_need_nothing(runs):
         (2, "train"),
         (2, "sample"),
         (2, "continuations"),
+        (2, "completions"),
     ):
         with run.step(generation, step).recording("cpu"):
             pass
