@@ -154,7 +154,7 @@ def test_what_is_declared_is_used():
 
 
 def test_what_the_tests_import_is_declared():
-    helpers = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    helpers = {path.stem for path in (ROOT / "tests").glob("*.py")} | {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
     declared = names(PROJECT["dependencies"] + EXTRAS["test"])
     for path in (ROOT / "tests").rglob("*.py"):
         assert not undeclared(imported(path.read_text()), declared, helpers), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from dataclasses import replace
@@ -60,7 +61,7 @@ def growing(growths, generations=4):
 
 
 def test_the_landing_page_has_six_verdicts_with_the_numbers_that_decide_them():
-    lines = verdict_lines(claims.answers([source(growing([1.2, 1.25, 1.3]))])).splitlines()
+    lines = html.unescape(verdict_lines(claims.answers([source(growing([1.2, 1.25, 1.3]))]))).splitlines()
     assert len(lines) == 6
     (perplexity,) = [line for line in lines if "predicts stories of the source worse" in line]
     assert "*Reproduced.* Log perplexity, slope a generation: **0.2226** [" in perplexity and perplexity.endswith("), `made-up`.")
