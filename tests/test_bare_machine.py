@@ -68,4 +68,4 @@ def test_benches_run_on_a_bare_machine(bare, what):
 def test_what_needs_more_says_what_it_needs(bare):
     done = python(bare, "-m", "collapse_lib.cli", "run", "demo")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "collapse: this needs the Python package 'pydantic', which is not installed; `make install` installs all.\n"
+    assert done.stderr == "collapse: this needs the Python package 'pydantic', which is not installed; `make extras` installs all.\n"

@@ -19,9 +19,9 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nbformat
 import papermill
@@ -29,23 +29,19 @@ import yaml
 
 from collapse_lib import figures
 from collapse_lib.book import pages, pictures, sphinx_pages, viewer
+from collapse_lib.book.execution import Execution, executing
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
-from collapse_lib.book.staging import Staging
+from collapse_lib.book.staging import KEPT, Staging
 from collapse_lib.book.studies import study_pages, study_records
 from collapse_lib.book.wording.campaign import campaign, campaign_record
 from collapse_lib.book.wording.claims import verdict_lines
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.execute import execute
 from collapse_lib.experiment.files import write_text
 from collapse_lib.experiment.paths import book_folder, project_root, runs_root
-from collapse_lib.experiment.warm_kernel import warm_kernel
 from collapse_lib.studies import claims, results
 from collapse_lib.studies.study import open_study
 from collapse_lib.studies.study import table as study_table
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 PROSE = ("*.md", "*.bib", "*.yml", "_static/*", "_templates/*")
 FOLDERS = ("figures", "theory", "studies")  # of notebooks that become pages; figures are about runs, the others are not
@@ -107,12 +103,15 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
     staging.text("includes/viewer.md", viewer.viewer(runs))
     staging.text("includes/torture.md", campaign())
-    for run in runs:
-        _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
+    wanted = _executions(stage, runs)
+    with executing([execution for executions in wanted.values() for _, execution in executions]):
+        for run in runs:
+            _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
     names = {}
-    for folder, executed in _execute_notebooks(stage, runs).items():
-        names[folder] = [page.name for page, _ in executed]
-        for page, notebook in executed:
+    for folder, executions in wanted.items():
+        names[folder] = [page.name for page, _ in executions]
+        for page, execution in executions:
+            notebook = nbformat.read(execution.target, as_version=4)
             of_runs = _runs_of(page, runs) if folder == "figures" else []
             study = page.parameters.get("study")
             made, images = executed_page(notebook, page, of_runs, has_numbers=study is not None)
@@ -138,26 +137,33 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     staging.copy("extra/mathjax/tex-svg.js", _packaged(*MATHJAX))
     staging.bytes(f"extra/{sphinx_pages.PREVIEW}", figures.figure_1(table).png)
     staging.text("extra/.nojekyll", "")  # or a host that hides folders whose names begin with an underscore hides the styles
-    staging.sweep(keep="executed")
+    staging.sweep()
 
 
 def _stage_run(staging: Staging, run: BookRun, table: str) -> None:
     """The pages of a run: its overview with its results (CSV), and one for each generation."""
-    folder, perplexities = f"runs/{run.name}", run.series("perplexity", "perplexity")
-    loss_curves = {generation: run.results[generation]["train"]["series"].get("loss_curve") for generation in run.models}
+    folder, library, perplexities = f"runs/{run.name}", _digest(_library()), run.series("perplexity", "perplexity")
     curve, files = pictures.drawn(f"{folder}/index", figures.perplexity_so_far(run.name, perplexities, run.last), "Perplexity by generation")
     staging.text(f"{folder}/index.md", pages.overview_page(run, "results.csv", curve))
     _stage_pictures(staging, files)
     staging.text(f"{folder}/results.csv", table)
     for generation in run.results:
-        page, curves = f"{folder}/generation-{generation:02d}", ""
-        if generation:
-            drawing = figures.training_and_perplexity(run.name, loss_curves, perplexities, generation)
-            curves, files = pictures.drawn(f"{page}-curves", drawing, CURVES)
-            _stage_pictures(staging, files)
-        made = pages.generation_page(run, generation, curves)
-        _stage_pictures(staging, pictures.show_pictures(made.cells, page))
-        staging.text(f"{page}.ipynb", nbformat.writes(made))
+        # Its own records, those of the generation that it is compared with, and of the first for units and what ended its training.
+        inputs = _digest(run.records({1, generation - 1, generation}), extra=[library, json.dumps(perplexities)])
+        staging.made(f"{folder}/generation-{generation:02d}", inputs, partial(_stage_generation, staging, run, generation, perplexities))
+
+
+def _stage_generation(staging: Staging, run: BookRun, generation: int, perplexities: Sequence[tuple[int, float]]) -> None:
+    """The page of a generation, and its pictures."""
+    page, curves = f"runs/{run.name}/generation-{generation:02d}", ""
+    if generation:
+        loss_curves = {which: run.results[which]["train"]["series"].get("loss_curve") for which in (generation - 1, generation) if which}
+        drawing = figures.training_and_perplexity(run.name, loss_curves, perplexities, generation)
+        curves, files = pictures.drawn(f"{page}-curves", drawing, CURVES)
+        _stage_pictures(staging, files)
+    made = pages.generation_page(run, generation, curves)
+    _stage_pictures(staging, pictures.show_pictures(made.cells, page))
+    staging.text(f"{page}.ipynb", nbformat.writes(made))
 
 
 def _stage_pictures(staging: Staging, files: pictures.Files) -> None:
@@ -165,33 +171,24 @@ def _stage_pictures(staging: Staging, files: pictures.Files) -> None:
         staging.text(f"extra/{name}", svg)
 
 
-def _execute_notebooks(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[tuple[NotebookPage, NotebookNode]]]:
-    """Execute the notebooks that become pages, except where nothing changed that they are made from; returns them by folder.
-
-    A notebook that fails raises what ``execute`` raises.
-    """
+def _executions(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[tuple[NotebookPage, Execution]]]:
+    """The notebooks that become pages and how each is executed, by folder."""
     library = _digest(_library())
     data = {
         "figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=[run.name for run in runs]),
         "theory": "",
         "studies": _digest(study_records()),
     }
-    executed = {}
-    with warm_kernel() as kernel:
-        for folder in FOLDERS:
-            executed[folder] = []
-            for page in _notebook_pages(folder):
-                if page.by_size and not runs_of_two_sizes(runs):
-                    continue
-                target = stage / "executed" / folder / f"{page.name}.ipynb"
-                known = papermill.inspect_notebook(str(page.notebook))  # not every page is about runs
-                parameters = page.parameters | ({"runs": _runs_of(page, runs)} if folder == "figures" and "runs" in known else {})
-                mark, inputs = target.with_suffix(".sha256"), _digest([page.notebook], extra=[library, data[folder], json.dumps(parameters)])
-                if not (target.is_file() and mark.is_file() and mark.read_text() == inputs):
-                    execute(page.notebook, target, parameters, kernel)
-                    write_text(mark, inputs)
-                executed[folder].append((page, nbformat.read(target, as_version=4)))
-    return executed
+    wanted: dict[str, list[tuple[NotebookPage, Execution]]] = {folder: [] for folder in FOLDERS}
+    for folder in FOLDERS:
+        for page in _notebook_pages(folder):
+            if page.by_size and not runs_of_two_sizes(runs):
+                continue
+            known = papermill.inspect_notebook(str(page.notebook))  # not every page is about runs
+            parameters = page.parameters | ({"runs": _runs_of(page, runs)} if folder == "figures" and "runs" in known else {})
+            inputs = _digest([page.notebook], extra=[library, data[folder], json.dumps(parameters)])
+            wanted[folder].append((page, Execution(page.notebook, stage / KEPT / folder / f"{page.name}.ipynb", parameters, inputs)))
+    return wanted
 
 
 def _runs_of(page: NotebookPage, runs: Sequence[BookRun]) -> list[str]:
@@ -255,9 +252,14 @@ def _digest(files: Iterable[Path], extra: Iterable[str] = ()) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.parent.name}/{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    for word in (*extra, *(f"{package}={metadata.version(package)}" for package in RENDERERS)):
+    for word in (*extra, *_renderers()):
         digest.update(f"{word}\0".encode())
     return digest.hexdigest()
+
+
+@cache
+def _renderers() -> list[str]:
+    return [f"{package}={metadata.version(package)}" for package in RENDERERS]
 
 
 def _packaged(package: str, path: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class BookRun:
         results = {}
         for generation in range(run.protocol.generations + 1):
             steps = run.steps_of(generation)
-            finished = {step.name: step.results() for step in steps if step.is_finished()}
+            found = {step.name: step.results() for step in steps if step.has_notebook()}
+            finished = {name: results for name, results in found.items() if results is not None}
             if any(step.name not in finished and not STEPS[step.name].optional for step in steps):
                 break
             results[generation] = finished
@@ -76,9 +77,12 @@ class BookRun:
         """The first texts that a generation wrote."""
         return self.results[generation]["sample"]["examples"].get("samples", [])
 
-    def records(self) -> list[Path]:
-        """The small files that the run's pages are made from: protocol, executed notebooks, metrics, manifests, comparison with twins."""
-        steps = [self.step(generation, name) for generation, finished in self.results.items() for name in finished]
+    def records(self, generations: Collection[int] | None = None) -> list[Path]:
+        """The small files that the pages about some generations (default: all) are made from: protocol, executed notebooks, metrics, manifests,
+        comparison with twins.
+        """
+        chosen = self.results if generations is None else self.results.keys() & generations
+        steps = [self.step(generation, name) for generation in sorted(chosen) for name in self.results[generation]]
         twins = [file for file in [self.run.folder / TWINS_RECORD] if file.is_file()]
         return [
             self.run.folder / "protocol.yaml",

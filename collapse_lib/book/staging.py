@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+from collapse_lib.experiment.files import write_json
+
+KEPT = "executed"  # the folder, of those that are staged, in which stands what was made from what: no page, and never swept
 
 
 class Staging:
@@ -19,9 +25,21 @@ class Staging:
     def copy(self, name: str, source: Path) -> None:
         self.bytes(name, source.read_bytes())
 
-    def sweep(self, keep: str) -> None:
-        """Delete what an earlier book left, except under ``keep``; its site goes too, for Sphinx keeps the pages of vanished sources."""
-        files = (path for path in self.folder.rglob("*") if path.is_file() and keep not in path.relative_to(self.folder).parts)
+    def made(self, name: str, inputs: str, make: Callable[[], None]) -> None:
+        """Files that take time to make: those that ``make`` writes here. They stay as they are while ``inputs``, a hash, is that under this name."""
+        mark = self.folder / KEPT / f"{name}.json"
+        known = json.loads(mark.read_text()) if mark.is_file() else {}
+        if known.get("inputs") == inputs and all((self.folder / file).is_file() for file in known["files"]):
+            self.files |= {self.folder / file for file in known["files"]}
+            return
+        before, self.files = self.files, set()
+        make()
+        write_json(mark, {"inputs": inputs, "files": sorted(file.relative_to(self.folder).as_posix() for file in self.files)})
+        self.files |= before
+
+    def sweep(self) -> None:
+        """Delete what an earlier book left, but for what is kept; its site goes too, for Sphinx keeps the pages of vanished sources."""
+        files = (path for path in self.folder.rglob("*") if path.is_file() and KEPT not in path.relative_to(self.folder).parts)
         stale = [path for path in files if path not in self.files]
         for path in stale:
             path.unlink()

@@ -24,6 +24,10 @@ class NotebookFailed(Exception):
         super().__init__(message)
         self.saved = saved
 
+    def __reduce__(self) -> tuple[type[NotebookFailed], tuple[str, Path]]:
+        """From another process it comes whole."""
+        return type(self), (str(self), self.saved)
+
 
 # What to do about an operating system's refusal.
 REMEDIES = {
@@ -52,7 +56,7 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("collapse_lib"):
-        return f"this needs the Python package '{error.name}', which is not installed; `make install` installs all."
+        return f"this needs the Python package '{error.name}', which is not installed; `make extras` installs all."
     if _is_about_memory(error, text):
         return (
             "There is not enough memory for this; take a smaller model, batch or corpus (`collapse plan` says beforehand what a run needs), "

@@ -455,11 +455,36 @@ def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
     second = Staging(stage)
     second.text("a/same.md", "x")
     second.text("a/changing.md", "y")
-    second.sweep(keep="executed")
+    second.sweep()
     assert (stage / "a/same.md").stat().st_mtime_ns == times["a/same.md"]
     assert (stage / "a/changing.md").read_text() == "y"
     assert not (stage / "gone.md").exists() and (stage / "executed/kept.ipynb").exists()
     assert not (tmp_path / "_build").exists(), "pages of sources that are gone must not stay in the site"
+
+
+def test_what_takes_time_is_made_again_only_from_other_inputs(tmp_path: Path) -> None:
+    made = []
+    for inputs, content in (("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")):
+        staging = Staging(tmp_path / "_generated")
+
+        def make(content: str = content, staging: Staging = staging) -> None:
+            made.append(content)
+            for name in ("page.ipynb", "extra/page.svg"):
+                staging.text(name, content)
+
+        staging.text("other.md", "x")
+        staging.made("page", inputs, make)
+        staging.sweep()
+        assert all((staging.folder / name).is_file() for name in ("other.md", "page.ipynb", "extra/page.svg"))
+        if content == "3":
+            (staging.folder / "extra" / "page.svg").unlink()
+    assert made == ["1", "3", "4"] and (tmp_path / "_generated" / "page.ipynb").read_text() == "4"
+
+
+def test_a_generations_page_is_made_from_its_own_records_and_those_it_is_compared_with(shown: BookRun) -> None:
+    records = {file.relative_to(shown.run.folder).parts[0] for file in shown.records({1, 2, 3})}
+    assert records == {"protocol.yaml", "generation-01", "generation-02", "generation-03"}
+    assert set(shown.records()) > set(shown.records({1, 2, 3}))
 
 
 def test_the_formula_engine_comes_from_an_installed_package() -> None:
