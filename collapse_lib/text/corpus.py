@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow; without it the rows are whole and the file is another one
 DIGEST = b"collapse_lib.sha256"  # where a shard's schema keeps the hash of its rows
 
 
@@ -370,7 +371,8 @@ def _read_shard(path: Path, checked: bool = False) -> Shard | None:
         shard = Shard(column.offsets.to_numpy(), column.values.to_numpy())
     except (OSError, pa.ArrowException, StopIteration, KeyError, AttributeError):
         return None
-    return None if checked and recorded != _digest(shard).encode() else shard
+    is_as_written = not checked or (recorded == _digest(shard).encode() and path.read_bytes().endswith(END_OF_STREAM))
+    return shard if is_as_written else None
 
 
 def _digest(shard: Shard) -> str:
