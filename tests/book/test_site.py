@@ -219,9 +219,9 @@ def test_no_page_asks_another_host_or_is_wider_than_a_phone(reader: Reader, base
         elsewhere = [request for request in reader.requests if not request.startswith((base, "data:", "blob:", "about:"))]
         assert reader.requests and not elsewhere, f"{page} asks for {elsewhere}"
         assert not reader.failures, f"{page}: {reader.failures}"
+        reader.until(PICTURES_ARE_LOADED)  # they find their width when they come
         width = reader.run("return document.documentElement.scrollWidth")
         assert width <= PHONE[0], f"{page} is {width} px wide"
-        reader.until(PICTURES_ARE_LOADED)
         assert not reader.run(CUT_FORMULAS), f"{page} has formulas beyond a phone's edge"
         assert not (small := reader.run(SMALL_TEXT)), f"{page}: text in a figure that is too small: {small}"
 

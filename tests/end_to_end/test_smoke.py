@@ -135,7 +135,8 @@ def test_extending_a_finished_run_keeps_what_is_there(finished_runs, tmp_path):
     done = collapse("run", "smoke", "--generations", "3", runs=tmp_path)
     assert done.returncode == 0, done.stderr
     after = measured(tmp_path / "smoke")
-    assert after.keys() - before.keys() == {f"generation-03/metrics/{step}.json" for step in steps_of(load_preset("smoke"), 3)}
+    longer = load_preset("smoke").model_copy(update={"generations": 3})
+    assert after.keys() - before.keys() == {f"generation-03/metrics/{step}.json" for step in steps_of(longer, 3)}
     assert {name: after[name] for name in before} == before
     again = collapse("run", "smoke", runs=tmp_path)
     assert again.returncode == 0 and "run smoke: 3 generations" in again.stdout and "0 steps" in again.stdout

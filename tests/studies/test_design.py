@@ -90,7 +90,7 @@ REFUSED = [
     ("seeds: [4, 9]", "seeds: [4, 9, 4]", "the seeds of arm 'warm' repeat 4"),
     ("seeds: [4, 9]", "seeds: []", "arms.warm.seeds"),
     ("seeds: 3", "seeds: 0", "field 'seeds' is not allowed as it is"),
-    ("seeds: 3", "seeds: true", "field 'seeds' is not allowed as it is"),
+    ("seeds: 3", "seeds: true", "field 'seeds' is true, which is neither a number nor a text"),
     ("seeds: 3", "seed: 3", "there is no field 'seed' in a study"),
     ("replace: {}", "replace: {seed: 3}", "'seed' cannot be set here: a chain's seed is one of 'seeds'"),
     ("replace: {}", "replace: {generations: 3}", "'generations' cannot be set here"),
