@@ -32,7 +32,7 @@ from collapse_lib.book import pages, pictures, sphinx_pages, viewer
 from collapse_lib.book.execution import Execution, executing
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
-from collapse_lib.book.staging import KEPT, Staging
+from collapse_lib.book.staging import CONTENTS, KEPT, Staging
 from collapse_lib.book.studies import study_pages, study_records
 from collapse_lib.book.wording.campaign import campaign, campaign_record
 from collapse_lib.book.wording.claims import verdict_lines
@@ -131,9 +131,9 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
         name = file.relative_to(source).as_posix()
         if file.suffix == ".md":
             staging.text(name, pages.filled(file.read_text(encoding="utf-8"), values, name))
-        elif name != "_toc.yml":
+        elif name != CONTENTS:
             staging.copy(name, file)
-    staging.text("_toc.yml", _contents(source, runs, names))
+    staging.text(CONTENTS, _contents(source, runs, names))
     staging.copy("extra/mathjax/tex-svg.js", _packaged(*MATHJAX))
     staging.bytes(f"extra/{sphinx_pages.PREVIEW}", figures.figure_1(table).png)
     staging.text("extra/.nojekyll", "")  # or a host that hides folders whose names begin with an underscore hides the styles
@@ -199,7 +199,7 @@ def _runs_of(page: NotebookPage, runs: Sequence[BookRun]) -> list[str]:
 
 def _contents(source: Path, runs: Sequence[BookRun], executed: Mapping[str, Iterable[str]]) -> str:
     """The table of contents: the written one, with executed notebooks (folder -> names) and runs put where it says ``insert``."""
-    contents = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
+    contents = yaml.safe_load((source / CONTENTS).read_text(encoding="utf-8"))
     inserts: dict[str, list[dict]] = {folder: [{"file": f"{folder}/{name}"} for name in names] for folder, names in executed.items()} | {"runs": []}
     for run in runs:
         generations = [{"file": f"runs/{run.name}/generation-{generation:02d}"} for generation in run.results]

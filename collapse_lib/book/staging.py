@@ -9,6 +9,7 @@ from pathlib import Path
 
 from collapse_lib.experiment.files import write_json
 
+CONTENTS = "_toc.yml"
 KEPT = "executed"  # the folder, of those that are staged, in which stands what was made from what: no page, and never swept
 
 
@@ -18,6 +19,7 @@ class Staging:
     def __init__(self, folder: Path):
         self.folder = folder
         self.files: set[Path] = set()
+        self.other_contents = False  # whether the table of contents is not that of the book before
 
     def text(self, name: str, content: str) -> None:
         self.bytes(name, content.encode("utf-8"))
@@ -38,17 +40,22 @@ class Staging:
         self.files |= before
 
     def sweep(self) -> None:
-        """Delete what an earlier book left, but for what is kept; its site goes too, for Sphinx keeps the pages of vanished sources."""
+        """Delete what an earlier book left, but for what is kept.
+
+        Its site goes too, and when the table of contents has changed: Sphinx keeps the pages of vanished sources, and does not tell a page that it
+        has new neighbours.
+        """
         files = (path for path in self.folder.rglob("*") if path.is_file() and KEPT not in path.relative_to(self.folder).parts)
         stale = [path for path in files if path not in self.files]
         for path in stale:
             path.unlink()
-        if stale:
+        if stale or self.other_contents:
             shutil.rmtree(self.folder.parent / "_build", ignore_errors=True)
 
     def bytes(self, name: str, content: bytes) -> None:
         path = self.folder / name
         self.files.add(path)
         if not path.is_file() or path.read_bytes() != content:
+            self.other_contents |= name == CONTENTS
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)

@@ -460,6 +460,14 @@ def test_staging_touches_only_what_changes(tmp_path: Path) -> None:
     assert (stage / "a/changing.md").read_text() == "y"
     assert not (stage / "gone.md").exists() and (stage / "executed/kept.ipynb").exists()
     assert not (tmp_path / "_build").exists(), "pages of sources that are gone must not stay in the site"
+    for contents, stays in (("a", False), ("a", True), ("b", False)):
+        (tmp_path / "_build").mkdir(exist_ok=True)
+        third = Staging(stage)
+        for name in ("a/same.md", "a/changing.md"):
+            third.text(name, (stage / name).read_text())
+        third.text("_toc.yml", contents)
+        third.sweep()
+        assert (tmp_path / "_build").exists() == stays, "a page that has new neighbours has to be written again"
 
 
 def test_what_takes_time_is_made_again_only_from_other_inputs(tmp_path: Path) -> None:
