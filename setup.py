@@ -9,7 +9,7 @@ PROJECT = {  # folders of the project, which an installation keeps under collaps
     "notebooks/figures": ["*.ipynb"],
     "notebooks/studies": ["*.ipynb"],
     "book": ["*.md", "*.bib", "*.yml", "_static/*", "_templates/*"],
-    "workflow": ["Snakefile", "profiles/*/config.yaml"],
+    "workflow": ["Snakefile", "*.yaml", "time_twelve", "profiles/*/config.yaml"],
 }
 PACKAGES = {f"collapse_lib.project.{folder.replace('/', '.')}": folder for folder in PROJECT}
 

@@ -103,7 +103,7 @@ def word_survival(initial: Mapping[str, int], now: Mapping[str, int], sizes: Seq
     1 - q^m, averaged over its words, where sampling is the only cause of loss (each count model at one context; q is ``extinction_probability``). The
     error takes words as draws: they are nearly independent, but of one chain, and it says nothing of others.
     """
-    words = [word for word, count in initial.items() if count > 0]
+    words = sorted(word for word, count in initial.items() if count > 0)  # a mean is the same to the last digit in one order only
     if not words:
         raise UserError("The initial corpus has no words; survival needs the words of the corpus and their counts.")
     counts = np.array([initial[word] for word in words])

@@ -72,7 +72,7 @@ def harm(place: Path) -> list[str]:
     found, shown = [], 0
     for page in (place / "_build" / "html").rglob("*.html"):
         text = page.read_text(encoding="utf-8")
-        shown += "Tim ran." in text and "Bye." in text
+        shown += "Tim ran." in text  # as all of them begin; a page may show no more than a beginning
         for sign, what in {
             r"the local file": "a local file",
             r"8518274036": "a template's value",
