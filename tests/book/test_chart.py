@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from headless import headless_chromium
 from synthetic_runs import EVALUATED, write_run
 
 from collapse_lib import figures
@@ -109,20 +109,8 @@ def test_script_and_style_are_small_and_ask_nobody():
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        pytest.skip("needs the programs chromium and chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", profile):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    yield driver
-    driver.quit()
+    with headless_chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture

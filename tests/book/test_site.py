@@ -10,7 +10,6 @@ import http.server
 import io
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import checkers
 import numpy as np
 import pytest
+from headless import headless_chromium
 
 from collapse_lib.book.build import build
 from collapse_lib.experiment.execute import environment
@@ -28,19 +28,6 @@ from collapse_lib.experiment.paths import project_root
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--allow-file-access-from-files",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # what a page asks of another host would fail here as it does offline
-)
 MATH_IS_DRAWN = """
 if (!document.querySelector('.bd-article .math')) return true;
 document.querySelector('.bd-article .math').scrollIntoView();
@@ -170,20 +157,9 @@ class Reader:
 
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        pytest.skip("needs the programs chromium and chromedriver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    yield Reader(driver)
-    driver.quit()
+    logs = {"performance": "ALL", "browser": "ALL"}
+    with headless_chromium(tmp_path_factory.mktemp("profile"), loggingPrefs=logs) as driver:
+        yield Reader(driver)
 
 
 def _some(pages: list[str]) -> list[str]:

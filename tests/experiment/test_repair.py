@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import SMALL, contents, finish
 
 from collapse_lib import steps
 from collapse_lib.experiment.artefacts import ARTEFACTS
@@ -18,41 +19,12 @@ from collapse_lib.experiment.repair import faults, repair
 from collapse_lib.experiment.run import Run, Step
 from collapse_lib.steps.inputs import open_artefact
 
-CHANGES = {
-    "corpus.stories": "120",
-    "tokenizer.vocabulary": "300",
-    "training.epochs": "1",
-    "sampling.sequences": "48",
-    "sampling.length": "32",
-    "alpha.truth_stories": "0",
-    "completions.beginnings": "2",
-    "completions.samples": "1",
-    "classification.tasks": "[]",
-}
-WORK = {name: getattr(steps, name) for name in steps.__all__}
-
-
-def finish(run: Run) -> None:
-    for step in run.steps():
-        arguments = {} if step.name == "corpus" else {"generation": step.generation}
-        WORK[step.name](run, **arguments)
-
-
-def contents(run: Run) -> dict[str, object]:
-    """What a run measured and the hashes of what it made."""
-    made = {}
-    for step in run.steps():
-        results = step.results()
-        metrics = {name: metric for name, metric in results["metrics"].items() if name != "tokens_per_second"}
-        made[f"{step.generation} {step.name}"] = (metrics, results["series"], results["examples"], step.output_hashes())
-    return made
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(tmp_path_factory.mktemp("runs")))
-        run = Run.create("one", load_preset("smoke").with_changes(CHANGES))
+        run = Run.create("one", load_preset("smoke").with_changes(SMALL))
         finish(run)
     return run
 

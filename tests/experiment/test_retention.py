@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from small_runs import SMALL, contents, finish
 
-from collapse_lib import steps
 from collapse_lib.cli import main
 from collapse_lib.experiment.artefacts import path_of, record_of
 from collapse_lib.experiment.errors import UserError
@@ -20,37 +20,15 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.studies.twins import protocols
 
 KINDS = ("corpus", "composition", "model")
-WORK = {name: getattr(steps, name) for name in steps.__all__}
-SMALL = {
+MIXED = SMALL | {
     "generations": "3",
-    "corpus.stories": "120",
-    "tokenizer.vocabulary": "300",
-    "training.epochs": "1",
-    "sampling.sequences": "48",
-    "sampling.length": "32",
-    "alpha.truth_stories": "0",
-    "completions.beginnings": "2",
-    "completions.samples": "1",
-    "classification.tasks": "[]",
     "regime.name": "mix",  # whose compositions show parts of the initial corpus and of the last text
     "regime.share": "0.5",
 }
 
 
 def go_on(run: Run) -> None:
-    """Every step in order, and after each what goes: what ``execute.advance`` does, without notebooks."""
-    for step in run.steps():
-        WORK[step.name](run, **({} if step.name == "corpus" else {"generation": step.generation}))
-        let_go_of_unneeded(run)
-
-
-def measured(run: Run) -> dict[str, object]:
-    found = {}
-    for step in run.steps():
-        results = step.results()
-        metrics = {name: metric for name, metric in results["metrics"].items() if name != "tokens_per_second"}
-        found[f"{step.generation} {step.name}"] = (metrics, results["series"], results["examples"], step.output_hashes())
-    return found
+    finish(run, after=let_go_of_unneeded)
 
 
 def here(run: Run, artefact: str) -> list[int]:
@@ -63,7 +41,7 @@ def both(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLLAPSE_RUNS", str(root))
-        protocol = load_preset("smoke").with_changes(SMALL)
+        protocol = load_preset("smoke").with_changes(MIXED)
         go_on(Run.create("kept", protocol))
         go_on(Run.create("lean", protocol.with_changes({"retention.drop": KINDS})))
     return root
@@ -78,7 +56,7 @@ def runs(both, tmp_path, monkeypatch) -> Path:
 
 def test_a_run_that_lets_go_ends_with_the_same_numbers_and_half_of_the_files(runs):
     kept, lean = Run.open("kept"), Run.open("lean")
-    assert measured(kept) == measured(lean)
+    assert contents(kept) == contents(lean)
     # Of four texts and three models stay the first and the last, with which a fourth generation would learn and be compared.
     assert [here(kept, kind) for kind in KINDS] == [[0, 1, 2, 3], [2, 3], [1, 2, 3]]
     assert [here(lean, kind) for kind in KINDS] == [[0, 1, 3], [], [1, 3]]
@@ -98,7 +76,7 @@ def test_it_can_be_extended(runs):
     longer = {name: Run.create(name, Run.open(name).protocol.with_changes({"generations": 4})) for name in ("kept", "lean")}
     for run in longer.values():
         go_on(run)
-    assert measured(longer["kept"]) == measured(longer["lean"])
+    assert contents(longer["kept"]) == contents(longer["lean"])
     assert (here(longer["lean"], "model"), here(longer["lean"], "corpus")) == ([1, 4], [0, 1, 4])
 
 
@@ -119,7 +97,7 @@ def test_what_was_let_go_is_named_as_that_and_comes_back_for_good(runs, capsys):
     run = Run.open("lean")
     assert run.protocol.retention.drop == ()
     go_on(run)
-    assert measured(run) == measured(Run.open("kept"))
+    assert contents(run) == contents(Run.open("kept"))
     assert all_gone(run) == [] and faults(run, missing=True) == {} and here(run, "model") == [1, 2, 3]
 
 
@@ -131,7 +109,7 @@ def test_a_step_that_is_to_be_done_again_gets_what_it_needs(runs):
     for step in found:
         step.drop()
     go_on(run)
-    assert measured(run) == measured(Run.open("kept")) and here(run, "corpus") == [0, 1, 3]
+    assert contents(run) == contents(Run.open("kept")) and here(run, "corpus") == [0, 1, 3]
 
 
 def test_an_interruption_leaves_nothing_that_passes_for_lost(runs, monkeypatch):
