@@ -59,6 +59,11 @@ CUT_CODE = """
 return [...document.querySelectorAll('.bd-article div.highlight pre')].filter(block => block.clientWidth && block.scrollWidth > block.clientWidth + 1)
     .map(block => block.textContent.slice(0, 80));
 """
+EVERY_TINT = """
+const text = document.querySelector('.viewer-text');
+for (let level = 0; text && level <= 6; level++)
+  for (const kind of ['', ' nonword']) text.append(' ', Object.assign(document.createElement('span'), { className: `s${level}${kind}`, textContent: 'word' }));
+"""
 DESKTOP, PHONE = (1400, 1000), (390, 844)
 
 
@@ -241,9 +246,12 @@ def test_interactive_views_are_drawn_and_answer(reader: Reader, bases: dict[str,
                 assert chart.size["width"] > 300 and chart.size["height"] > 200
                 assert len(np.unique(reader.pixels(chart).reshape(-1, 3), axis=0)) > 20
     (entropy,) = (button for button in reader.find(".chart-legend button") if button.text == "entropy")
-    reader.run("arguments[0].click()", entropy)
     lines = "return document.querySelector('.chart').querySelectorAll('.chart-line').length"
-    assert reader.run(lines) == 0
+    drawn = reader.run(lines)
+    reader.run("arguments[0].click()", entropy)
+    assert reader.run(lines) == drawn - 1
+    reader.run("[...document.querySelectorAll('.chart-legend button')].find(one => one.textContent === 'entropy').click()")
+    assert reader.run(lines) == drawn
 
 
 def test_keys_turn_every_knob_of_the_proof(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
@@ -361,6 +369,7 @@ def test_axe_finds_nothing_on_any_kind_of_page(reader: Reader, bases: dict[str, 
     script = checkers.axe()
     for page in _some(pages):
         reader.open(bases["root"] + page, dark=dark)
+        reader.run(EVERY_TINT)  # the viewer can show each, whatever this run's stories are
         reader.run(script)
         found = reader.driver.execute_async_script("const done = arguments[0]; axe.run().then(done, error => done({violations: [String(error)]}))")
         said = [f"{one['id']} ({len(one['nodes'])}): {one['nodes'][0]['html'][:200]}" for one in found["violations"]]
