@@ -132,12 +132,21 @@ def _log_masses(hidden, head, out, rows, tiles, vocabulary, H: tl.constexpr, ROW
     """A matrix product of ROWS hidden states with IDS ids of which only the tiles' logarithmic masses are written."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     id = tl.program_id(1) * IDS + tl.arange(0, IDS)
+    at = tl.arange(0, INNER)
+    # Behind the last row and the last id the last ones are read again, and what comes of them is not used: masks, and offsets worked out anew in
+    # every turn, take registers that the compiler does not have (255 of them and 184 bytes spilled, at H = 768 in half precision).
+    h_at = hidden + tl.minimum(row, rows - 1)[:, None] * H + at[None, :]
+    w_at = head + tl.minimum(id, vocabulary - 1)[None, :] * H + at[:, None]
     logits = tl.zeros([ROWS, IDS], tl.float32)
     for start in range(0, H, INNER):
-        at = start + tl.arange(0, INNER)
-        h = tl.load(hidden + row[:, None] * H + at[None, :], mask=(row < rows)[:, None] & (at < H)[None, :], other=0.0)
-        w = tl.load(head + id[None, :] * H + at[:, None], mask=(id < vocabulary)[None, :] & (at < H)[:, None], other=0.0)
+        if H % INNER == 0:
+            h, w = tl.load(h_at), tl.load(w_at)
+        else:
+            h = tl.load(h_at, mask=(start + at < H)[None, :], other=0.0)
+            w = tl.load(w_at, mask=(start + at < H)[:, None], other=0.0)
         logits = tl.dot(h, w, logits, input_precision="ieee")
+        h_at += INNER
+        w_at += INNER
     logits = tl.where((id < vocabulary)[None, :], logits, -3e38)  # e^ of it is 0; finite, as the tile behind the last has nothing else
     logits = tl.reshape(logits, [ROWS, IDS // TILE, TILE])
     largest = tl.max(logits, 2)
