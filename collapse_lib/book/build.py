@@ -28,7 +28,7 @@ import papermill
 import yaml
 
 from collapse_lib import figures
-from collapse_lib.book import pages, pictures, sphinx_pages, viewer
+from collapse_lib.book import pages, pictures, sphinx_pages, stylesheets, viewer
 from collapse_lib.book.execution import Execution, executing
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
@@ -91,6 +91,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
         mark.unlink(missing_ok=True)
         _stage(stage, source, included)
         _render(stage, base)
+        stylesheets.slim(site, kept=[file.name for file in (source / "_static").glob("*.css")])
         write_text(mark, inputs)
     return BookReport(site / "index.html", time.perf_counter() - began, _count_pages(site), rendered, left_out)
 

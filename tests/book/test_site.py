@@ -245,12 +245,12 @@ def test_interactive_views_are_drawn_and_answer(reader: Reader, bases: dict[str,
             for chart in charts:
                 assert chart.size["width"] > 300 and chart.size["height"] > 200
                 assert len(np.unique(reader.pixels(chart).reshape(-1, 3), axis=0)) > 20
-    (entropy,) = (button for button in reader.find(".chart-legend button") if button.text == "entropy")
+    click = "[...document.querySelector('.chart').querySelectorAll('.chart-legend button')].find(one => one.textContent === 'entropy').click()"
     lines = "return document.querySelector('.chart').querySelectorAll('.chart-line').length"
     drawn = reader.run(lines)
-    reader.run("arguments[0].click()", entropy)
+    reader.run(click)
     assert reader.run(lines) == drawn - 1
-    reader.run("[...document.querySelectorAll('.chart-legend button')].find(one => one.textContent === 'entropy').click()")
+    reader.run(click)
     assert reader.run(lines) == drawn
 
 
@@ -359,9 +359,19 @@ def test_a_desktop_shows_pages_whole_and_their_weight_is_bounded(reader: Reader,
         )
     table = "".join(f"{page},{weight}\n" for page, weight in sorted(weights.items(), key=lambda pair: -pair[1]))
     (site.parent / "page-weights.csv").write_text(f"page,bytes\n{table}", encoding="utf-8")
-    assert all(weight > 300_000 for weight in weights.values()), "a style sheet alone weighs more"
-    assert weights["index.html"] < 1e6 and np.median([*weights.values()]) < 2e6
+    assert all(weight > 150_000 for weight in weights.values()), "style sheets alone weigh more"
+    assert weights["index.html"] < 7e5 and np.median([*weights.values()]) < 2e6
     assert max(weights.values()) < 4e6, max(weights, key=weights.get)
+
+
+def test_the_landing_page_is_painted_soon_on_a_slow_line(reader: Reader, bases: dict[str, str]) -> None:
+    """Bytes, not seconds, which would be this machine's: 1.6 Mbit/s bring 500 kB in three seconds, round trips taken off."""
+    reader.open(bases["root"] + "index.html")
+    waits_for = reader.run(
+        "return [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')"
+        ".filter(one => one.renderBlockingStatus === 'blocking')].reduce((sum, one) => sum + one.encodedBodySize, 0)"
+    )
+    assert 100_000 < waits_for < 450_000
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
