@@ -1,6 +1,6 @@
 """Style sheets without the rules that no page of a site can use.
 
-The theme's carry all of Bootstrap, and no page is painted before it has them: 540 kB, of which this book uses a quarter. A reader on a slow line waits
+The theme's carry all of Bootstrap, 540 kB in all. No page is painted before it has them, and this book uses a third: on a slow line readers would wait
 for the rest.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +68,5 @@ def _selectors(prelude: list[Any]) -> list[list[Any]]:
 
 def _is_possible(selector: list[Any], words: set[str], beginnings: tuple[str, ...]) -> bool:
     asked = [token.value for token in selector if token.type == "hash"]
-    asked += [name.value for dot, name in zip(selector, selector[1:], strict=False) if dot == "." and name.type == "ident"]
+    asked += [name.value for dot, name in pairwise(selector) if dot == "." and name.type == "ident"]
     return all(name in words or name.startswith(beginnings) for name in asked)
