@@ -38,7 +38,7 @@ def add_commands(commands: Any) -> None:
         description="Both sides in turn, in one run, and a check that they agree.",
     )
     bench.add_argument("what", choices=["sampling", "training", "perplexity", "free-text", "ngram"])
-    bench.add_argument("--config", choices=["demo", "1m", "33m"], default="1m", help="size of the model (default: 1m)")
+    bench.add_argument("--config", choices=["demo", "1m", "3.7m", "33m"], default="1m", help="size of the model (default: 1m)")
     add_device(bench)
     bench.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side does its work (default: 3)")
     bench.add_argument("--length", type=int, metavar="TOKENS", help="sampled tokens a sequence (default: the paper's 600 on a GPU, fewer on a CPU)")
