@@ -143,7 +143,8 @@ def overview_page(run: BookRun, data: str, curve: str = "") -> str:
 
 {literal(protocol.description)}
 
-{state} generations are finished, from the [initial corpus](generation-00) on. Everything measured is in {{download}}`one table <{data}>` (CSV).{together}
+{state} generations are finished, from the [initial corpus](generation-00) on.{together} Everything measured is in
+{{download}}`one table <{data}>` (CSV).
 
 {notes}
 

@@ -38,7 +38,8 @@ def quiet_page(run: BookRun, generations: Sequence[int]) -> NotebookNode:
         notebooks = {step: nbformat.read(run.step(generation, step).notebook, as_version=4) for step in run.results[generation]}
         page.cells.append(new_markdown_cell(_generation(run, generation)))
         if shown := [output for step, notebook in notebooks.items() for output in _shown(step, notebook)]:
-            page.cells.append(new_code_cell("", outputs=shown, metadata=FOLDED))
+            # A cell without a source is no cell to MyST-NB, whatever it has shown.
+            page.cells.append(new_code_cell(f"# what the notebooks of generation {generation} show", outputs=shown, metadata=FOLDED))
         for notebook in notebooks.values():
             page.metadata.update({name: notebook.metadata[name] for name in ("kernelspec", "language_info") if name in notebook.metadata})
     number_cells(page, PAGE)
@@ -57,9 +58,10 @@ def _opening(run: BookRun, generations: Sequence[int]) -> str:
     tables = "\n\n".join(f":::{{dropdown}} {STEPS[step].title}: every number\n{_numbers(run, generations, step)}\n:::" for step in steps)
     return f"""# Quiet generations of {run.name}
 
-The generations {ranges(generations)} share this page. None of the numbers in the [table of the run](index) is highest or lowest at one of them, perplexity did not take
-its largest step there, and none of them was evaluated in a way that others were not. What their notebooks do and how they measure is the same in all generations and stands
-on the page of {link(run, 1, 'generation ')}; what they measured and wrote is here, and the notebooks themselves are linked.
+The generations {ranges(generations)} share this page. None of the numbers in the [table of the run](index) is highest or lowest at one of
+them, perplexity did not take its largest step there, and none of them was evaluated in a way that others were not. What their notebooks do and
+how they measure is the same in all generations and stands on the page of {link(run, 1, "generation ")}; what they measured and wrote is here, and
+the notebooks themselves are linked.
 
 ## Their numbers
 

@@ -79,7 +79,8 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def pages(site: Path) -> list[str]:
     """Every page of the book, by its path inside the site."""
-    found = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html"))
+    leads_on = 'http-equiv="refresh"'  # the address of a generation that shares a page: no page of the book
+    found = sorted(page.relative_to(site).as_posix() for page in site.rglob("*.html") if leads_on not in page.read_text(encoding="utf-8")[:1000])
     return [page for page in found if not page.startswith("_") and page not in ("genindex.html", "search.html")]
 
 

@@ -51,7 +51,7 @@ class Setup:
     folder: Path  # the parent's scratch folder, with the model to use in it
 
     def settings(self, section: str, **changes: Any) -> SimpleNamespace:
-        """A section of the configuration's preset, with its changes and these. It is not validated: a GPU machine may have torch and transformers alone."""
+        """A section of the configuration's preset, with its changes and these. It is not validated: not every GPU machine has pydantic."""
         import yaml
 
         preset = resources.files("collapse_lib.experiment") / "presets" / f"{CONFIGS[self.config]}.yaml"
