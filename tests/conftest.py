@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -19,17 +20,31 @@ hypothesis.settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")
-def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runs folder that holds a finished run ``smoke``: one is made, and each of pytest's processes works on a copy of its own."""
-    base = tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made"
-    with exclusive(made.with_suffix(".lock"), "the run for the tests", patience=1800):
-        if not made.exists():
-            beside = base / "beside"
-            done = collapse("run", "smoke", runs=beside)
-            assert done.returncode == 0, done.stdout + done.stderr
-            beside.rename(made)
-    return shutil.copytree(made, tmp_path_factory.mktemp("finished") / "runs")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """``made_once(name, make)``: a folder that ``make`` fills, once for all of pytest's processes; each works on a copy of its own."""
+
+    def copied(name: str, make: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"made-{name}"
+        with exclusive(made.with_suffix(".lock"), f"what the tests share, {name},", patience=1800):
+            if not made.exists():
+                beside = base / f"beside-{name}"
+                make(beside)
+                beside.rename(made)
+        return shutil.copytree(made, tmp_path_factory.mktemp(name) / "runs")
+
+    return copied
+
+
+@pytest.fixture(scope="session")
+def finished_runs(made_once) -> Path:
+    """A runs folder that holds a finished run ``smoke``."""
+
+    def make(runs: Path) -> None:
+        done = collapse("run", "smoke", runs=runs)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once("smoke", make)
 
 
 @pytest.fixture(scope="session")

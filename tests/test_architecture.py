@@ -50,6 +50,11 @@ def test_no_package_imports_from_a_later_one():
     assert {module.split(".")[1] for module in imports() if "." in module} == {*ORDER, "__main__"}
 
 
+def test_the_steps_whose_products_follow_the_protocol_are_those_that_its_module_names():
+    asking = {module for module, names in imports().items() if "collapse_lib.model.precision" in names and module.startswith("collapse_lib.steps.")}
+    assert asking == {f"collapse_lib.steps.{step}" for step in ("train", "sample", "perplexity")}
+
+
 def test_no_modules_import_each_other():
     graph = {module: {name for name in names if name != "collapse_lib"} for module, names in imports().items()}
     packages = {module for module in graph if (LIBRARY / Path(*module.split(".")[1:]) / "__init__.py").is_file()}

@@ -28,7 +28,7 @@ import papermill
 import yaml
 
 from collapse_lib import figures
-from collapse_lib.book import pages, pictures, sphinx_pages, stylesheets, viewer
+from collapse_lib.book import pages, pictures, quiet, quiet_page, sphinx_pages, stylesheets, viewer
 from collapse_lib.book.execution import Execution, executing
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
@@ -93,7 +93,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
         _render(stage, base)
         stylesheets.slim(site, kept=[file.name for file in (source / "_static").glob("*.css")])
         write_text(mark, inputs)
-    return BookReport(site / "index.html", time.perf_counter() - began, _count_pages(site), rendered, left_out)
+    return BookReport(site / "index.html", time.perf_counter() - began, _count_pages(site, stage), rendered, left_out)
 
 
 def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
@@ -142,27 +142,45 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
 
 
 def _stage_run(staging: Staging, run: BookRun, table: str) -> None:
-    """The pages of a run: its overview with its results (CSV), and one for each generation."""
+    """The pages of a run: its overview with its results (CSV), one for each generation, and in a long run one for all at which nothing stands out."""
     folder, library, perplexities = f"runs/{run.name}", _digest(_library()), run.series("perplexity", "perplexity")
     curve, files = pictures.drawn(f"{folder}/index", figures.perplexity_so_far(run.name, perplexities, run.last), "Perplexity by generation")
     staging.text(f"{folder}/index.md", pages.overview_page(run, "results.csv", curve))
     _stage_pictures(staging, files)
     staging.text(f"{folder}/results.csv", table)
-    for generation in run.results:
+    shared = quiet.quiet_generations(run)
+    for generation in quiet.own_pages(run):
         # Its own records, those of the generation that it is compared with, and of the first for units and what ended its training.
-        inputs = _digest(run.records({1, generation - 1, generation}), extra=[library, json.dumps(perplexities)])
-        staging.made(f"{folder}/generation-{generation:02d}", inputs, partial(_stage_generation, staging, run, generation, perplexities))
+        inputs = _digest(run.records({1, generation - 1, generation}), extra=[library, json.dumps([perplexities, shared])])
+        staging.made(f"{folder}/{quiet.page_of(generation)}", inputs, partial(_stage_generation, staging, run, generation, perplexities))
+    if shared:
+        inputs = _digest(run.records({1, *shared, *(generation - 1 for generation in shared)}), extra=[library, json.dumps(shared)])
+        staging.made(f"{folder}/{quiet.PAGE}", inputs, partial(_stage_quiet, staging, run, shared))
 
 
 def _stage_generation(staging: Staging, run: BookRun, generation: int, perplexities: Sequence[tuple[int, float]]) -> None:
     """The page of a generation, and its pictures."""
-    page, curves = f"runs/{run.name}/generation-{generation:02d}", ""
+    page, curves = f"runs/{run.name}/{quiet.page_of(generation)}", ""
     if generation:
         loss_curves = {which: run.results[which]["train"]["series"].get("loss_curve") for which in (generation - 1, generation) if which}
         drawing = figures.training_and_perplexity(run.name, loss_curves, perplexities, generation)
         curves, files = pictures.drawn(f"{page}-curves", drawing, CURVES)
         _stage_pictures(staging, files)
-    made = pages.generation_page(run, generation, curves)
+    _stage_page(staging, pages.generation_page(run, generation, curves), page)
+
+
+def _stage_quiet(staging: Staging, run: BookRun, generations: Sequence[int]) -> None:
+    """The page that some generations share, their notebooks, and a file at each address that a page of their own would have."""
+    folder = f"runs/{run.name}"
+    _stage_page(staging, quiet_page.quiet_page(run, generations), f"{folder}/{quiet.PAGE}")
+    for generation in generations:
+        staging.text(f"extra/{folder}/{quiet.page_of(generation)}.html", quiet.forwarding(generation))
+        for step in run.results[generation]:
+            staging.copy(f"{folder}/{quiet_page.source(generation, step)}", run.step(generation, step).notebook)
+
+
+def _stage_page(staging: Staging, made: nbformat.NotebookNode, page: str) -> None:
+    """A page made of a run's notebooks, and its pictures."""
     _stage_pictures(staging, pictures.show_pictures(made.cells, page))
     staging.text(f"{page}.ipynb", nbformat.writes(made))
 
@@ -203,8 +221,8 @@ def _contents(source: Path, runs: Sequence[BookRun], executed: Mapping[str, Iter
     contents = yaml.safe_load((source / CONTENTS).read_text(encoding="utf-8"))
     inserts: dict[str, list[dict]] = {folder: [{"file": f"{folder}/{name}"} for name in names] for folder, names in executed.items()} | {"runs": []}
     for run in runs:
-        generations = [{"file": f"runs/{run.name}/generation-{generation:02d}"} for generation in run.results]
-        inserts["runs"].append({"file": f"runs/{run.name}/index", "sections": generations})
+        names = [*map(quiet.page_of, quiet.own_pages(run)), *([quiet.PAGE] if quiet.quiet_generations(run) else [])]
+        inserts["runs"].append({"file": f"runs/{run.name}/index", "sections": [{"file": f"runs/{run.name}/{name}"} for name in names]})
     for part in contents["parts"]:
         part["chapters"] = [page for chapter in part["chapters"] for page in (inserts[chapter["insert"]] if "insert" in chapter else [chapter])]
     return yaml.safe_dump(contents, sort_keys=False)
@@ -229,9 +247,10 @@ def _notebook_pages(folder: str) -> list[NotebookPage]:
     return study_pages() if folder == "studies" else notebook_pages(folder)
 
 
-def _count_pages(site: Path) -> int:
-    pages = (page for page in site.rglob("*.html") if not page.relative_to(site).parts[0].startswith("_"))
-    return sum(page.name not in ("search.html", "genindex.html") for page in pages)
+def _count_pages(site: Path, stage: Path) -> int:
+    """The pages of a site, without those of Sphinx and the files that only lead on."""
+    found = (page.relative_to(site) for page in site.rglob("*.html") if page.name not in ("search.html", "genindex.html"))
+    return sum(not page.parts[0].startswith("_") and not (stage / "extra" / page).is_file() for page in found)
 
 
 def _prose(source: Path) -> list[Path]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import nbformat
 from nbformat.v4 import new_markdown_cell, new_notebook
 
+from collapse_lib.book.measures import MEASURES, OVERVIEW, with_unit
 from collapse_lib.book.notebooks import number_cells, section
+from collapse_lib.book.quiet import PAGE, link, page_of, quiet_generations, ranges
 from collapse_lib.book.runs import BookRun
 from collapse_lib.book.wording.numbers import course, number, peak, pipe_table
 from collapse_lib.experiment.errors import UserError
@@ -26,32 +28,6 @@ if TYPE_CHECKING:
 
 SOURCE = "COLLAPSE_SOURCE_URL"  # the environment variable with the address of the project's source, for a book that is published
 EXCERPTS = 3  # of the samples that a step records, how many a generation's page shows
-
-
-class Measure(NamedTuple):
-    """A metric that the pages follow from one generation to the next."""
-
-    step: str
-    metric: str
-    label: str
-
-
-MEASURES = (
-    Measure("perplexity", "perplexity", "{term}`Perplexity <perplexity>` on {term}`validation stories`"),
-    Measure("train", "loss", "Training loss at the end"),
-    Measure("free_text", "entropy", "{term}`Entropy <entropy>` of the text it wrote"),
-    Measure("free_text", "oov_lexicon_rate", "{term}`OOV` words, against the English lexicon"),
-    Measure("free_text", "oov_initial_rate", "{term}`OOV` words, against the initial corpus"),
-    Measure("free_text", "distinct_2", "Distinct pairs of tokens"),
-    Measure("free_text", "repeated", "Tokens that repeat the token before them"),
-    Measure("free_text", "longest_repeat", "Longest run of one token"),
-    Measure("sample", "stories", "Stories it brought to an end"),
-    Measure("exact", "excess_loss", "{term}`Excess loss <excess loss>` of a validation story"),
-    Measure("exact", "legal_share", "{term}`Legal <legal>` share of its stories"),
-    Measure("texture", "conditional_entropy", "Entropy of its next-token law on its own text"),
-    Measure("texture", "context_information", "{term}`Context information <context information>`"),
-)
-OVERVIEW = MEASURES[:5]  # columns of a run's overview
 
 
 def numbers(run: BookRun) -> dict[str, str]:
@@ -152,20 +128,23 @@ def overview_page(run: BookRun, data: str, curve: str = "") -> str:
     for generation in run.models:
         values = [run.metric(generation, measure.step, measure.metric) for measure in OVERVIEW]
         seconds = round(run.seconds([generation]))
-        rows.append((_link(generation), *(number(value["value"]) if value else "–" for value in values), number(seconds)))
-    header = ("Generation", *(_with_unit(run, measure) for measure in OVERVIEW), "Seconds")
+        rows.append((link(run, generation), *(number(value["value"]) if value else "–" for value in values), number(seconds)))
+    header = ("Generation", *(with_unit(run, measure) for measure in OVERVIEW), "Seconds")
     definitions = [(measure.label, run.metric(1, measure.step, measure.metric)) for measure in MEASURES]
     described = "\n".join(f"{label}\n: {literal(metric['definition'])}\n" for label, metric in definitions if metric)
     notes = early_stopping(run.results[1]["train"])
     if protocol.classification.tasks:
         notes += f"\n\n{plain(origins(protocol.classification))}"
     state = f"All {run.last}" if run.last == protocol.generations else f"{run.last} of {protocol.generations}"
-    samples = "\n\n".join(f"{_link(generation, 'Generation ')}\n\n{quotation(run.samples(generation)[0])}" for generation in run.models)
+    quiet = quiet_generations(run)
+    together = f" The generations {ranges(quiet)}, at which nothing stands out, share [a page]({PAGE})." if quiet else ""
+    samples = "\n\n".join(f"{link(run, generation, 'Generation ')}\n\n{quotation(run.samples(generation)[0])}" for generation in run.models)
     return f"""# Run {run.name}
 
 {literal(protocol.description)}
 
-{state} generations are finished, from the [initial corpus](generation-00) on. Everything measured is in {{download}}`one table <{data}>` (CSV).
+{state} generations are finished, from the [initial corpus](generation-00) on.{together} Everything measured is in
+{{download}}`one table <{data}>` (CSV).
 
 {notes}
 
@@ -198,7 +177,7 @@ def generation_page(run: BookRun, generation: int, curves: str = "") -> Notebook
         executed = nbformat.read(run.step(generation, step).notebook, as_version=4)
         page.metadata.update({name: executed.metadata[name] for name in ("kernelspec", "language_info") if name in executed.metadata})
         page.cells.extend(section(executed, STEPS[step].title))
-    number_cells(page, f"generation-{generation:02d}")
+    number_cells(page, page_of(generation))
     return page
 
 
@@ -217,17 +196,14 @@ Generation 1 learns from the stories for training. Later generations read none o
 
 def generation_opening(run: BookRun, generation: int, curves: str = "") -> str:
     """The head of a generation's page: what changed since the last one, its curves, its samples."""
-    teacher = f"the text of {_link(generation - 1, 'generation ')}" if generation > 1 else f"the {_link(0, 'initial corpus, generation ')}"
+    teacher = f"the text of {link(run, generation - 1, 'generation ')}" if generation > 1 else f"the {link(run, 0, 'initial corpus, generation ')}"
     rows = []
     for measure in MEASURES:
         before, now = (run.metric(which, measure.step, measure.metric) if which else None for which in (generation - 1, generation))
         if now:
             change = number(now["value"] - before["value"], signed=True) if before else "–"
-            rows.append((_with_unit(run, measure), number(before["value"]) if before else "–", number(now["value"]), change))
+            rows.append((with_unit(run, measure), number(before["value"]) if before else "–", number(now["value"]), change))
     header = ("Measure", f"Generation {generation - 1}" if generation > 1 else "Before", f"Generation {generation}", "Change")
-    samples = "\n\n".join(map(quotation, run.samples(generation)[:EXCERPTS]))
-    words = run.results[generation]["free_text"]["examples"].get("frequent_oov", [])
-    listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
     stopping = f"\n{early_stopping(run.results[1]['train'])}\n" if generation == 1 else ""
     return f"""# Generation {generation} of {run.name}
 
@@ -241,16 +217,13 @@ A model with fresh weights that has read {teacher}, and nothing else.
 
 ## What it writes
 
-{samples}
-
-Its most frequent words that are not in the English lexicon: {listed}.
+{what_it_writes(run, generation)}
 """
 
 
-def _link(generation: int, words: str = "") -> str:
-    return f"[{words}{generation}](generation-{generation:02d})"
-
-
-def _with_unit(run: BookRun, measure: Measure) -> str:
-    metric = run.metric(1, measure.step, measure.metric)
-    return f"{measure.label} ({metric['unit']})" if metric and metric["unit"] not in ("", "1") else measure.label
+def what_it_writes(run: BookRun, generation: int) -> str:
+    """The first samples of a generation, and its most frequent non-words."""
+    samples = "\n\n".join(map(quotation, run.samples(generation)[:EXCERPTS]))
+    words = run.results[generation]["free_text"]["examples"].get("frequent_oov", [])
+    listed = ", ".join(f"{literal(word)} ({number(count)})" for word, count in words[:8]) or "none"
+    return f"{samples}\n\nIts most frequent words that are not in the English lexicon: {listed}."

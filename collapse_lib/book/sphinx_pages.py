@@ -1,7 +1,7 @@
 """What Sphinx does to a page of this book beside what Jupyter Book has it do: an extension, named in ``book/_config.yml``.
 
 No page loads the formula engine by itself: ``book/_static/formulas.js`` does where a formula is about to be seen. And every page has a description
-and a picture for those who link to it.
+and a picture for those who link to it. Pages are written by as many processes as there are cores.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 ADDRESS = "COLLAPSE_BOOK_URL"  # the environment variable with the address under which a book will be published
 PREVIEW = "preview.png"  # at the site's root; ``build`` puts it there
@@ -21,8 +22,17 @@ LONGEST = 200  # characters of a description
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("env-updated", _write_side_by_side)
     app.connect("html-page-context", _complete, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _write_side_by_side(app: Sphinx, env: BuildEnvironment) -> None:
+    """Pages are read by now, one after the other because some extensions know no other way; each core may write its share of them.
+
+    One process more than there are cores: the first only hands out what the others write.
+    """
+    app.parallel = len(os.sched_getaffinity(0)) + 1
 
 
 def _complete(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

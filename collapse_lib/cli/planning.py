@@ -11,6 +11,8 @@ from collapse_lib.cli import completion
 from collapse_lib.cli.arguments import add_device, add_json, add_protocol, check_output, preset_name, print_json, wanted_protocol
 from collapse_lib.experiment.errors import UserError
 
+CONFIG_HELP = "size of the model (default: 1m); demo, 1m and 33m are those of the presets, 3.7m has four layers 256 wide on the demo's lengths"
+
 
 def add_commands(commands: Any) -> None:
     presets = commands.add_parser("presets", help="list the presets")
@@ -38,7 +40,7 @@ def add_commands(commands: Any) -> None:
         description="Both sides in turn, in one run, and a check that they agree.",
     )
     bench.add_argument("what", choices=["sampling", "training", "perplexity", "free-text", "ngram"])
-    bench.add_argument("--config", choices=["demo", "1m", "33m"], default="1m", help="size of the model (default: 1m)")
+    bench.add_argument("--config", choices=["demo", "1m", "3.7m", "33m"], default="1m", help=CONFIG_HELP)
     add_device(bench)
     bench.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side does its work (default: 3)")
     bench.add_argument("--length", type=int, metavar="TOKENS", help="sampled tokens a sequence (default: the paper's 600 on a GPU, fewer on a CPU)")

@@ -221,8 +221,8 @@ class Limit(TypedDict):
 class BenchReport(TypedDict):
     """``papermill_runs/bench/*.json``"""
 
-    bench: Literal["sampling", "training", "perplexity", "free-text"]
-    config: Literal["demo", "1m", "33m"]
+    bench: Literal["sampling", "training", "perplexity", "free-text", "ngram"]
+    config: Literal["demo", "1m", "3.7m", "33m"]
     device: str
     date: str
     unit: str

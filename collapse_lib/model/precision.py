@@ -1,6 +1,12 @@
 """The dtype of matrix products: what a protocol's ``training.precision`` comes to on a device.
 
 Weights, optimizer moments, attention on a CPU, LayerNorm, softmax and sums are fp32 whatever it is.
+
+Of the steps, ``train``, ``sample`` and ``perplexity`` ask for it, which take nearly all of a generation's time, and ``compose`` where it has a model
+write, as ``sample`` does. The others stay fp32 whatever a protocol says: ``alpha``, ``exact``, ``texture``, ``continuations``, ``completions``,
+``classification`` and the likelihoods by which ``compose`` selects. They read or write little, so there is little to gain. Most of them subtract
+losses or divide small probabilities, and bf16 keeps eight bits of a logit: its rounding would be measured with the model. And in fp32 their
+numbers can be compared between runs of any precision, and between CPUs with units for bf16 and without.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
 
 LINE_END = "⏎"
+METRICS_HEADING = "| measure | value | unit | what it is |"  # of a ``metrics_table``, by which a page knows one
 _LINE_ENDS = re.compile("\r\n?|\n")
 
 
@@ -19,10 +20,15 @@ def metrics_table(results: dict[str, Any]) -> Markdown:
 
     rows = []
     for name, metric in results["metrics"].items():
-        error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
         unit = "" if metric["unit"] == "1" else metric["unit"]
-        rows.append(f"| {plain(name.replace('_', ' '))} | {number(metric['value'])}{error} | {plain(unit)} | {plain(metric['definition'])} |")
-    return Markdown("\n".join(["| measure | value | unit | what it is |", "|:--|--:|:--|:--|", *rows]))
+        rows.append(f"| {plain(name.replace('_', ' '))} | {with_error(metric)} | {plain(unit)} | {plain(metric['definition'])} |")
+    return Markdown("\n".join([METRICS_HEADING, "|:--|--:|:--|:--|", *rows]))
+
+
+def with_error(metric: dict[str, Any]) -> str:
+    """A metric's value, with its standard error where it has one."""
+    error = f" ± {metric['standard_error']:.2g}" if metric.get("standard_error") else ""
+    return number(metric["value"]) + error
 
 
 def early_stopping(training: dict[str, Any]) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import html
 import io
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from synthetic_runs import write_run
 
 from collapse_lib import figures
 from collapse_lib.book import build as book
-from collapse_lib.book import notebooks, pictures, sphinx_pages
+from collapse_lib.book import notebooks, pictures, quiet, quiet_page, sphinx_pages
 from collapse_lib.book import pages as book_pages
 from collapse_lib.book.notebooks import NotebookPage
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
@@ -30,7 +32,7 @@ from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import FORMAT, Run
 from collapse_lib.studies import results
-from collapse_lib.text.display import plain, quotation
+from collapse_lib.text.display import metrics_table, plain, quotation
 
 SOURCE = project_root() / "book"
 SAMPLE = 'She said "<b>hi</b>" {{ run }} and paid $5 & `left`.\n\nThe *end*'
@@ -186,6 +188,102 @@ def test_overview_leads_to_every_generation(shown: BookRun) -> None:
     assert "3 of 4 generations" in page and f"what perplexity {plain('<')} is" in page
     rows = [line for line in page.split("\n") if line.startswith("| [")]
     assert len(rows) == 3 and {row.count("|") for row in rows} == {8}
+
+
+@pytest.fixture
+def long(shown: BookRun) -> BookRun:
+    """The same records as those of 20 generations, of which 1, 6, 11, 16 and 20 complete beginnings: numbers rise, perplexity most into the 14th."""
+    protocol = shown.protocol.with_changes({"generations": "20", "classification.tasks": "[]", "completions.every": "5"})
+    run = Run(shown.run.folder, protocol)
+    alike = {generation: 1 if generation == 20 or generation % 5 == 1 else 2 for generation in range(1, 21)}
+    results = {0: shown.results[0]} | {generation: copy.deepcopy(shown.results[other]) for generation, other in alike.items()}
+    for generation, other in alike.items():
+        results[generation].pop("classification", None)
+        for step in results[generation]:
+            if generation > 2:
+                target = run.generation_folder(generation) / f"{step}.ipynb"
+                target.parent.mkdir(exist_ok=True)
+                shutil.copy(run.generation_folder(other) / target.name, target)
+        for measure in quiet.OVERVIEW:
+            jump = 5.0 * (measure.metric == "perplexity" and generation > 13)
+            results[generation][measure.step]["metrics"][measure.metric]["value"] = generation + jump
+    results[9]["free_text"]["metrics"]["entropy"]["value"] = 99.0
+    return BookRun(run, results)
+
+
+def test_quiet_generations_are_those_at_which_nothing_stands_out(long: BookRun) -> None:
+    own = {0, 1, 20} | {6, 11, 16} | {9, 14}  # the ends; completions; the highest entropy, and the largest step of perplexity
+    assert quiet.own_pages(long) == sorted(own)
+    assert quiet.quiet_generations(long) == sorted(set(range(21)) - own)
+    assert quiet.ranges(quiet.quiet_generations(long)) == "2 to 5, 7, 8, 10, 12, 13, 15 and 17 to 19"
+    assert [quiet.ranges(some) for some in ([4], [4, 5], [1, 2, 3], [1, 3])] == ["4", "4 and 5", "1 to 3", "1 and 3"]
+
+
+def test_what_every_generation_is_asked_makes_none_stand_out(long: BookRun) -> None:
+    each = BookRun(Run(long.run.folder, long.protocol.with_changes({"completions.every": "1"})), long.results)
+    assert quiet.own_pages(each) == [0, 1, 9, 14, 20]
+
+
+@pytest.mark.parametrize("generations", [12, 13])
+def test_a_short_run_has_a_page_for_each_generation(long: BookRun, generations: int) -> None:
+    run = Run(long.run.folder, long.protocol.with_changes({"generations": str(generations)}))
+    cut = BookRun(run, {generation: steps for generation, steps in long.results.items() if generation <= generations})
+    assert bool(quiet.quiet_generations(cut)) == (generations > 12)
+    begun = BookRun(long.run, {generation: long.results[generation] for generation in range(4)})
+    assert quiet.own_pages(begun) == [0, 1, 2, 3], "one quiet generation needs no page to share"
+
+
+def test_quiet_generations_share_one_page_that_has_all_they_showed(long: BookRun) -> None:
+    generations = quiet.quiet_generations(long)
+    page = quiet_page.quiet_page(long, generations)
+    nbformat.validate(page)
+    assert len({cell.id for cell in page.cells}) == len(page.cells)
+    text = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    assert re.findall(r"^## Generation (\d+)$", text, re.M) == list(map(str, generations))
+    assert "| 15 | 20 (+1) |" in text and "After [generation 6](generation-06)." in text
+    assert f"After [generation 2]({quiet.PAGE}.ipynb#generation-2)." in text
+    for generation in generations:
+        assert all(f"<source/generation-{generation:02d}/{step}.ipynb>" in text for step in long.results[generation])
+    numbers = [line for line in text.split("\n") if "<table" in line]
+    assert len(numbers) == len(long.results[2]) and all(line.count('scope="col"') == 1 + len(generations) for line in numbers)
+    shown = [cell for cell in page.cells if cell.cell_type == "code"]
+    assert len(shown) == len(generations) and all("hide-output" in cell.metadata.tags and cell.source for cell in shown)
+    assert [output.data["text/plain"] for output in shown[0].outputs if "text/plain" in output.data] == ["2"] * len(long.results[2])
+
+
+def test_numbers_that_are_in_the_tables_and_full_bars_are_not_shown_again() -> None:
+    table = new_output("execute_result", {"text/markdown": metrics_table({"metrics": {}}).data})
+    bar, warning = (new_output("stream", name="stderr", text=text) for text in ("sampling: 100%|####| 9/9 [00:01<00:00]\n", "UserWarning: odd\n"))
+    cell = new_code_cell("x", outputs=[table, bar])
+    assert quiet_page._shown("sample", new_notebook(cells=[cell])) == []
+    cell.outputs = [table, bar, warning]
+    title, said = quiet_page._shown("sample", new_notebook(cells=[cell]))
+    assert title.data["text/markdown"] == "**Sampling**" and "UserWarning: odd" in said.text
+
+
+def test_a_quiet_generation_is_found_at_its_own_address_and_from_every_page(long: BookRun, tmp_path: Path) -> None:
+    staging = Staging(tmp_path / "_generated")
+    book._stage_quiet(staging, long, quiet.quiet_generations(long))
+    folder = staging.folder / "runs" / "made-up"
+    assert (folder / "quiet-generations.ipynb").is_file() and (folder / "source" / "generation-02" / "train.ipynb").is_file()
+    forwarding = (staging.folder / "extra" / "runs" / "made-up" / "generation-02.html").read_text()
+    assert "url=quiet-generations.html#generation-2" in forwarding
+    overview = book_pages.overview_page(long, "results.csv")
+    assert "| [2](quiet-generations.ipynb#generation-2) |" in overview and "| [6](generation-06) |" in overview
+    assert "The generations 2 to 5, 7, 8, 10, 12, 13, 15 and 17 to 19, at which nothing stands out, share [a page](quiet-generations)." in overview
+    assert "the text of [generation 5](quiet-generations.ipynb#generation-5)" in book_pages.generation_opening(long, 6)
+    contents = yaml.safe_load(book._contents(SOURCE, [long], dict.fromkeys(book.FOLDERS, ())))
+    [run] = [chapter for part in contents["parts"] for chapter in part["chapters"] if "sections" in chapter]
+    names = [section["file"].removeprefix("runs/made-up/") for section in run["sections"]]
+    assert names == [*(f"generation-{generation:02d}" for generation in (0, 1, 6, 9, 11, 14, 16, 20)), "quiet-generations"]
+
+
+def test_what_only_leads_on_is_no_page(tmp_path: Path) -> None:
+    site, extra = tmp_path / "site", tmp_path / "stage" / "extra"
+    for file in (site / "index.html", site / "search.html", *(folder / "runs" / "a" / "generation-02.html" for folder in (site, extra))):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert book._count_pages(site, tmp_path / "stage") == 1
 
 
 def test_what_ended_the_training_stands_on_the_pages_that_it_decides(shown: BookRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ from collapse_lib.cost import bench
 from collapse_lib.cost.bench import free_text, ngram, perplexity, records, sampling, training
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.machine import bf16_units
+from collapse_lib.experiment.shapes import BenchReport
 from collapse_lib.figures import speed
+from collapse_lib.model.weightless import without_weights
 
 
 @pytest.mark.slow
-def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("config", ["demo", "3.7m"])
+def test_a_bench_reports_rates_ratios_memory_and_checks(config: str, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
-    assert cli.main(["bench", "sampling", "--config", "demo", "--device", "cpu", "--rounds", "1", "--length", "4", "--output", str(file)]) == 0
+    assert cli.main(["bench", "sampling", "--config", config, "--device", "cpu", "--rounds", "1", "--length", "4", "--output", str(file)]) == 0
     shown = capsys.readouterr().out
     report = json.loads(shown.splitlines()[-1])
     assert report == json.loads(file.read_text())
@@ -35,6 +39,18 @@ def test_a_bench_reports_rates_ratios_memory_and_checks(tmp_path, capsys: pytest
 def test_every_bench_finds_both_sides_equal(what: str) -> None:
     report = bench.bench(what, "demo", "cpu", rounds=1)
     assert bench.is_equivalent(report), report["checks"]
+
+
+def test_every_configuration_is_known_everywhere(tmp_path) -> None:
+    by_config = (bench.VOCABULARY, sampling.OUR_BATCH, perplexity.MEAN_TOKENS, ngram.TOKENS)
+    by_device = (sampling.LENGTH, training.STEPS, perplexity.STORIES)
+    tables = [*by_config, *(table[device] for table in by_device for device in ("cpu", "cuda"))]
+    assert all(list(table) == list(bench.CONFIGS) for table in tables)
+    shape = get_type_hints(BenchReport)
+    assert get_args(shape["config"]) == tuple(bench.CONFIGS) and get_args(shape["bench"]) == bench.BENCHES
+    models = [without_weights(bench.Setup(config, "cpu", None, tmp_path).model_config) for config in bench.CONFIGS]
+    parameters = [sum(weights.numel() for weights in model.parameters()) for model in models]
+    assert parameters[1:] == [3_745_984, 3_697_408, 68_514_048]
 
 
 THEIRS = ([3.0, 2.6], [3.0], [3.0, 2.5])  # other losses, fewer steps, the same

@@ -74,17 +74,24 @@ def test_a_finished_run_is_left_alone(finished_runs):
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_status_and_results_tell_what_there_is(finished_runs):
-    status = collapse("status", "smoke", runs=finished_runs)
+def test_status_and_results_tell_what_there_is(finished_runs, monkeypatch, capsys):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(finished_runs))
+
+    def said(*arguments: str) -> str:
+        assert cli.main(list(arguments)) == 0
+        return capsys.readouterr().out
+
+    status = said("status", "smoke")
     steps = sum(len(steps_of(load_preset("smoke"), n)) for n in range(3))
-    assert f"{steps} of {steps} steps finished" in status.stdout and "no process works on it" in status.stdout
-    rows = list(csv.DictReader(io.StringIO(collapse("results", "smoke", "--format", "csv", runs=finished_runs).stdout)))
-    values = json.loads(collapse("results", "smoke", "--format", "json", runs=finished_runs).stdout)
+    assert f"{steps} of {steps} steps finished" in status and "no process works on it" in status
+    rows = list(csv.DictReader(io.StringIO(said("results", "smoke", "--format", "csv"))))
+    values = json.loads(said("results", "smoke", "--format", "json"))
     assert len(rows) == len(values) > 40
     assert {row["metric"] for row in rows} >= {"perplexity", "entropy", "oov_lexicon_occurrences", "loss"}
-    assert "perplexity" in collapse("results", "smoke", runs=finished_runs).stdout
+    assert "perplexity" in said("results", "smoke")
 
 
+@pytest.mark.slow
 def test_plain_papermill_does_the_same_bit_for_bit(finished_runs, tmp_path, monkeypatch):
     monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     steps = [
@@ -185,14 +192,16 @@ def test_a_damaged_model_is_noticed(finished_runs, tmp_path):
     assert done.returncode == 2 and "is not the model that step" in done.stderr
 
 
-def test_shards_that_another_model_left_are_not_taken_over(finished_runs, tmp_path):
+def test_shards_that_another_model_left_are_not_taken_over(finished_runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
     shutil.copytree(finished_runs / "smoke", tmp_path / "smoke")
     (tmp_path / "smoke" / "generation-02" / "manifests" / "sample.json").unlink()
     corpus = tmp_path / "smoke" / "generation-02" / "corpus"
     shutil.rmtree(corpus)
     shutil.copytree(tmp_path / "smoke" / "generation-01" / "corpus", corpus)
-    assert collapse("run", "smoke", runs=tmp_path).returncode == 0
+    steps.sample(Run.open("smoke"), 2, "cpu")
     assert measured(tmp_path / "smoke") == measured(finished_runs / "smoke")
+    assert shard_files(corpus) == shard_files(finished_runs / "smoke" / "generation-02" / "corpus")
 
 
 @pytest.fixture

@@ -15,18 +15,20 @@ STEPS = ("corpus", "train", "sample", "perplexity")
 
 
 @pytest.fixture(scope="session")
-def exported_runs(tmp_path_factory, stories: list[str]) -> Path:
+def exported_runs(made_once, tmp_path_factory, stories: list[str]) -> Path:
     """A runs folder that holds the run ``small``."""
-    runs = tmp_path_factory.mktemp("runs")
-    source = runs.parent / "<img src=x>`|.txt"
-    source.write_text("\n<|endoftext|>\n".join(stories * 2), encoding="utf-8")
-    changes = {"corpus.source": str(source), "corpus.stories": "null", "corpus.validation_stories": "5", "training.max_epochs": "1"}
-    protocol = load_preset("smoke").with_changes(changes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLLAPSE_RUNS", str(runs))
-        run = Run.create("small", protocol.model_copy(update={"description": HOSTILE}))
-        advance(run, "cpu", only=STEPS)
-    return runs
+
+    def make(runs: Path) -> None:
+        source = tmp_path_factory.getbasetemp() / "<img src=x>`|.txt"  # beside the runs, whoever works on a copy of these
+        source.write_text("\n<|endoftext|>\n".join(stories * 2), encoding="utf-8")
+        changes = {"corpus.source": str(source), "corpus.stories": "null", "corpus.validation_stories": "5", "training.max_epochs": "1"}
+        protocol = load_preset("smoke").with_changes(changes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLLAPSE_RUNS", str(runs))
+            run = Run.create("small", protocol.model_copy(update={"description": HOSTILE}))
+            advance(run, "cpu", only=STEPS)
+
+    return made_once("export", make)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collapse_lib.studies.ngram_chains import GrammarWords
     from collapse_lib.text.corpus import TokenCorpus
 
-TOKENS = {"demo": 20_000, "1m": 200_000, "33m": 1_000_000}  # a generation
+TOKENS = {"demo": 20_000, "1m": 200_000, "3.7m": 20_000, "33m": 1_000_000}  # a generation
 CONTEXT = 3
 SEED = 1
 

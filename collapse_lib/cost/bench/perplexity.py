@@ -14,8 +14,8 @@ from collapse_lib.model.weightless import without_weights
 if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
-STORIES = {"cpu": {"demo": 2000, "1m": 300, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "33m": 4000}}
-MEAN_TOKENS = {"demo": 40, "1m": 200, "33m": 200}  # of a story of the small grammar, and of TinyStories, about
+STORIES = {"cpu": {"demo": 2000, "1m": 300, "3.7m": 600, "33m": 60}, "cuda": {"demo": 2000, "1m": 4000, "3.7m": 2000, "33m": 4000}}
+MEAN_TOKENS = {"demo": 40, "1m": 200, "3.7m": 40, "33m": 200}  # of a story of the small grammar, and of TinyStories, about
 
 
 def workload(setup: Setup) -> str:

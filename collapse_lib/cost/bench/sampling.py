@@ -13,11 +13,11 @@ from collapse_lib.model.weightless import without_weights
 
 PAPER_BATCH = 200
 # On a CPU, sequences are cut to what a round can sample in some seconds; contexts are then shorter than the paper's on both sides.
-LENGTH = {"cpu": {"demo": 63, "1m": 40, "33m": 12}, "cuda": {"demo": 63, "1m": 600, "33m": 600}}
+LENGTH = {"cpu": {"demo": 63, "1m": 40, "3.7m": 63, "33m": 12}, "cuda": {"demo": 63, "1m": 600, "3.7m": 63, "33m": 600}}
 GPU_BATCHES = 4  # of ours a round: a corpus has hundreds, which share the recording of a step and draw their uniforms while the GPU works
 # Batches among which transformers' best is looked for, and ours on a CPU, where the protocol's would take minutes a round.
 BATCHES = {"cpu": (16, 64, PAPER_BATCH, 500, 800), "cuda": (PAPER_BATCH, 500, 1000, 2000)}
-OUR_BATCH = {"demo": 512, "1m": 800, "33m": 800}
+OUR_BATCH = {"demo": 512, "1m": 800, "3.7m": 512, "33m": 800}
 PROBE_LENGTH = 300  # tokens after which the logits are compared, where the model has as many positions
 
 

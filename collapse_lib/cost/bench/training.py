@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collapse_lib.text.corpus import TokenCorpus
 
 # (sequences of an optimizer step, steps of a round): the paper's 320 would take minutes a step on a CPU. The first step also pays for AdamW's memory.
-STEPS = {"cpu": {"demo": (16, 60), "1m": (16, 2), "33m": (8, 2)}, "cuda": {"demo": (16, 60), "1m": (320, 4), "33m": (320, 2)}}
+STEPS = {
+    "cpu": {"demo": (16, 60), "1m": (16, 2), "3.7m": (16, 20), "33m": (8, 2)},
+    "cuda": {"demo": (16, 60), "1m": (320, 4), "3.7m": (16, 60), "33m": (320, 2)},
+}
 USUAL_BATCH = {"cpu": 8, "cuda": 32}  # of one forward pass: the Trainer's default, and the released code's
 BATCHES = {"cpu": (2, 4, 8, 16), "cuda": (16, 32, 64)}  # among which the Trainer's best is looked for
 SEED = 1
