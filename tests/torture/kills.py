@@ -22,7 +22,7 @@ from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import StudyRecord
 from torture.campaign import ROOT, Case, Outcome
-from torture.small import NAME, REGIMES, SETTINGS, STUDY, contents, is_sound, made, other_than
+from torture.small import REGIMES, STUDY, contents, is_sound, made, other_than
 from torture.states import command
 
 TITLE = "SIGKILL at random times"
@@ -64,10 +64,15 @@ def snakemake() -> str | None:
     return str(own) if own.is_file() else shutil.which("snakemake")
 
 
-def _study(folder: Path) -> list[str]:
+def _pair(folder: Path) -> Path:
+    """A study of two chains, in a file."""
     file = folder / "pair.yaml"
     file.write_text(yaml.safe_dump(STUDY))
-    return ["-c", STUDIED, str(file)]
+    return file
+
+
+def _study(folder: Path) -> list[str]:
+    return ["-c", STUDIED, str(_pair(folder))]
 
 
 def _ngram(folder: Path) -> list[str]:
@@ -78,8 +83,7 @@ def _ngram(folder: Path) -> list[str]:
 
 def _workflow(folder: Path) -> list[str]:
     file = folder / "config.yaml"
-    changes = {field: yaml.safe_load(value) for field, value in SETTINGS.items()}
-    file.write_text(yaml.safe_dump({"runs": {NAME: {"preset": "smoke", "generations": 1, "set": changes}}}))
+    file.write_text(yaml.safe_dump({"studies": [str(_pair(folder))], "device": "cpu"}))
     options = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--configfile", str(file), "--cores", "2", "--directory", str(folder)]
     return ["-c", UNLOCKED, snakemake() or "", *options]
 
