@@ -240,7 +240,8 @@ def recorded_chains(study: Study) -> dict[str, dict[str, Any]]:
     if head is None:
         return {}
     if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
-        raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
+        remedy = "give this one another name, or take the record from where it was made"
+        raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}; {remedy}.")
     return head["chains"]
 
 

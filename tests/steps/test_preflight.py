@@ -61,7 +61,10 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_stored(runs, monke
     [
         ({"classification.separator": " between " * 40}, r"classification\.separator takes .* classification\.max_length = 48"),
         ({"sampling.overflow": "extend", "completions.max_new_tokens": "60"}, r"completions\.max_new_tokens is 60, and the longest beginning"),
-        ({"sampling.overflow": "extend", "continuations.tokens": "62"}, r"continuations\.tokens is 62, and the longest beginning"),
+        (
+            {"sampling.overflow": "extend", "completions.every": "null", "continuations.tokens": "62"},
+            r"continuations\.tokens is 62, and the longest beginning",
+        ),
     ],
 )
 def test_what_only_the_tokenizer_can_tell_is_said_with_the_corpus(runs, changes, said):

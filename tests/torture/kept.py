@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def _deleted(file: Path, before: bytes, whole: Path) -> None:
     file.unlink(missing_ok=True)
 
 
-RECORD_AGAIN = ("study record pair", "study run pair")
+RECORD_AGAIN = ("study record pair", "study run pair", "take the record from where it was made", "There is no study 'pair'")
 KEPT = {
     "head of a study's record": Kept(HEAD, _make_study, _read_record, _mend_record, RECORD_AGAIN, ("pair-plain-1", "pair-warm-1")),
     "numbers of a study's record": Kept(NUMBERS, _make_study, _read_record, _mend_record, RECORD_AGAIN, ("pair-plain-1", "pair-warm-1")),
@@ -242,14 +243,21 @@ def verdict(kept: Kept, target: Path, damage: str, other: Path, whole: Path, exp
         if damage == "deleted" and content_of(target) is None:
             return Outcome("noticed", "what is not there is not shown") if found != expected else Outcome("harmless")
         if found != expected:
-            return Outcome("used", found[:500])
+            return Outcome("used", differing(found, expected))
         return Outcome("harmless" if content_of(target) == damaged else "rebuilt")
     if "\n" in said.strip():
         return Outcome("not one sentence", said)
     if not any(words in said for words in kept.advice):
         return Outcome("dead end", said)
     kept.mend(target, before, whole)
-    return Outcome("noticed", said) if kept.read() == expected else Outcome("used", f"{said} -- and then something else")
+    found = kept.read()
+    return Outcome("noticed", said) if found == expected else Outcome("used", f"{said} -- and then {differing(found, expected)}")
+
+
+def differing(found: str, expected: str) -> str:
+    """The first line in which two texts differ."""
+    pairs = zip_longest(found.splitlines(), expected.splitlines(), fillvalue="nothing")
+    return next((f"{one[:150]} instead of {other[:150]}" for one, other in pairs if one != other), "the same")
 
 
 def content_of(file: Path) -> bytes | None:
