@@ -1,7 +1,7 @@
 """Style sheets without the rules that no page of a site can use.
 
-The theme's carry all of Bootstrap, 540 kB in all. No page is painted before it has them, and this book uses a third: on a slow line readers would wait
-for the rest.
+The theme's carry all of Bootstrap, 540 kB in all. No page is painted before it has them, and this book uses a third: on a slow line readers
+would wait for the rest.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     from collapse_lib.cost import bench
-    from collapse_lib.experiment.files import write_text
+    from collapse_lib.experiment.files import sealed, write_text
 
     check_output(options.output)
     report = bench.bench(options.what, options.config, options.device, options.rounds, options.length)
@@ -120,7 +120,7 @@ def _bench(options: argparse.Namespace) -> None:
         print(bench.table(report))
     print(bench.line(report))
     if options.output:
-        write_text(Path(options.output), bench.line(report) + "\n")
+        write_text(Path(options.output), bench.line(sealed(report)) + "\n")
     if not bench.is_equivalent(report):
         print("collapse: the two sides did not do the same, so their times say nothing.", file=sys.stderr)
         raise SystemExit(1)

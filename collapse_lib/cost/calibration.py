@@ -23,7 +23,7 @@ import numpy as np
 
 from collapse_lib.cost.timing import repeated, timed
 from collapse_lib.experiment.errors import UserError, first_line
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import read_json, sealed, write_json
 from collapse_lib.experiment.paths import runs_root
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Calibration:
 
     def save(self, file: Path) -> None:
         """Write it as JSON, for ``load`` on any machine."""
-        write_json(file, asdict(self))
+        write_json(file, sealed(asdict(self)))
 
     def rates_for(self, config: GPTNeoConfig, context: int) -> dict[str, float]:
         """The rates of a model of that shape, scaled to it if another was measured; FLOP are those with ``context`` tokens in view."""
@@ -116,7 +116,7 @@ def load(name: str) -> Calibration:
 
     refusal = f"{path} is not a machine that this version's `collapse plan --record FILE` wrote"
     try:
-        machine = TypeAdapter(Calibration).validate_python(read_json(path, remedy="record the machine again"))
+        machine = TypeAdapter(Calibration).validate_python(read_json(path, dict[str, Any], "record the machine again"))
     except ValidationError as error:
         raise UserError(f"{refusal} ({first_line(error)}).") from None
     if machine.rates.keys() != RATES.keys():
@@ -127,7 +127,7 @@ def load(name: str) -> Calibration:
 def is_recorded_machine(file: Path) -> bool:
     """Whether ``Calibration.save`` wrote a file, and not ``collapse bench``, whose reports lie in the same folder."""
     try:
-        return (read_json(file) or {}).keys() == Calibration.__annotations__.keys()
+        return (read_json(file) or {}).keys() - {"sha256"} == Calibration.__annotations__.keys()
     except UserError:
         return False
 

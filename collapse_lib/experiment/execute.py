@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import NotebookFailed, UserError, explained, rebuilt
 from collapse_lib.experiment.files import naming
+from collapse_lib.experiment.limits import check_precision, share_of_batch
 from collapse_lib.experiment.lineage import STEPS
+from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import project_root, runs_root
 from collapse_lib.experiment.processes import process_count
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
@@ -36,7 +38,7 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, proces
 
     Raises ``UserError`` when another process drives the run, or for what a notebook reports as the user's to mend.
     """
-    process_count(processes, device)  # which refuses what cannot be before a kernel starts
+    _check_training(run, device, only, process_count(processes, device))  # both refuse what cannot be before a kernel starts
     with run.exclusive(), _kernel(run.progress_file) as kernel:
         if Run.open(run.name) != run:
             raise UserError(f"Run '{run.name}' was given another protocol by another command just now; the same command looks at it anew.")
@@ -47,6 +49,15 @@ def advance(run: Run, device: str = "auto", only: Container[str] = STEPS, proces
                 executed.append(step)
                 let_go_of_unneeded(run, only)
     return executed
+
+
+def _check_training(run: Run, device: str, only: Container[str], processes: int) -> None:
+    """What the first training that is left would refuse, which may come long after the step before it."""
+    settings = run.protocol.training
+    if "train" in only and any(step.name == "train" and step.manifest() is None for step in run.steps()):
+        share_of_batch(settings.batch_size, settings.micro_batch_size, processes)
+        if settings.precision == "fp16":
+            check_precision(settings.precision, choose_device(device))
 
 
 def advance_step(step: Step, device: str = "auto", processes: int = 1, only: Container[str] = STEPS) -> bool:

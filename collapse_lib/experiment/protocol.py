@@ -10,8 +10,8 @@ import difflib
 import hashlib
 import json
 import reprlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,11 +21,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from collapse_lib.experiment.errors import LONGEST_VALUE, UserError
 from collapse_lib.experiment.files import read_text
+from collapse_lib.experiment.limits import check_learned_vocabulary
 from collapse_lib.experiment.regimes import Regime
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+
+@contextmanager
+def _as_values_error() -> Iterator[None]:
+    """A rule that stands elsewhere refuses with a whole sentence; pydantic passes on what it knows."""
+    try:
+        yield
+    except UserError as refusal:
+        raise ValueError(str(refusal).rstrip(".")) from None
 
 
 class Section(BaseModel):
@@ -49,7 +59,9 @@ class CorpusSettings(Section):
     grammar: Literal["standard", "twin", "small", "small-twin"] = Field(
         "standard", description="language of the embedded story grammar; a twin has the same stories with reversed probabilities"
     )
-    stories: Count | None = Field(None, description="stories taken for training; null takes all (the grammar has no end: give a number)")
+    stories: Annotated[int, Field(ge=2, le=10**12)] | None = Field(  # one of them to hold out
+        None, description="stories taken for training; null takes all (the grammar has no end: give a number)"
+    )
     validation_source: str | None = Field(
         None, description="file, folder or hub name of the validation stories; null: the hub's validation split, else carved from the source"
     )
@@ -68,6 +80,13 @@ class TokenizerSettings(Section):
         "learn", description="'learn' (byte-level BPE from the initial corpus), 'run:NAME' (another run's), a folder or tokenizer.json, or a hub name"
     )
     vocabulary: Count = Field(2048, description="tokens in a learned vocabulary, '<|endoftext|>' included")
+
+    @model_validator(mode="after")
+    def _can_be_learned(self) -> TokenizerSettings:
+        if self.source == "learn":
+            with _as_values_error():
+                check_learned_vocabulary(self.vocabulary)
+        return self
 
 
 class ModelSettings(Section):
@@ -171,10 +190,8 @@ class RegimeSettings(Section):
 
     @model_validator(mode="after")
     def _fields_belong_to_the_regime(self) -> RegimeSettings:
-        try:
+        with _as_values_error():
             self.regime  # noqa: B018 - it refuses what does not belong together
-        except UserError as refusal:
-            raise ValueError(str(refusal).rstrip(".")) from None
         if self.training != "steps" and self.name != "accumulate":
             raise ValueError(f"regime.training is {self.training}, which 'accumulate' alone has")
         return self
@@ -273,7 +290,9 @@ class ClassificationSettings(Section):
     )
     learning_rate: Positive = Field(5e-5, description="at the start; it falls linearly to zero")
     batch_size: Count = 8
-    max_length: Count = Field(128, description="tokens of a row, both texts of a pair together; the longer text is cut at its end")
+    max_length: Annotated[int, Field(ge=2, le=10**12)] = Field(
+        128, description="tokens of a row, both texts of a pair together; the longer text is cut at its end"
+    )
     separator: str = Field("", description="text between the texts of a pair; the released code has none")
     notes: str = Field("", description="what a reader must know of the tasks' rows; stands beside their figures")
 
@@ -387,7 +406,12 @@ class Protocol(Section):
         positions = self.model.max_position_embeddings
         longest = {"training.block_size": self.training.block_size, "sampling.max_context": self.sampling.max_context}
         if self.sampling.overflow == "extend":
-            longest["sampling.length (with sampling.overflow = extend)"] = self.sampling.length
+            extending = {"sampling.length": self.sampling.length}
+            if self.completions.every:
+                extending["completions.max_new_tokens"] = self.completions.max_new_tokens
+            if self.continuations.beginnings:
+                extending["continuations.tokens"] = self.continuations.tokens
+            longest |= {f"{name} (with sampling.overflow = extend)": tokens for name, tokens in extending.items()}
         longest["evaluation.max_context"] = self.evaluation.max_context
         if self.classification.tasks:
             longest["classification.max_length"] = self.classification.max_length
@@ -397,6 +421,14 @@ class Protocol(Section):
         if self.corpus.source == "grammar" and self.corpus.stories is None:
             raise ValueError("corpus.stories is null, but the grammar has no end: give a number of stories")
         regime, is_grammar = self.regime.regime, self.corpus.source == "grammar"
+        written = self.sampling.sequences * (self.sampling.length + 1)  # at most, start tokens included
+        if self.generations > 1 and regime.name == "replace" and self.training.layout == "contiguous" and written <= self.training.block_size:
+            raise ValueError(
+                f"sampling.sequences = {self.sampling.sequences} of sampling.length = {self.sampling.length} are fewer tokens than one block of "
+                f"training.block_size = {self.training.block_size}, from which the next generation is to learn"
+            )
+        if self.gpt_eval.judge and self.corpus.validation_stories == 1:
+            raise ValueError("corpus.validation_stories is 1, and the judge's control rows need at least two of them")
         if regime.needs_fresh_text and not is_grammar:
             raise ValueError(f"regime.name is {regime.name}, whose fresh text corpus.source = '{self.corpus.source}' cannot give; take the grammar")
         if regime.needs_scores and regime.verifier == "grammar" and not is_grammar:

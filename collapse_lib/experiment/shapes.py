@@ -167,31 +167,25 @@ class StudyRecord(TypedDict):
     chains: dict[str, RecordedChain]
 
 
-class AttackCase(TypedDict):
-    case: str
-    verdict: str
-    said: str
-
-
 class Attack(TypedDict):
     part: str
-    title: str
-    planned: int | None
-    tried: int
-    verdicts: dict[str, int]
+    planned: int | None  # nobody knows as long as its cases are still being found
+    seed: int
+    source: str  # a hash of all that decides what comes of a case
+    commit: str
+    date: str
+    machine: str
+    versions: dict[str, str]
     seconds: float
-    faults: list[AttackCase]
-    cases: list[AttackCase]
+    verdicts: dict[str, list[str]]  # the cases that came to each
+    said: dict[str, str]  # of the cases whose sentences are kept
 
 
 class CampaignRecord(TypedDict):
-    """``torture.json``"""
+    """``torture.json``: each attack as it was last tried, which may be at another time than the others."""
 
-    date: str
-    commit: str
-    seed: int
-    machine: str
-    meaning: dict[str, str]
+    meaning: dict[str, str]  # of the verdicts with which the project held
+    titles: dict[str, str]  # of all attacks that there are
     parts: list[Attack]
 
 

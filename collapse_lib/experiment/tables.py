@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,13 @@ from collapse_lib.experiment.files import naming
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-DIGEST = "sha256"  # among the attributes that pandas keeps in the file: a second file could part from it in a kill
+DIGEST, MADE_FROM = "sha256", "made_from"  # among the attributes that pandas keeps in the file: a second file could part from it in a kill
 
 
-def store(table: DataFrame, path: Path) -> None:
-    """Write a table of numbers and texts to a ``.parquet`` file, beside its place and then into it."""
+def store(table: DataFrame, path: Path, made_from: Mapping[str, str] | None = None) -> None:
+    """Write a table of numbers and texts to a ``.parquet`` file, beside its place and then into it; ``made_from`` says what its parts are of."""
     marked = table.copy()
-    marked.attrs = {DIGEST: _digest(table)}
+    marked.attrs = {DIGEST: _digest(table)} | ({} if made_from is None else {MADE_FROM: dict(made_from)})
     beside = path.with_suffix(".tmp.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
@@ -31,7 +32,7 @@ def store(table: DataFrame, path: Path) -> None:
 def load(path: Path, remedy: str) -> DataFrame:
     """Read what ``store`` wrote; raises ``UserError``, which advises ``remedy``, when the file is not there, no table, or not as it was written.
 
-    A table of before hashes were kept is read as it is.
+    A table of before hashes were kept is read as it is. What its parts are of, where that was stored, is its attribute ``made_from``.
     """
     from pandas import read_parquet
 

@@ -7,12 +7,13 @@ import json
 import math
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import sealed
 from collapse_lib.experiment.paths import runs_root
 from collapse_lib.judge.connection import endpoint, one_line, without_secrets
 
@@ -23,6 +24,8 @@ Body = dict[str, Any]  # of a request, as it is sent
 
 BYTES_PER_TOKEN = 4  # of English text, about; the judge's own tokeniser is not at hand
 MOST_TOKENS = 10_000_000  # no model reads or writes more at once: a larger count is none
+
+COLUMNS = ("request", "run", "judge", "model", "text", "prompt_tokens", "answer_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Answer:
 class Ledger:
     """The answers there are, and who paid for them: one SQLite file, safe with threads, processes and kills.
 
+    Each answer carries the hash of all that is recorded of it, as JSON records do (``files.sealed``): SQLite knows a damaged page by its form alone,
+    and another digit in a text is well formed. Rows from before that was so are read as they are.
+
     An answer belongs to the endpoint that gave it. Ledgers written before that was recorded are still read: their answers were paid for, so they
     serve any endpoint that has given none of its own. Only their empty ones do not, which may be what was left of a response that was no answer.
     """
@@ -50,30 +56,46 @@ class Ledger:
         self.path, self.endpoint = path or runs_root() / "judge.sqlite", endpoint()
         self._do(
             "CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, run TEXT, judge TEXT, model TEXT, text TEXT, "
-            "prompt_tokens INTEGER, answer_tokens INTEGER)"
+            "prompt_tokens INTEGER, answer_tokens INTEGER, sha256 TEXT)"
         )
+        if "sha256" not in {column[1] for column in self._do("PRAGMA table_info(answers)")}:
+            with suppress(UserError):  # another process was quicker
+                self._do("ALTER TABLE answers ADD COLUMN sha256 TEXT")
 
     def find(self, body: Body) -> Answer | None:
         """The answer to a request that was sent to this endpoint before, by whatever run."""
         own, old = request_hash(body, self.endpoint), request_hash(body)
-        rows = self._do(
-            "SELECT text, model, prompt_tokens, answer_tokens, request = :own AS own FROM answers "
-            "WHERE request = :own OR (request = :old AND text <> '') ORDER BY own DESC LIMIT 1",
-            {"own": own, "old": old},
-        )
-        return sound_answer(body, *rows[0]) if rows else None
+        where = "WHERE request = :own OR (request = :old AND text <> '') ORDER BY request = :own DESC LIMIT 1"
+        rows = self._rows(where, {"own": own, "old": old})
+        if not rows:
+            return None
+        answer = rows[0]
+        told = (answer["text"], answer["model"], answer["prompt_tokens"], answer["answer_tokens"])
+        return sound_answer(body, *told, endpoint_known=answer["request"] == own)
 
     def add(self, body: Body, run: str, answer: Answer) -> None:
         """Record this endpoint's answer to a request that ``run`` has paid for."""
-        row = (request_hash(body, self.endpoint), run, body["model"], answer.model, answer.text, answer.prompt_tokens, answer.answer_tokens)
-        self._do("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        values = (request_hash(body, self.endpoint), run, body["model"], answer.model, answer.text, answer.prompt_tokens, answer.answer_tokens)
+        row = sealed(dict(zip(COLUMNS, values, strict=True)))
+        self._do(f"INSERT OR REPLACE INTO answers ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})", row)
 
     def paid(self, run: str, settings: GPTEvalSettings) -> float | None:
         """What a run of this name has paid for this judge's answers, at the prices that are set; None where there are none."""
+        # All rows are looked at, for one whose run or judge was damaged would go unpaid.
+        own = [row for row in self._rows() if (row["run"], row["judge"]) == (run, settings.judge)]
         # Older ledgers hold whatever an endpoint said it had counted.
-        sums = ", ".join(f"SUM(CASE WHEN {name} BETWEEN 0 AND {MOST_TOKENS} THEN {name} END)" for name in ("prompt_tokens", "answer_tokens"))
-        rows = self._do(f"SELECT {sums} FROM answers WHERE run = ? AND judge = ?", (run, settings.judge))
-        return cost(rows[0][0] or 0, rows[0][1] or 0, settings)
+        prompts, answers = (sum(row[name] for row in own if isinstance(row[name], int) and 0 <= row[name] <= MOST_TOKENS) for name in COLUMNS[5:])
+        return cost(prompts, answers, settings)
+
+    def _rows(self, where: str = "", values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Answers by the names of their columns; ``UserError`` if one is not as it was recorded."""
+        found = []
+        for *content, seal in self._do(f"SELECT {', '.join(COLUMNS)}, sha256 FROM answers {where}", values or {}):
+            row = dict(zip(COLUMNS, content, strict=True))
+            if seal is not None and (any(isinstance(value, bytes) for value in content) or seal != sealed(row)["sha256"]):
+                raise UserError(f"The judge's answers in {self.path} were damaged or changed by hand; move the file away to ask anew.")
+            found.append(row)
+        return found
 
     def _do(self, statement: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[tuple]:
         self.path.parent.mkdir(parents=True, exist_ok=True)

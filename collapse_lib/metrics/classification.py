@@ -30,6 +30,7 @@ from collapse_lib.experiment.progress import progress
 from collapse_lib.experiment.shapes import FineTuning
 from collapse_lib.metrics import crossed
 from collapse_lib.metrics.padding import longest_first, padded
+from collapse_lib.text.tasks import room_for_pairs
 from collapse_lib.train.devices import deterministic
 
 if TYPE_CHECKING:
@@ -85,12 +86,7 @@ def encode(rows: Rows, tokenizer: Tokenizer, max_length: int, separator: str = "
     if len(rows.texts[0]) == 1:
         return Encoded([np.array(ids[:max_length], dtype=np.int64) for ids in first], rows.labels)
     second = tokenizer.encode_batch([row[1] for row in rows.texts])
-    between = tokenizer.encode(separator)
-    room = max_length - len(between)
-    if room < 2:
-        raise UserError(
-            f"classification.separator takes {len(between)} tokens, which leaves no room for texts in classification.max_length = {max_length}."
-        )
+    between, room = tokenizer.encode(separator), room_for_pairs(tokenizer, max_length, separator)
     tokens = []
     for a, b in zip(first, second, strict=True):
         kept_a, kept_b = _longest_first(len(a), len(b), room)

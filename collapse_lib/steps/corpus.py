@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.inputs import given_tokenizer
 
 if TYPE_CHECKING:
+    from collapse_lib.experiment.protocol import Protocol
     from collapse_lib.text.corpus import TokenCorpus
     from collapse_lib.text.tokenizer import Tokenizer
 
@@ -38,6 +40,7 @@ def write_initial_corpus(task: Task) -> None:
         tokenizer = tokenization.learn(read_stories(protocol.corpus, "train", seed), protocol.tokenizer.vocabulary)
     else:
         tokenizer = given_tokenizer(protocol.tokenizer.source)
+    check_lengths(protocol, tokenizer)
     task.publish("tokenizer", tokenizer.save)
     parts = build_initial_corpus(protocol, tokenizer, task.path("train").parent, seed)
     for part, stories in parts.items():
@@ -48,6 +51,28 @@ def write_initial_corpus(task: Task) -> None:
     task.publish("words", "\n".join(sorted(corpus_word_types(parts["train"], tokenizer))))
     record.measure("vocabulary", tokenizer.vocabulary, "tokens", "tokens the model can write")
     record.examples["samples"] = excerpts(parts["train"], tokenizer)
+
+
+def check_lengths(protocol: Protocol, tokenizer: Tokenizer) -> None:
+    """Raise ``UserError`` for lengths that only the tokeniser can tell, and that steps after hours of training would refuse."""
+    from collapse_lib.metrics.gpt_eval import read_prompts
+    from collapse_lib.text.tasks import TASKS, room_for_pairs
+
+    if any(len(TASKS[name].columns) == 2 for name in protocol.classification.tasks):
+        room_for_pairs(tokenizer, protocol.classification.max_length, protocol.classification.separator)
+    wanted = {}
+    if protocol.completions.every:
+        wanted["completions.max_new_tokens"] = protocol.completions.max_new_tokens, protocol.completions.beginnings
+    if protocol.continuations.beginnings:
+        wanted["continuations.tokens"] = protocol.continuations.tokens, protocol.continuations.beginnings
+    for field, (tokens, beginnings) in wanted.items() if protocol.sampling.overflow == "extend" else ():
+        start, positions = int(protocol.sampling.start == "endoftext"), protocol.model.max_position_embeddings
+        longest = start + max((len(tokenizer.encode(text)) for text in read_prompts(protocol.completions.prompts)[:beginnings]), default=0)
+        if longest + tokens - 1 > positions:  # the last token is never read
+            raise UserError(
+                f"{field} is {tokens}, and the longest beginning in completions.prompts has {longest} tokens, start included: "
+                f"with sampling.overflow = extend that is more than model.max_position_embeddings = {positions}."
+            )
 
 
 def text_bytes(stories: TokenCorpus, tokenizer: Tokenizer) -> int:

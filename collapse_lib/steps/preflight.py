@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.machine import choose_device
@@ -16,7 +17,9 @@ from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.inputs import given_tokenizer
-from collapse_lib.text.sources import is_on_hub, read_stories
+from collapse_lib.text.sources import all_held_out, held_out, is_on_hub, one_story_only, read_stories
+
+FEW = 10_000  # stories that a hold-out could take all of
 
 
 def begin(name: str, protocol: Protocol, device: str = "auto", exact: bool = False) -> Run:
@@ -72,9 +75,14 @@ def check(run: Run, device: str = "auto") -> None:
 
 
 def check_stories(run: Run) -> None:
-    """Read the first story of each source on this machine, unless the run has its initial corpus already."""
-    settings = run.protocol.corpus
+    """Read the first stories of each source on this machine, unless the run has its initial corpus already."""
+    settings, share, seed = run.protocol.corpus, run.protocol.training.holdout, run.protocol.derived_seed(0, "corpus")
     if run.step(0, "corpus").manifest() is None:
+        few = settings.stories is not None and settings.stories <= FEW
+        if few and all(held_out(seed, "holdout", index, share) for index in range(settings.stories)):
+            raise all_held_out(share, settings.stories)
         for split, source in (("train", settings.source), ("validation", settings.validation_source or settings.source)):
             if not is_on_hub(source):
-                next(read_stories(settings, split), None)
+                found = list(islice(read_stories(settings, split, seed), 2))
+                if split == "train" and len(found) < 2:
+                    raise one_story_only(settings.source)

@@ -64,7 +64,8 @@ def look_at_text(
     if len(stories) >= settings.block_stories:
         starts = [np.append(text.eos_id, story).astype(np.int64)[:context] for story in stories]
         record.metrics |= _diversity(stories, tokenizer, settings.block_stories)
-        record.metrics["text_distance"] = text_distance(features(first_model, starts), real, settings.block_stories)
+        if len(real) >= settings.block_stories:
+            record.metrics["text_distance"] = text_distance(features(first_model, starts), real, settings.block_stories)
     if task.generation == 1:
         record.metrics |= _real(task.protocol.texture, validation, tokenizer, real)
 
@@ -87,7 +88,7 @@ def _real(settings: TextureSettings, validation: TokenCorpus, tokenizer: Tokeniz
     measures: dict[str, Metric] = {}
     if sum(map(len, rows)) >= settings.block_tokens:
         measures |= {f"block_{name}": metric for name, metric in distinct_shares(rows, settings.block_tokens).items()}
-    if len(rows) >= settings.block_stories:
+    if len(rows[: settings.stories]) >= settings.block_stories:
         measures |= _diversity([row[1:] for row in rows[: settings.stories]], tokenizer, settings.block_stories)
     if half >= settings.block_stories:
         measures["text_distance"] = text_distance(seen[:half], seen[half:], settings.block_stories)

@@ -32,6 +32,7 @@ GENERATIONS = 40
 TOKENS = 20_000
 GRAMMAR = "small"  # that of the networks' study
 MEASURES = ("tokens", "types", "entropy", "conditional_entropy", "context_information", "distinct_pairs", "contexts", "loss")
+AGAIN = "delete it, and `collapse_lib.studies.ngram_regimes.run()` makes it again"
 FREQUENCIES = (1, 4, 16, 64)  # occurrences in the initial corpus, from these to twice as many, of the words whose survival is kept
 
 
@@ -85,10 +86,16 @@ def load() -> DataFrame:
 
     Raises ``UserError`` as long as there are none.
     """
+    found = _load()
+    found.attrs.pop(tables.MADE_FROM, None)
+    return found
+
+
+def _load() -> DataFrame:
     file = table_file()
     if not file.is_file():
         raise UserError(f"There is no table {file} of n-gram chains; `collapse_lib.studies.ngram_regimes.run()` makes it.")
-    return tables.load(file, "delete it, and `collapse_lib.studies.ngram_regimes.run()` makes it again")
+    return tables.load(file, AGAIN)
 
 
 def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers: int | None = None) -> DataFrame:
@@ -102,7 +109,11 @@ def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers:
     file = table_file()
     file.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(file.with_suffix(".lock"), "The study of n-gram chains"):
-        done = load() if file.is_file() else DataFrame({"arm": [], "seed": []})
+        done = _load() if file.is_file() else DataFrame({"arm": [], "seed": []})
+        made = {name: _kind(arm, generations) for name, arm in arms.items()}
+        origins = done.attrs.pop(tables.MADE_FROM, {})
+        if other := [name for name, kind in made.items() if origins.get(name, kind) != kind]:
+            raise UserError(f"{file} has chains of '{other[0]}' that are {origins[other[0]]}, and not {made[other[0]]}; {AGAIN}.")
         have = set(zip(done["arm"], done["seed"], strict=True))
         wanted = [(name, seed) for name, arm in arms.items() for seed in range(1, 1 + arm.chains)]
         wanted.sort(key=lambda chain: (-arms[chain[0]].chains, chain[1]))  # quick ones first, and something of each arm
@@ -110,7 +121,7 @@ def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers:
         with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
             for future in as_completed([pool.submit(one_chain, name, arms[name], seed, generations) for name, seed in missing]):
                 done = concat([part for part in (done, future.result()) if len(part)], ignore_index=True)
-                _store(done, list(arms), file)
+                _store(done, list(arms), file, origins | made)
     return load()
 
 
@@ -136,8 +147,14 @@ def measure(floor: float, model: NGram, text: TokenCorpus, initial: TokenCorpus,
     return found | {name: every[name] for name in (f"survived_{m}" for m in FREQUENCIES) if name in every}
 
 
-def _store(table: DataFrame, arms: list[str], file: Path) -> None:
+def _kind(arm: Arm, generations: int) -> str:
+    """What decides a chain, its seed apart, in words."""
+    regime = ", ".join(str(value) for value in vars(arm.regime).values() if value is not None)
+    return f"{generations} generations of {arm.tokens} tokens, contexts of {arm.k} ({regime})"
+
+
+def _store(table: DataFrame, arms: list[str], file: Path, made_from: dict[str, str]) -> None:
     """Write the table, in an order that does not tell when which chain was done."""
     order = table["arm"].map({name: number for number, name in enumerate(arms)})
     table = table.assign(order=order).sort_values(["order", "seed", "generation"], ignore_index=True).drop(columns="order")
-    tables.store(table, file)
+    tables.store(table, file, made_from)

@@ -93,6 +93,9 @@ def check_study(study: Study, device: str = "auto") -> None:
         member = memberships.get(chain.name)
         if member is None and run.manifest_files():
             raise UserError(f"Run '{chain.name}' was not made by a study; rename its folder, or give the study another name.")
+        if member is not None and member["study"] == study.name and (member["arm"], member["seed"]) != (chain.arm, chain.seed):
+            another = f"{chain_folder(chain) / CHAIN_RECORD} is that of chain '{member['arm']}-{member['seed']}'"
+            raise UserError(f"{another}; {_run_again(chain.name)}.")
         if member is not None and (member["study"], member["arm"], member["seed"]) != (study.name, chain.arm, chain.seed):
             raise UserError(f"Run '{chain.name}' belongs to study '{member['study']}'; give this one another name.")
         if chain.arm not in seen:
@@ -123,7 +126,7 @@ def enrol(chain: Chain, run: Run) -> None:
 
 def steps_wanted(run: Run) -> tuple[str, ...]:
     """The steps that a run is to have: its study's, if it is a chain of one, else all."""
-    member = read_json(run.folder / CHAIN_RECORD, Membership)
+    member = _membership(run.name)
     if member is None:
         return tuple(STEPS)
     return study_from_fields(member["specification"], f"{run.name}/{CHAIN_RECORD}").steps
@@ -209,13 +212,23 @@ def table(study: Study) -> DataFrame:
         found.insert(2, "seed", found["run"].map(lambda run: here[run].seed))
         parts.append(found)
     if elsewhere:
-        numbers = tables.load(record_folder(study.name) / NUMBERS, _again(study.name))
-        parts.append(numbers[numbers["run"].isin(elsewhere)])
+        parts.append(_recorded_numbers(study, recorded, elsewhere))
     if not parts:
         raise UserError(f"Study '{study.name}' has no results yet; `collapse study run {study.name}` makes some.")
     found = concat(parts, ignore_index=True)
     assert list(found.columns) == [COLUMNS[0], "arm", "seed", *COLUMNS[1:]]
     return found
+
+
+def _recorded_numbers(study: Study, recorded: dict[str, dict[str, Any]], runs: set[str]) -> DataFrame:
+    """The rows of some runs in the table of a study's record; it is a file of its own, and has to be of the same chains as the head."""
+    file = record_folder(study.name) / NUMBERS
+    numbers = tables.load(file, _again(study.name))
+    origins = numbers.attrs.pop(tables.MADE_FROM, None)  # None: of before they were stored
+    wanted = {chain.label: recorded[chain.label]["manifests"] for chain in study.chains() if chain.name in runs}
+    if origins is not None and (other := [label for label, manifests in wanted.items() if origins.get(label) != manifests]):
+        raise UserError(f"{file} has not the numbers of the chain '{other[0]}' that {HEAD} beside it declares; {_again(study.name)}.")
+    return numbers[numbers["run"].isin(runs)]
 
 
 def recorded_chains(study: Study) -> dict[str, dict[str, Any]]:
@@ -227,7 +240,8 @@ def recorded_chains(study: Study) -> dict[str, dict[str, Any]]:
     if head is None:
         return {}
     if field := study.differences(study_from_fields(head["specification"], f"The record of study '{study.name}'")):
-        raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}.")
+        remedy = "give this one another name, or take the record from where it was made"
+        raise UserError(f"The record in {record_folder(study.name)} is of another study '{study.name}'; it differs in {field}; {remedy}.")
     return head["chains"]
 
 
@@ -242,7 +256,7 @@ def record(study: Study) -> Path:
     if not runs:
         raise UserError(f"Study '{study.name}' has no runs here, only the record of them.")
     chains |= {chain.label: _provenance(chain) for chain in runs if chains.get(chain.label, {}).get("generations", 0) <= generations_here(chain)}
-    tables.store(found, folder / NUMBERS)
+    tables.store(found, folder / NUMBERS, {label: chain["manifests"] for label, chain in chains.items()})
     head = {"study": study.name, "hash": study.hash, "specification": study.model_dump(mode="json"), "chains": chains}
     write_json(folder / HEAD, sealed(head))
     return folder
@@ -254,7 +268,11 @@ def record_folder(name: str) -> Path:
 
 def _head(name: str) -> dict[str, Any] | None:
     """What the record of a study declares; None if there is none."""
-    return read_json(record_folder(name) / HEAD, StudyRecord, _again(name))
+    file = record_folder(name) / HEAD
+    head = read_json(file, StudyRecord, _again(name))
+    if head is not None and head["study"] != name:
+        raise UserError(f"{file} is the record of a study '{head['study']}'; {_again(name)}.")
+    return head
 
 
 def _again(name: str) -> str:
@@ -410,5 +428,15 @@ def _chain(study: Study, label: str) -> Chain:
 
 def _memberships() -> dict[str, dict[str, Any]]:
     """What the runs that belong to studies say of themselves, by the run's name, the one that advanced last first."""
-    found = {name: read_json(runs_root() / name / CHAIN_RECORD, Membership) for name in run_names()}
+    found = {name: _membership(name) for name in run_names()}
     return {name: member for name, member in found.items() if member}
+
+
+def _membership(run: str) -> dict[str, Any] | None:
+    """What a run says of the study that it belongs to, if it does."""
+    return read_json(runs_root() / run / CHAIN_RECORD, Membership, _run_again(run))
+
+
+def _run_again(run: str) -> str:
+    """What to do about a chain that no longer says, or says wrongly, which it is."""
+    return f"take it from a copy, or `collapse rm {run}` and have the study make the chain again"

@@ -27,7 +27,7 @@ import numpy as np
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, read_json, sealed, write_json
 from collapse_lib.experiment.machine import choose_device
-from collapse_lib.experiment.paths import runs_root
+from collapse_lib.experiment.paths import run_names, runs_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import Comparison
@@ -135,13 +135,19 @@ def compare(name: str, device: str = "auto") -> Path:
 
 
 def comparisons(runs: Runs = "newest") -> list[dict[str, Any]]:
-    """What ``compare`` found about some runs (``results.select``), be they named as the chain, its twin or its reseeded copy; each once."""
+    """What ``compare`` found about some runs (``results.select``), be they named as the chain, its twin or its reseeded copy; each once.
+
+    Raises ``UserError`` for a record that is damaged, or of other models and texts than those runs have, where they are here.
+    """
     suffixes = [run_name for role, run_name in names("").items() if role != "chain"]
     chains = {}
     for name in select(runs):
         chain = next((name.removesuffix(suffix) for suffix in suffixes if name.endswith(suffix)), name)
         chains[chain] = read_json(runs_root() / chain / RECORD, Comparison)
-    return [record for record in chains.values() if record]
+    found = [record for record in chains.values() if record]
+    for record in found:
+        _check_made_from(record)
+    return found
 
 
 def table(records: Sequence[dict[str, Any]]) -> DataFrame:
@@ -203,10 +209,23 @@ def _places(run: Run, count: int) -> tuple[list[np.ndarray], NDArray[np.int64]]:
     return sampled_positions(open_artefact(run.step(0, "corpus"), "validation"), count, run.protocol.evaluation.max_context, run.seed(0, "twins"))
 
 
+def _check_made_from(record: dict[str, Any]) -> None:
+    named = set(record["runs"].values())
+    runs = {role: Run.open(name) for role, name in record["runs"].items()} if named <= set(run_names()) else {}
+    for found in record["generations"] if runs else ():
+        steps = [run.step(found["generation"], step) for run in runs.values() for step in _steps_read(found["generation"])]
+        if all(step.manifest_file.is_file() for step in steps) and found["made_from"] != _made_from(runs, found["generation"]):
+            file = runs_root() / record["runs"]["chain"] / RECORD
+            raise UserError(f"{file} compares other models or texts than these runs have; delete it to have it made again.")
+
+
+def _steps_read(generation: int) -> tuple[str, ...]:
+    return ("train", "sample") if generation else ("corpus",)
+
+
 def _made_from(runs: dict[str, Run], generation: int) -> str:
     """A hash over what the three runs have at a generation: their initial corpora, or their models and their texts."""
-    steps = ("train", "sample") if generation else ("corpus",)
-    made = {role: [run.step(generation, step).output_hashes() for step in steps] for role, run in runs.items()}
+    made = {role: [run.step(generation, step).output_hashes() for step in _steps_read(generation)] for role, run in runs.items()}
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
 

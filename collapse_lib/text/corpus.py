@@ -27,9 +27,10 @@ import numpy as np
 
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import naming, read_json, sha256, write_json
+from collapse_lib.experiment.limits import LARGEST_VOCABULARY
 from collapse_lib.experiment.progress import progress
-from collapse_lib.text.sources import held_out, read_stories
-from collapse_lib.text.tokenizer import LARGEST_VOCABULARY, Tokenizer
+from collapse_lib.text.sources import all_held_out, held_out, one_story_only, read_stories
+from collapse_lib.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from collapse_lib.experiment.protocol import Protocol
@@ -262,7 +263,9 @@ def build_initial_corpus(protocol: Protocol, tokenizer: Tokenizer, folder: str |
     for index, row in enumerate(_tokenised(read_stories(settings, "train", seed), tokenizer, settings.stories, "Training stories")):
         parts["holdout" if held_out(seed, "holdout", index, protocol.training.holdout) else "train"].add(row)
     if not parts["holdout"].rows:
-        raise UserError(f"'{settings.source}' gives one training story only; two are the fewest, one of them to hold out.")
+        raise one_story_only(settings.source)
+    if not parts["train"].rows:
+        raise all_held_out(protocol.training.holdout, parts["holdout"].rows)
     for row in _tokenised(read_stories(settings, "validation", seed), tokenizer, settings.validation_stories, "Validation stories"):
         parts["validation"].add(row)
     return {part: shards.finish() for part, shards in parts.items()}

@@ -59,10 +59,20 @@ def read_stories(settings: CorpusSettings, split: Split = "train", seed: int = 0
     return islice(stories, limit)
 
 
+def one_story_only(source: str) -> UserError:
+    """What is said where a source leaves no story to hold out."""
+    return UserError(f"'{source}' gives one training story only; two are the fewest, one of them to hold out.")
+
+
+def all_held_out(share: float, stories: int) -> UserError:
+    """What is said where the hold-out leaves no story to train on."""
+    return UserError(f"training.holdout = {share} holds out all {stories} training stories; give more stories or a smaller share.")
+
+
 def held_out(seed: int, purpose: str, index: int, share: float) -> bool:
     """Whether item ``index`` belongs to a held-out ``share`` (0..1) of a sequence whose length is not known yet.
 
-    Depends on the three alone. The second item always does, so that both sides of any sequence of two or more have an item.
+    Depends on the three alone. The second item always does, so that a sequence of two or more has one; the other side may be left without.
     """
     return index == 1 or _derived(seed, f"{purpose}/{index}") < share * 2**32
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from collapse_lib.experiment.protocol import ClassificationSettings
+    from collapse_lib.text.tokenizer import Tokenizer
 
 SUFFIXES = (".jsonl.gz", ".jsonl", ".parquet")
 ROWS_SEED = 1  # of the first draw of the rows that a limit leaves: the same for every run, so that runs answer the same questions
@@ -147,6 +148,16 @@ def check_files(settings: ClassificationSettings) -> None:
     for task in (TASKS[name] for name in settings.tasks):
         if task.hub and settings.data is not None:
             _files(task, Path(settings.data).expanduser())
+
+
+def room_for_pairs(tokenizer: Tokenizer, max_length: int, separator: str) -> int:
+    """Tokens that the two texts of a pair may have together; ``UserError`` if the separator leaves less than one for each."""
+    between = len(tokenizer.encode(separator))
+    if max_length - between < 2:
+        raise UserError(
+            f"classification.separator takes {between} tokens, which leaves no room for texts in classification.max_length = {max_length}."
+        )
+    return max_length - between
 
 
 def _read(task: Task, settings: ClassificationSettings) -> TaskData:

@@ -12,13 +12,12 @@ import numpy as np
 
 from collapse_lib.experiment.errors import UserError, first_line
 from collapse_lib.experiment.files import write_text
+from collapse_lib.experiment.limits import LARGEST_VOCABULARY, check_learned_vocabulary
 
 if TYPE_CHECKING:
     import tokenizers
 
 EOS = "<|endoftext|>"
-LARGEST_VOCABULARY = 2**16  # token ids are stored in 16 bits
-SMALLEST_VOCABULARY = 257  # every byte, and EOS
 
 
 class Tokenizer:
@@ -91,8 +90,7 @@ def learn(texts: Iterator[str], vocabulary: int) -> Tokenizer:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
-    if not SMALLEST_VOCABULARY <= vocabulary <= LARGEST_VOCABULARY:
-        raise UserError(f"tokenizer.vocabulary is {vocabulary}; allowed is {SMALLEST_VOCABULARY} (every byte and '{EOS}') to {LARGEST_VOCABULARY}.")
+    check_learned_vocabulary(vocabulary)
     tokenizer = tokenizers.Tokenizer(models.BPE())
     _make_byte_level(tokenizer, pre_tokenizers, decoders)
     trainer = trainers.BpeTrainer(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.limits import check_precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,8 +25,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if device == "cuda" and not has_cuda:
         raise UserError("The device is cuda, but torch finds no GPU here; choose cpu or auto.")
     on_cpu = device == "cpu" or not has_cuda
-    if on_cpu and precision == "fp16":
-        raise UserError("training.precision is fp16, which needs a GPU; on a CPU choose --set training.precision=fp32 or bf16.")
+    check_precision(precision, "cpu" if on_cpu else "cuda")
     # accelerate remembers device and precision for the whole process; a notebook may train a second time with others.
     AcceleratorState._reset_state(reset_partial_state=True)
     # On a CPU, products run in bf16 without autocast: see ``precision``.

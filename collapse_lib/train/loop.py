@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.limits import share_of_batch
 from collapse_lib.experiment.parallel import side_by_side
 from collapse_lib.experiment.progress import progress
 from collapse_lib.model.loss import IGNORED
@@ -167,17 +168,8 @@ def micro_batch_size(settings: TrainingSettings, model: GPTNeo, device: torch.de
 
     Raises ``UserError`` where no accumulation gives that product.
     """
-    share, rest = divmod(settings.batch_size, processes)
-    if rest:
-        raise UserError(
-            f"training.batch_size = {settings.batch_size} cannot be shared evenly by {processes} processes; use a number of them that divides it."
-        )
+    share = share_of_batch(settings.batch_size, settings.micro_batch_size, processes)
     if settings.micro_batch_size:
-        if share % settings.micro_batch_size:
-            raise UserError(
-                f"training.batch_size = {settings.batch_size} is not a multiple of training.micro_batch_size x processes"
-                f" = {settings.micro_batch_size} x {processes}; choose a micro-batch size that divides {share}."
-            )
         return settings.micro_batch_size
     tokens, parts = CPU_TOKENS, torch.get_num_threads()  # on a CPU, work for every core
     if device.type == "cuda":

@@ -12,7 +12,9 @@ from collapse_lib import cli
 from collapse_lib.cost import bench
 from collapse_lib.cost.bench import free_text, ngram, perplexity, records, sampling, training
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import sealed
 from collapse_lib.experiment.machine import bf16_units
+from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.shapes import BenchReport
 from collapse_lib.figures import speed
 from collapse_lib.model.weightless import without_weights
@@ -25,7 +27,7 @@ def test_a_bench_reports_rates_ratios_memory_and_checks(config: str, tmp_path, c
     assert cli.main(["bench", "sampling", "--config", config, "--device", "cpu", "--rounds", "1", "--length", "4", "--output", str(file)]) == 0
     shown = capsys.readouterr().out
     report = json.loads(shown.splitlines()[-1])
-    assert report == json.loads(file.read_text())
+    assert sealed(report) == json.loads(file.read_text())
     ours, *baselines = report["sides"].values()
     assert len(baselines) == (4 if bf16_units() else 2) and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
     for name, ratio in report["ratios"].items():
@@ -118,3 +120,14 @@ def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pyte
     assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00 (3.00 to 5.00)"
     assert records.limits(reports)["share"].tolist() == ["50%", "50%"] and set(records.checks(reports)["same"]) == {"yes"}
     assert "4.0×" in speed.ratios(reports).svg
+    sound = sealed(report)
+    (tmp_path / "bench" / "33m.json").write_text(json.dumps(sound))
+    assert records.recorded()[1] == sound
+    (tmp_path / "bench" / "33m.json").write_text(json.dumps(sound | {"unit": "words"}))
+    with pytest.raises(UserError, match=r"33m\.json was damaged or changed by hand"):
+        records.recorded()
+
+
+def test_the_reports_in_the_checkout_are_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(project_root() / "papermill_runs"))
+    assert len(found := records.recorded()) >= 10 and all("sha256" in report for report in found)

@@ -305,6 +305,11 @@ def test_a_recorded_machine_reads_back(demo, tmp_path, monkeypatch):
     measured.save(tmp_path / "bench" / "mine.json")
     (tmp_path / "bench" / "report.json").write_text('{"bench": "sampling"}')
     assert calibration.load("mine") == calibration.load(str(tmp_path / "bench" / "mine.json")) == measured
+    file = tmp_path / "bench" / "other.json"
+    file.write_text((tmp_path / "bench" / "mine.json").read_text().replace('"batch_tokens": ', '"batch_tokens": 1'))
+    with pytest.raises(UserError, match=r"other\.json was damaged or changed by hand since it was written; record the machine again"):
+        calibration.load("other")
+    file.unlink()
     with pytest.raises(UserError, match=r"no recorded machine 'yours'.*there is mine\)"):
         calibration.load("yours")
     with pytest.raises(UserError, match="is not a machine"):

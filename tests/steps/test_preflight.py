@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from collapse_lib import steps
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.protocol import load_preset
@@ -52,6 +53,35 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_stored(runs, monke
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="torch finds no GPU"):
         begin("one", load_preset("smoke"), "cuda")
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classification.separator": " between " * 40}, r"classification\.separator takes .* classification\.max_length = 48"),
+        ({"sampling.overflow": "extend", "completions.max_new_tokens": "60"}, r"completions\.max_new_tokens is 60, and the longest beginning"),
+        (
+            {"sampling.overflow": "extend", "completions.every": "null", "continuations.tokens": "62"},
+            r"continuations\.tokens is 62, and the longest beginning",
+        ),
+    ],
+)
+def test_what_only_the_tokenizer_can_tell_is_said_with_the_corpus(runs, changes, said):
+    run = begin("one", load_preset("smoke").with_changes(changes))
+    with pytest.raises(UserError, match=said):
+        steps.corpus(run)
+    assert run.step(0, "corpus").manifest() is None
+
+
+def test_one_story_and_none_to_train_on_are_said_before_anything_is_stored(runs, tmp_path):
+    (tmp_path / "two.txt").write_text("Tom ran.<|endoftext|>Mia sat.")
+    for changes, said in (
+        ({"corpus.source": str(tmp_path / "two.txt"), "corpus.stories": "null"}, "gives one training story only"),
+        ({"training.holdout": "0.9999"}, "holds out all 200 training stories"),
+    ):
+        with pytest.raises(UserError, match=said):
+            begin("one", load_preset("smoke").with_changes(changes))
     assert not runs.exists()
 
 

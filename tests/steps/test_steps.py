@@ -110,3 +110,16 @@ def test_real_stories_have_their_texture_measured_once_and_alike(tmp_path, token
     }
     assert {"real_block_distinct_2", "real_text_distance"} <= first.keys() and not any(name.startswith("real_") for name in measured[2])
     assert first["real_text_distance"]["counts"]["blocks"] == len(stories) // 2 // 10
+
+
+def test_too_few_stories_leave_out_what_compares_blocks_of_them(tmp_path, tokenizer, stories):
+    rows = [np.array([tokenizer.eos_id, *ids], np.uint16) for ids in tokenizer.encode_batch(stories)]
+    text, few = (TokenCorpus.in_memory(part, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=True) for part in (rows, rows[:5]))
+    model = GPTNeo(GPTNeoConfig(vocab_size=tokenizer.vocabulary, max_position_embeddings=64, hidden_size=16, num_layers=2, num_heads=4), seed=1)
+    for validation, compared in ((few, 20), (text, 5)):
+        settings = {"rows": 40, "stories": compared, "block_tokens": 400, "block_stories": 10}
+        protocol = Protocol.from_fields({"corpus": {"stories": 10}, "texture": settings, "evaluation": {"max_context": 32}})
+        task = Task(protocol, 1, "cpu", tmp_path)
+        look_at_text(task, model, text, model, text, validation, tokenizer)
+        found = task.record.metrics
+        assert ("self_bleu" in found) == (compared == 20) and not {"text_distance", "real_text_distance", "real_self_bleu"} & found.keys()

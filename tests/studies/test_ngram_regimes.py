@@ -25,6 +25,16 @@ def test_chains_are_made_once_and_kept(tmp_path, monkeypatch):
     assert first[first["seed"] == 2].reset_index(drop=True).equals(one_chain("replace", FEW["replace"], 2, 3))
 
 
+def test_chains_of_another_kind_are_not_taken_for_these(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    few = Arm(k=1, tokens=300, chains=1)
+    made = ngram_regimes.run({"replace": few}, generations=2, workers=1)
+    for other, generations in ((Arm(k=1, tokens=400, chains=1), 2), (Arm(k=2, tokens=300, chains=1), 2), (few, 3)):
+        with pytest.raises(UserError, match=r"has chains of 'replace' that are 2 generations of 300 tokens, contexts of 1 \(replace, .*delete it"):
+            ngram_regimes.run({"replace": other}, generations=generations, workers=1)
+    assert ngram_regimes.run({"replace": few}, generations=2, workers=1).equals(made) and not made.attrs
+
+
 def one_chain_but_of_fresh(name, arm, seed, generations):
     assert name == "fresh", "what there is is not made again"
     return one_chain(name, arm, seed, generations)

@@ -19,8 +19,10 @@ from synthetic_runs import write_run, write_study
 from collapse_lib import cli
 from collapse_lib.book.runs import book_runs
 from collapse_lib.book.studies import study_pages
+from collapse_lib.experiment import tables
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import execute
+from collapse_lib.experiment.files import sealed
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.warm_kernel import warm_kernel
@@ -33,6 +35,7 @@ from collapse_lib.studies.study import (
     check_study,
     generations_done,
     open_study,
+    record,
     run_study,
     seconds_a_generation,
     studies_with_results,
@@ -294,6 +297,41 @@ def test_a_record_stands_for_runs_that_are_not_here(runs, finished, capsys):
     other = study_from_yaml(OWN.replace("generations: 1", "generations: 4").replace("greater", "less"))
     with pytest.raises(UserError, match="is of another study 'mine'; it differs in contrasts"):
         table(other)
+
+
+def test_a_record_that_is_not_of_its_study_is_noticed(runs, finished, capsys):
+    record(finished)
+    head, numbers = (runs / "studies" / "mine" / name for name in ("study.json", "numbers.parquet"))
+    whole = head.read_text()
+    found = json.loads(whole)
+    found["chains"]["warm-3"]["manifests"] = "0" * 64  # of a chain that was made again since, elsewhere
+    head.write_text(json.dumps(sealed(found)))
+    table(finished)  # whose runs are here
+    for chain in finished.chains():
+        shutil.rmtree(chain_folder(chain))
+    with pytest.raises(
+        UserError, match=r"numbers\.parquet has not the numbers of the chain 'warm-3' .*; take .* from where it was made, or delete it"
+    ):
+        table(finished)
+    stored = tables.load(numbers, "")
+    stored.attrs.clear()
+    tables.store(stored, numbers)  # of before it was stored what the numbers are of
+    assert len(table(finished)) == len(stored)
+    head.write_text(whole.replace('"mine"', '"yours"'))
+    with pytest.raises(UserError, match="damaged or changed by hand"):
+        table(finished)
+    head.write_text(json.dumps(sealed(json.loads(whole) | {"study": "yours"})))
+    with pytest.raises(UserError, match=r"study\.json is the record of a study 'yours'"):
+        table(finished)
+
+
+def test_a_chain_that_says_it_is_another_is_told_how_to_be_made_again(runs, finished):
+    shutil.copy(runs / "mine-warm-1" / "study.json", runs / "mine-replace-2" / "study.json")
+    with pytest.raises(UserError, match=r"mine-replace-2/study\.json is that of chain 'warm-1'; .* `collapse rm mine-replace-2`"):
+        check_study(finished)
+    (runs / "mine-replace-2" / "study.json").write_text("{}")
+    with pytest.raises(UserError, match="`collapse rm mine-replace-2` and have the study make the chain again"):
+        check_study(finished)
 
 
 def test_chains_of_a_study_are_no_single_runs(runs, finished):

@@ -128,6 +128,20 @@ def test_a_comparison_is_found_under_any_of_the_names(runs):
     assert record["runs"]["chain"] == "tiny" and comparisons("tiny-reseeded") == [record]
 
 
+def test_a_comparison_of_other_runs_is_not_shown_as_one_of_these(runs):
+    file = compare("tiny", "cpu")
+    whole = file.read_text()
+    record = json.loads(whole)
+    record["generations"][2]["made_from"] = record["generations"][1]["made_from"]
+    file.write_text(json.dumps(sealed(record)))
+    with pytest.raises(UserError, match=r"twins\.json compares other models or texts than these runs have; delete it"):
+        comparisons("tiny")
+    assert compare("tiny", "cpu").read_text() == whole and len(comparisons("tiny")) == 1
+    for name in ("tiny-twin", "tiny-reseeded"):
+        shutil.rmtree(runs / name)
+    assert len(comparisons("tiny")) == 1  # nothing to hold it against: its seal has to do
+
+
 def test_chains_that_do_not_belong_together_are_refused(runs):
     for manifest in (runs / "tiny-reseeded").glob("generation-*/manifests/*.json"):
         content = json.loads(manifest.read_text())

@@ -316,6 +316,12 @@ def test_too_few_stories_leave_nothing_finished(tmp_path, tokenizer):
     assert not list((tmp_path / "corpus").rglob("corpus.json"))
 
 
+def test_a_hold_out_that_takes_everything_is_refused(tmp_path, source, tokenizer):
+    settings = Protocol.from_fields({"corpus": {"source": source, "stories": 9}, "training": {"holdout": 1 - 1e-9}})
+    with pytest.raises(UserError, match=r"training.holdout = 0.999999999 holds out all 9 training stories; give more stories or a smaller share"):
+        build_initial_corpus(settings, tokenizer, tmp_path / "corpus", seed=1)
+
+
 def test_the_grammar_fills_an_initial_corpus(tmp_path, tokenizer):
     parts = build_initial_corpus(protocol(source="grammar", stories=40, validation_stories=9), tokenizer, tmp_path, seed=1)
     assert parts["train"].rows + parts["holdout"].rows == 40 and parts["validation"].rows == 9

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 HELD = {  # what may come of an attack; any other verdict is a fault of the project
@@ -63,18 +63,34 @@ class Campaign:
     """The attacks of some parts, in turn, a case of each at a time, so that a campaign that is cut short has tried something of everything.
 
     ``folder`` keeps what came of each case, by the hash of all the code that decides it: a call that was interrupted goes on, and one on changed
-    code begins anew. With ``shares``, several processes take every so-many-th case each, ``share`` (0, 1, ...) being this one's.
+    code begins anew. Of an earlier ``record`` (``record.report``), made elsewhere perhaps, the parts that this code and seed gave are gone on with
+    too. With ``shares``, several processes take every so-many-th case each, ``share`` (0, 1, ...) being this one's.
     """
 
-    def __init__(self, parts: dict[str, ModuleType], folder: Path, seed: int = 1, share: int = 0, shares: int = 1) -> None:
-        self.parts, self.seed, self.share, self.shares = parts, seed, share, shares
-        self.folder = folder / f"{source_hash()}-{seed}"
+    def __init__(
+        self,
+        parts: dict[str, ModuleType],
+        folder: Path,
+        seed: int = 1,
+        share: int = 0,
+        shares: int = 1,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        self.parts, self.seed, self.share, self.shares, self.source = parts, seed, share, shares, source_hash()
+        self.folder = folder / f"{self.source}-{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        found = record["parts"] if record else []
+        self.recorded = {part["part"]: part for part in found if (part["source"], part["seed"]) == (self.source, seed)}
 
-    def run(self, minutes: float = float("inf"), cases: float = float("inf"), say: Callable[[str], object] = lambda line: None) -> None:
-        """Try what has not been tried, until it is all done, each part has had ``cases`` more, or ``minutes`` have passed and each has had one."""
+    def run(
+        self, minutes: float = float("inf"), cases: float = float("inf"), say: Callable[[str], object] = lambda line: None, only: str = ""
+    ) -> None:
+        """Try what has not been tried, until it is all done, each part has had ``cases`` more, or ``minutes`` have passed and each has had one.
+
+        ``only`` stands in the names of the cases that are tried.
+        """
         deadline = time.monotonic() + 60 * minutes
-        waiting = {part: self._waiting(part) for part in self.parts}
+        waiting = {part: self._waiting(part, only) for part in self.parts}
         taken = dict.fromkeys(self.parts, 0)
         while waiting:
             for part in list(waiting):
@@ -89,13 +105,18 @@ class Campaign:
                 say(f"{part:<8} {tried.verdict:<9} {tried.seconds:6.1f} s  {case.name}" + ("" if tried.held else f"\n{tried.said}"))
 
     def outcomes(self) -> list[Tried]:
-        """What has come of every case so far; of one that was tried twice, the last."""
+        """What has come of every case so far; of one that was tried twice, the last. Those of the earlier record took no time of this campaign."""
         found: dict[tuple[str, str], Tried] = {}
+        for name, part in self.recorded.items():
+            for verdict, cases in part["verdicts"].items():
+                found |= {(name, case): Tried(name, case, verdict, part["said"].get(case, ""), 0.0) for case in cases}
+        recorded = set(found)
         for file in sorted(self.folder.glob("outcomes-*.jsonl")):
             for line in file.read_text(encoding="utf-8").split("\n"):
                 with suppress(ValueError, TypeError):  # the last line of a process that was killed
                     tried = Tried(**json.loads(line))
-                    found[tried.part, tried.case] = tried
+                    if (tried.part, tried.case) not in recorded:
+                        found[tried.part, tried.case] = tried
         return list(found.values())
 
     def planned(self, part: str) -> Iterable[Case]:
@@ -107,16 +128,16 @@ class Campaign:
     def plan_of(self, part: str) -> int | None:
         """How many cases a part has; None as long as nobody knows."""
         file = self.folder / f"planned-{part}.txt"
-        return int(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return int(file.read_text(encoding="utf-8")) if file.is_file() else self.recorded.get(part, {}).get("planned")
 
-    def _waiting(self, part: str) -> Iterator[Case]:
+    def _waiting(self, part: str, only: str) -> Iterator[Case]:
         done = {tried.case for tried in self.outcomes() if tried.part == part}
         planned, number = self.planned(part), 0
         known = self.folder / f"planned-{part}.txt"
         if isinstance(planned, Sized):
             known.write_text(str(len(planned)), encoding="utf-8")
         for number, case in enumerate(planned, 1):
-            if number % self.shares == self.share and case.name not in done:
+            if number % self.shares == self.share and case.name not in done and only in case.name:
                 yield case
         known.write_text(str(number), encoding="utf-8")
 
@@ -140,8 +161,9 @@ class Campaign:
 def source_hash() -> str:
     """16 hex digits over all files that decide what comes of a case."""
     digest = hashlib.sha256()
-    for folder, pattern in (("collapse_lib", "**/*.py"), ("collapse_lib", "**/*.yaml"), ("notebooks", "**/*.ipynb"), ("tests/torture", "*.*")):
-        for file in sorted((ROOT / folder).glob(pattern)):
+    library = ("collapse_lib/**/*.py", "collapse_lib/**/*.yaml", "notebooks/**/*.ipynb", "workflow/Snakefile")
+    for pattern in (*library, "tests/scripted_judge.py", "tests/synthetic_runs.py", "tests/torture/*.*"):
+        for file in sorted(ROOT.glob(pattern)):
             digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 

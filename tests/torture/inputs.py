@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import nbformat
 from synthetic_runs import write_run
@@ -40,10 +41,7 @@ class Row(NamedTuple):
     def name(self) -> str:
         damaged = [f"{path} = {_shown(content)}" for path, content in self.files.items()]
         words = [f"{name}={value}" for name, value in self.environment.items()]
-        command = " ".join(
-            word if word.isprintable() and word and len(word) < 60 else ascii(f"{word[:40]}…{word[-5:]}" if len(word) > 60 else word)
-            for word in self.arguments
-        )
+        command = " ".join(map(_word, self.arguments))
         return "; ".join([" ".join([*words, "collapse", command]), *damaged])
 
 
@@ -63,6 +61,10 @@ def cases(place: Path, order: random.Random) -> list[Case]:
     return [Case(row.name, lambda scratch, row=row: attempt(row, scratch)) for row in rows]
 
 
+class TooLate(BaseException):
+    """What is refused by a step, and not before the first one."""
+
+
 def attempt(row: Row, place: Path) -> Outcome:
     """Give the command what the row says, in a folder of its own."""
     os.chdir(place)
@@ -71,7 +73,11 @@ def attempt(row: Row, place: Path) -> Outcome:
     for path, content in row.files.items():
         _put(place / path, content)
     before = everything(place)
-    status, said, printed = called(row.arguments)
+    try:
+        with mock.patch("collapse_lib.experiment.execute._kernel", side_effect=TooLate):
+            status, said, printed = called(row.arguments)
+    except TooLate:
+        return Outcome("too late", "a kernel would have been started")
     if "Traceback" in said + printed:
         return Outcome("traceback", said)
     if status != 2:
@@ -157,6 +163,7 @@ SET = [
     ("training.schedule=linear", "give training.epochs a number"),
     ("training.holdout=0", "training.holdout"),
     ("training.holdout=1", "training.holdout"),
+    ("training.holdout=0.9999", "holds out all 200 training stories"),
     ("training.precision=fp8", "training.precision"),
     ("training.learning_rate=inf", "training.learning_rate"),
     ("training.learning_rate=nan", "training.learning_rate"),
@@ -176,13 +183,17 @@ SET = [
     ("corpus.skip=-1", "corpus.skip"),
     ("corpus.grammar=klingon", "corpus.grammar"),
     ("corpus.seed=-1", "corpus.seed"),
+    ("corpus.stories=1", "corpus.stories"),
     ("tokenizer.vocabulary=0", "tokenizer.vocabulary"),
     ("tokenizer.vocabulary=3", "tokenizer.vocabulary is 3; allowed is 257"),
+    ("tokenizer.vocabulary=256", "tokenizer.vocabulary is 256; allowed is 257"),
+    ("tokenizer.vocabulary=65537", "to 65536"),
     ("tokenizer.vocabulary=100000", "tokenizer.vocabulary is 100000"),
     ("generations=0", "generations"),
     ("generations=1000000000", "generations"),
     ("generations=2.5", "generations"),
     ("classification.epochs=inf", "classification.epochs"),
+    ("classification.max_length=1", "classification.max_length"),
     ("classification.tasks=[chess]", "classification.tasks"),
     ("classification.tasks=[sst2, sst2]", "more than once"),
     ("gpt_eval.timeout=inf", "gpt_eval.timeout"),
@@ -222,6 +233,14 @@ ARGUMENTS = [
     (["run", "smoke", "--generations", "0"], "generations"),
     (["run", "smoke", "--generations", "9" * 5000], "generations"),
     (["run", "smoke", "--device", "abacus"], "'abacus'"),
+    (["run", "smoke", "--device", "cpu", "--set", "training.precision=fp16"], "needs a GPU"),
+    (["run", "smoke", "--device", "cpu", "--processes", "3"], "training.batch_size = 16 cannot be shared evenly by 3 processes"),
+    (["run", "smoke", "--device", "cpu", "--processes", "4", "--set", "training.micro_batch_size=8"], "choose a micro-batch size that divides 4"),
+    (["run", "smoke", "--set", "sampling.sequences=1", "--set", "sampling.length=8"], "fewer tokens than one block of training.block_size = 32"),
+    (["run", "smoke", "--set", "sampling.overflow=extend", "--set", "sampling.length=65"], "more than model.max_position_embeddings = 64"),
+    (["run", "smoke", "--set", "sampling.overflow=extend", "--set", "completions.max_new_tokens=65"], "more than model.max_position_embeddings = 64"),
+    (["run", "smoke", "--set", "sampling.overflow=extend", "--set", "continuations.tokens=65"], "more than model.max_position_embeddings = 64"),
+    (["run", "smoke", "--set", "gpt_eval.judge=m", "--set", "corpus.validation_stories=1"], "corpus.validation_stories is 1"),
     (["run", "smoke", "--processes", "-1"], "whole number of at least 0"),
     (["run", "smoke", "--processes", "many"], "whole number of at least 0"),
     (["run", "smoke", "--processes", "9" * 30], "whole number of at least 0"),
@@ -383,6 +402,7 @@ STORIES = [
     ("one.txt", "Tom ran.\n<|endoftext|>\nMia sat.".encode("utf-16"), "not UTF-8"),
     ("one.txt", b"", "holds no story"),
     ("one.txt", b"Tom ran.", "one story only"),
+    ("one.txt", b"Tom ran.\n<|endoftext|>\nMia sat.", "gives one training story only"),
     ("one.txt", b"<|endoftext|>" * 9, "holds no story"),
     ("one.txt", b"a" * 2_500_000, "longer than 1,000,000 characters"),
     ("one.jsonl", '{"text": "Tom ran."}\n'.encode("utf-16-le"), "NUL bytes"),

@@ -15,23 +15,31 @@ from pathlib import Path
 
 import psutil
 import yaml
+from pandas import DataFrame
 
+from collapse_lib.experiment import tables
+from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.run import Run
+from collapse_lib.experiment.shapes import StudyRecord
 from torture.campaign import ROOT, Case, Outcome
-from torture.small import NAME, REGIMES, SETTINGS, contents, is_sound, made, other_than
+from torture.small import REGIMES, STUDY, contents, is_sound, made, other_than
 from torture.states import command
 
 TITLE = "SIGKILL at random times"
 KILLS = 200
-STUDY = {
-    "name": "pair",
-    "base": "smoke",
-    "generations": 1,
-    "seeds": 1,
-    "common": {field: yaml.safe_load(value) for field, value in SETTINGS.items()},
-    "arms": {"plain": None, "warm": {"sampling.temperature": 1.5}},
-    "measures": {"perplexity": "perplexity.perplexity"},
-}
+# A study's chains, and then its record, in one process.
+STUDIED = """
+import sys
+from collapse_lib.cli import main
+sys.exit(main(["study", "run", sys.argv[1], "--jobs", "2"]) or main(["study", "record", sys.argv[1]]))
+"""
+# Snakemake in the place of this process, so that it is the one that is killed; its lock, which outlives it, is taken off as its message says.
+UNLOCKED = """
+import os, subprocess, sys
+command = sys.argv[1:]
+subprocess.run([*command, "--unlock"])
+os.execv(command[0], [*command, "--rerun-incomplete"])
+"""
 # Chains of the learner that counts, two at once.
 NGRAM = """
 from collapse_lib.experiment.regimes import Regime
@@ -56,10 +64,15 @@ def snakemake() -> str | None:
     return str(own) if own.is_file() else shutil.which("snakemake")
 
 
-def _study(folder: Path) -> list[str]:
+def _pair(folder: Path) -> Path:
+    """A study of two chains, in a file."""
     file = folder / "pair.yaml"
     file.write_text(yaml.safe_dump(STUDY))
-    return ["-m", "collapse_lib", "study", "run", str(file), "--jobs", "2"]
+    return file
+
+
+def _study(folder: Path) -> list[str]:
+    return ["-c", STUDIED, str(_pair(folder))]
 
 
 def _ngram(folder: Path) -> list[str]:
@@ -70,11 +83,9 @@ def _ngram(folder: Path) -> list[str]:
 
 def _workflow(folder: Path) -> list[str]:
     file = folder / "config.yaml"
-    changes = {field: yaml.safe_load(value) for field, value in SETTINGS.items()}
-    file.write_text(yaml.safe_dump({"runs": {NAME: {"preset": "smoke", "generations": 1, "set": changes}}}))
+    file.write_text(yaml.safe_dump({"studies": [str(_pair(folder))], "device": "cpu"}))
     options = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--configfile", str(file), "--cores", "2", "--directory", str(folder)]
-    unlock = "import subprocess, sys; a = sys.argv[1:]; subprocess.run([*a, '--unlock']); sys.exit(subprocess.call([*a, '--rerun-incomplete']))"
-    return ["-c", unlock, snakemake() or "", *options]
+    return ["-c", UNLOCKED, snakemake() or "", *options]
 
 
 ATTACKED: dict[str, Attacked] = {
@@ -185,25 +196,33 @@ def _line(process: psutil.Process) -> str:
 
 
 def differences(runs: Path, undisturbed: Path) -> str:
-    """In what the runs of a folder, and tables of n-gram chains, are other than those that nobody disturbed; empty if in nothing."""
+    """In what the runs of a folder, a study's record and tables of n-gram chains are other than those that nobody disturbed; empty if in nothing."""
     os.environ["COLLAPSE_RUNS"] = str(runs)
     found = []
     names = {file.parent.name for file in undisturbed.glob("*/protocol.yaml")}
     for name in sorted(names):
         run = Run.open(name)
-        of_study = (run.folder / "study.json").is_file()
-        steps = [step for step in run.steps() if step.manifest() is not None]
-        reference = Run(undisturbed / name, run.protocol)
-        if len(steps) < len(list(run.steps())) and not of_study:
-            found.append(f"{name} is not finished")
-        elif different := other_than(contents(run, steps), contents(reference, [reference.step(step.generation, step.name) for step in steps])):
+        made = [step for step in Run(undisturbed / name, run.protocol).steps() if step.manifest() is not None]  # a chain has those of its study
+        steps = [run.step(step.generation, step.name) for step in made]
+        if missing := [step for step in steps if not step.is_finished()]:
+            found.append(f"{missing[0]} is not finished")
+        elif different := other_than(contents(run, steps), contents(made[0].run, made)):
             found.append(f"{name}: {different}")
         elif not is_sound(run):
             found.append(f"{name}: a file is not what was recorded")
         found += [f"{name}: {path.name} left behind" for path in run.folder.rglob("*") if ".tmp" in path.name or path.name == "checkpoint"]
-    for file in undisturbed.glob("studies/*.parquet"):
-        from pandas import read_parquet
-
-        if not read_parquet(file).equals(read_parquet(runs / "studies" / file.name)):
-            found.append(f"{file.name} differs")
+    for file in undisturbed.glob("studies/**/*.parquet"):
+        name = file.relative_to(undisturbed)
+        if not _numbers(file).equals(_numbers(runs / name)):
+            found.append(f"{name} differs")
+    for head in runs.glob("studies/*/study.json"):
+        declared = {label: chain["manifests"] for label, chain in read_json(head, StudyRecord)["chains"].items()}
+        if tables.load(head.with_name("numbers.parquet"), "").attrs[tables.MADE_FROM] != declared:
+            found.append("the record's two files are of different chains")
     return "; ".join(found)
+
+
+def _numbers(file: Path) -> DataFrame:
+    """A table without the rates, which no two runs have in common."""
+    found = tables.load(file, "make it again")
+    return found[found["metric"] != "tokens_per_second"].reset_index(drop=True) if "metric" in found else found

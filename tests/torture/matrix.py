@@ -1,11 +1,10 @@
-"""Every file of a run, finished or not, in every way damaged: each cell is noticed, rebuilt or harmless, and never used."""
+"""Every file of a run, finished or not, and what is kept beside runs, in every way damaged: noticed, rebuilt or harmless, and never used."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,94 +14,13 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.repair import repair
 from collapse_lib.experiment.run import Run
 from collapse_lib.studies import results
+from torture import kept
 from torture.campaign import Case, Outcome
+from torture.damages import DAMAGES, NotThere
 from torture.small import NAME, Refused, begin, contents, fingerprint, finish, is_sound, made, mended, other_than
 
 TITLE = "Damaged files"
 
-
-def _cut(file: Path, other: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def _clip(file: Path, other: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def _flip(file: Path, other: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def _digit(file: Path, other: Path) -> None:
-    """A number becomes another one: the file still reads well."""
-    content = file.read_bytes()
-    digits = list(re.finditer(rb"(?<=[ :\[\"])[0-8](?=[\d.,\s\]}\"])", content))
-    if not digits:
-        raise NotThere
-    at = digits[len(digits) // 2].start()
-    file.write_bytes(content[:at] + bytes([content[at] + 1]) + content[at + 1 :])
-
-
-def _zeros(file: Path, other: Path) -> None:
-    file.write_bytes(b"\0" * file.stat().st_size)
-
-
-def _encoding(file: Path, other: Path) -> None:
-    try:
-        file.write_bytes(file.read_bytes().decode().encode("utf-16"))
-    except UnicodeDecodeError:
-        raise NotThere from None
-
-
-def _shape(shape: bytes) -> Callable[[Path, Path], None]:
-    def damage(file: Path, other: Path) -> None:
-        if file.suffix not in (".json", ".ipynb", ".yaml", ".jsonl"):
-            raise NotThere
-        file.write_bytes(shape)
-
-    return damage
-
-
-def _another(file: Path, other: Path) -> None:
-    """The same file of a chain of another seed."""
-    place = other / file.relative_to(file.parents[len(file.parts) - file.parts.index(NAME) - 2])
-    if not place.is_file() or place.read_bytes() == file.read_bytes():
-        raise NotThere
-    shutil.copy(place, file)
-
-
-def _neighbour(file: Path, other: Path) -> None:
-    """The same file of the generation before or after."""
-    here = next((part for part in file.parts if part.startswith("generation-")), None)
-    for number in range(4) if here else ():
-        place = Path(*(f"generation-{number:02d}" if part == here else part for part in file.parts))
-        if place.is_file() and place != file and place.read_bytes() != file.read_bytes():
-            shutil.copy(place, file)
-            return
-    raise NotThere
-
-
-class NotThere(Exception):
-    """A damage that a file cannot have."""
-
-
-DAMAGES: dict[str, Callable[[Path, Path], None]] = {
-    "cut in half": _cut,
-    "cut by a byte": _clip,
-    "one bit flipped": _flip,
-    "one digit changed": _digit,
-    "all zeros": _zeros,
-    "emptied": lambda file, other: file.write_bytes(b""),
-    "deleted": lambda file, other: file.unlink(),
-    "another run's": _another,
-    "another generation's": _neighbour,
-    "UTF-16": _encoding,
-    "{}": _shape(b"{}"),
-    "[]": _shape(b"[]"),
-    "null": _shape(b"null"),
-}
 
 # Where a run is broken off: when a file has come into its place for the so-many-th time; and the files that are attacked there.
 MOMENTS = {
@@ -150,7 +68,7 @@ def broken_off(run: Run, name: str, times: int) -> None:
 
 
 def cases(place: Path, order: random.Random) -> list[Case]:
-    found = [*_finished(place), *_unfinished(place), *_composed(place), *_notebooks(place)]
+    found = [*_finished(place), *_unfinished(place), *_composed(place), *_notebooks(place), *kept.cases(place)]
     order.shuffle(found)
     return found
 

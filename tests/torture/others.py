@@ -40,7 +40,8 @@ WRITES = [
 ]
 BEGINS = [["run", "smoke", "--name", "mine"], ["study", "run", "smoke"], ["twins", "smoke"], ["results", "there", "--output", "RUNS/numbers.csv"]]
 NOBODY = 65534
-IMPORTED = ("glob", "resource", "collapse_lib.cost.plan", "collapse_lib.cost.calibration", "collapse_lib.cost.corpus_size", "collapse_lib.cost.check")
+IMPORTED = ("glob", "resource", "torch")
+IMPORTED += ("collapse_lib.cost.plan", "collapse_lib.cost.calibration", "collapse_lib.cost.corpus_size", "collapse_lib.cost.check")
 IMPORTED += ("collapse_lib.steps.preflight", "collapse_lib.studies.study", "collapse_lib.studies.twins", "collapse_lib.experiment.warm_kernel")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from collapse_lib import steps
 from collapse_lib.experiment.errors import UserError, explained
 from collapse_lib.experiment.files import exclusive
@@ -54,6 +56,16 @@ REGIMES: dict[str, dict[str, str]] = {
     "accumulate_subsample": {"regime.name": "accumulate_subsample"},
     "mix": {"regime.name": "mix", "regime.share": "0.5", "regime.real": "fresh"},
     "select": {"regime.name": "select", "regime.share": "0.5", "regime.verifier": "grammar"},
+}
+# A study of two chains.
+STUDY = {
+    "name": "pair",
+    "base": "smoke",
+    "generations": 1,
+    "seeds": 1,
+    "common": {field: yaml.safe_load(value) for field, value in SETTINGS.items()},
+    "arms": {"plain": None, "warm": {"sampling.temperature": 1.5}},
+    "measures": {"perplexity": "perplexity.perplexity"},
 }
 WORK = {name: getattr(steps, name) for name in steps.__all__}
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from collapse_lib.book.wording.campaign import campaign
+from collapse_lib.book.wording.campaign import campaign, faults_of, tried_of
+from collapse_lib.experiment.files import sealed
 from torture.__main__ import PARTS
 from torture.campaign import HELD, Campaign, Case, Outcome
-from torture.record import report, table, write
+from torture.record import read, report, table, write
 from torture.watched import FULL, GO, States, compiler, put, watching
 
 SAMPLE = ["kills", "states", "matrix", "disk", "others", "judge", "hub"]  # stories and bad input have tests of their own
@@ -66,13 +68,44 @@ def test_a_campaign_goes_on_where_it_was_cut_short_and_tells_what_did_not_hold(t
         file.write('\n{"part": "made-up", "case": "case 2", "ver')  # killed while it wrote
     campaign.run()
     assert tried == ["held", "broken", "used", "held"]
-    (part,) = report(campaign)["parts"]
-    assert (part["tried"], part["planned"], part["verdicts"]) == (4, 4, {"broke": 1, "same": 2, "used": 1})
-    assert [(fault["case"], fault["verdict"]) for fault in part["faults"]] == [("case 1", "broke"), ("case 2", "used")]
-    assert "KeyError: 'here'" in part["faults"][0]["said"]
+    found = report(campaign)
+    (part,) = found["parts"]
+    assert (tried_of(part), part["planned"]) == (4, 4)
+    assert part["verdicts"] == {"broke": ["case 1"], "same": ["case 0", "case 3"], "used": ["case 2"]}
+    assert [fault[:2] for fault in faults_of(part, found["meaning"])] == [("case 1", "broke"), ("case 2", "used")]
+    assert "KeyError: 'here'" in part["said"]["case 1"]
     campaign.run()
     assert len(tried) == 4
     assert "Made up      4   4       2" in table(report(campaign))
+
+
+def test_a_campaign_goes_on_from_its_record_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    tried, file = [], tmp_path / "torture.json"
+
+    def held(scratch: Path) -> Outcome:
+        tried.append("held")
+        time.sleep(0.06)
+        return Outcome("same", "as it was")
+
+    parts = {"made-up": attacked(*[held] * 5), "inputs": attacked(held)}
+    first = Campaign(parts, tmp_path / "here")
+    first.run(cases=2)
+    write(report(first), file)
+    assert len(tried) == 3
+    elsewhere = Campaign({"made-up": parts["made-up"]}, tmp_path / "clone", record=read(file))
+    elsewhere.run()
+    write(report(elsewhere, read(file), parts), file)
+    assert len(tried) == 6  # the three that were left, and no other
+    found = read(file)
+    one, two = found["parts"]
+    assert (tried_of(one), one["planned"], one["part"], one["said"]) == (5, 5, "made-up", {}) and one["seconds"] >= 5 * 0.06
+    assert two == report(first)["parts"][1] and two["said"] == {"case 0": "as it was"}  # of a part that is shown case by case
+    again = Campaign(parts, tmp_path / "third", record=found)
+    again.run()
+    assert len(tried) == 6 and sealed(report(again, found)) == found
+    other = Campaign(parts, tmp_path / "third", seed=2, record=found)
+    assert other.outcomes() == [] and report(other, found)["parts"] == found["parts"]  # of another seed: nothing to go on from, and nothing lost
 
 
 def test_processes_share_the_cases(tmp_path):
@@ -92,6 +125,24 @@ def test_the_book_shows_a_record_as_text(tmp_path, monkeypatch):
     page = campaign()
     assert "| Made up | 1 | 1 | 1 used |" in page and "What did not hold" in page
     assert "<script>" not in page and "{{" not in page
+    assert page.startswith("Recorded ") and "with seed 1" in page and "torch " in page and "Not recorded yet" not in page
+
+
+def test_the_book_says_which_attacks_are_not_recorded_and_when_the_others_were(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+    attacks = {name: attacked(lambda scratch: Outcome("same")) for name in ("kills", "states", "disk")}
+    for number, name in enumerate(attacks):
+        attacks[name].TITLE = f"Attack {number}"
+    made = Campaign({"kills": attacks["kills"]}, tmp_path / "made")
+    made.run()
+    write(report(made, None, attacks), tmp_path / "torture.json")
+    assert "| Attack 0 | 1 | 0 | 1 same |" in campaign() and "Not recorded yet: Attack 1; Attack 2." in campaign()
+    later = report(Campaign({"disk": attacks["disk"]}, tmp_path / "made", seed=3), read(tmp_path / "torture.json"), attacks)
+    part = later["parts"][0] | {"part": "disk", "commit": "abc1234", "seed": 3, "planned": None}
+    write(later | {"parts": [*later["parts"], part]}, tmp_path / "torture.json")
+    page = campaign()
+    assert "Not recorded yet: Attack 1." in page and "| Attack 2 | 1 of more |" in page
+    assert "- Attack 0: recorded" in page and "- Attack 2: recorded" in page and "at commit abc1234 with seed 3" in page
 
 
 @pytest.mark.parametrize("part", ["kills", "inputs", "others", "judge", "stories", "hub"])

@@ -11,6 +11,7 @@ from collapse_lib.experiment.paths import runs_root
 from collapse_lib.experiment.shapes import CampaignRecord
 from collapse_lib.text.display import literal, number, plain
 
+LISTED = ("inputs", "matrix")  # of these every case is shown, of the others only what did not hold
 NOT_RECORDED = '*No campaign has been recorded here; `make torture ARGS="--output papermill_runs/torture.json"` makes a record.*\n'
 
 
@@ -25,30 +26,62 @@ def campaign() -> str:
     Raises ``UserError`` when the record is damaged.
     """
     found = read_json(campaign_record(), CampaignRecord, "delete it, or take it from where it was made")
-    if found is None:
+    if found is None or not found["parts"]:
         return NOT_RECORDED
+    parts, titles, meaning = found["parts"], found["titles"], found["meaning"]
     rows = [
-        (plain(part["title"]), _of(part), str(len(part["faults"])), _counted(part["verdicts"]), number(round(part["seconds"] / 60, 1)))
-        for part in found["parts"]
+        (
+            plain(titles[part["part"]]),
+            _of(part),
+            str(len(faults_of(part, meaning))),
+            plain(", ".join(f"{len(cases)} {verdict}" for verdict, cases in part["verdicts"].items())),
+            number(round(part["seconds"] / 60, 1)),
+        )
+        for part in parts
     ]
-    made = f"Recorded {plain(found['date'][:10])} at commit {plain(found['commit'])} with seed {found['seed']}, on {plain(found['machine'])}."
     table = pipe_table(("Attack", "Tried", "Faults", "What came of it", "Minutes"), rows, "lrrlr")
-    came = {verdict for part in found["parts"] for verdict in part["verdicts"]}
-    words = "\n".join(f"{plain(word)}\n: {plain(meaning)}\n" for word, meaning in found["meaning"].items() if word in came)
-    faults = [(part["title"], case) for part in found["parts"] for case in part["faults"]]
-    listed = _cases("What did not hold", [case for _, case in faults]) if faults else "Nothing that was tried got through.\n"
-    more = "\n".join(_cases(f"{part['title']}, case by case", part["cases"]) for part in found["parts"] if part["cases"])
-    return f"{made}\n\n{table}\n\n:::{{dropdown}} What these words mean\n{words}\n:::\n\n{listed}\n{more}"
+    came = {verdict for part in parts for verdict in part["verdicts"]}
+    words = "\n".join(f"{plain(word)}\n: {plain(told)}\n" for word, told in meaning.items() if word in came)
+    faults = [row for part in parts for row in faults_of(part, meaning)]
+    listed = _cases("What did not hold", faults) if faults else "Nothing that was tried got through.\n"
+    more = "\n".join(_cases(f"{titles[part['part']]}, case by case", _rows(part)) for part in parts if part["part"] in LISTED)
+    missing = [plain(title) for name, title in titles.items() if name not in {part["part"] for part in parts}]
+    waiting = f"Not recorded yet: {'; '.join(missing)}.\n\n" if missing else ""
+    return f"{_when(parts, titles)}\n\n{table}\n\n{waiting}:::{{dropdown}} What these words mean\n{words}\n:::\n\n{listed}\n{more}"
+
+
+def tried_of(part: dict[str, Any]) -> int:
+    """How many cases of an attack were tried."""
+    return sum(map(len, part["verdicts"].values()))
+
+
+def faults_of(part: dict[str, Any], meaning: dict[str, str]) -> list[tuple[str, str, str]]:
+    """The cases of an attack whose verdict has no ``meaning`` for a project that held: name, verdict, what was said."""
+    return [row for row in _rows(part) if row[1] not in meaning]
+
+
+def _rows(part: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return sorted((case, verdict, part["said"].get(case, "")) for verdict, cases in part["verdicts"].items() for case in cases)
+
+
+def _when(parts: list[dict[str, Any]], titles: dict[str, str]) -> str:
+    """When, of which code and where the attacks were made: a line for all of them, or for each group that was made together."""
+    made: dict[str, list[str]] = {}
+    for part in parts:
+        packages = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
+        code = f"at commit {plain(part['commit'])} with seed {part['seed']}"
+        when = f"{plain(part['date'][:10])} {code}, on {plain(part['machine'])} ({plain(packages)})"
+        made.setdefault(when, []).append(plain(titles[part["part"]]))
+    if len(made) == 1:
+        return f"Recorded {next(iter(made))}."
+    return "\n".join(f"- {'; '.join(names)}: recorded {when}." for when, names in made.items())
 
 
 def _of(part: dict[str, Any]) -> str:
-    return str(part["tried"]) if part["tried"] == part["planned"] else f"{part['tried']} of {part['planned'] or 'more'}"
+    tried = tried_of(part)
+    return str(tried) if tried == part["planned"] else f"{tried} of {part['planned'] or 'more'}"
 
 
-def _counted(verdicts: dict[str, int]) -> str:
-    return plain(", ".join(f"{count} {verdict}" for verdict, count in verdicts.items()))
-
-
-def _cases(title: str, cases: list[dict[str, str]]) -> str:
-    rows = [(literal(case["case"]), plain(case["verdict"]), literal(case["said"]) if case["said"] else "") for case in cases]
+def _cases(title: str, cases: list[tuple[str, str, str]]) -> str:
+    rows = [(literal(case), plain(verdict), literal(said) if said else "") for case, verdict, said in cases]
     return f":::{{dropdown}} {plain(title)}\n{pipe_table(('Case', 'Verdict', 'What was said'), rows)}\n:::\n"
