@@ -10,6 +10,7 @@ import http.server
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,12 @@ const text = document.querySelector('.viewer-text');
 for (let level = 0; text && level <= 6; level++)
   for (const kind of ['', ' nonword']) text.append(' ', Object.assign(document.createElement('span'), { className: `s${level}${kind}`, textContent: 'word' }));
 """
-DESKTOP, PHONE = (1400, 1000), (390, 844)
+BEYOND_THE_SHEET = """
+const parts = document.querySelectorAll('.bd-article :is(div.highlight pre, .still img, .chart-plot > svg, mjx-container > svg)');
+return [...parts].filter(part => part.getBoundingClientRect().right > document.documentElement.clientWidth + 1 || part.scrollWidth > part.clientWidth + 1)
+    .map(part => part.outerHTML.slice(0, 80));
+"""
+DESKTOP, PHONE, SHEET = (1400, 1000), (390, 844), (717, 1045)  # the last: A4 between the margins that browsers leave
 
 
 @pytest.fixture(scope="session")
@@ -362,6 +368,22 @@ def test_a_desktop_shows_pages_whole_and_their_weight_is_bounded(reader: Reader,
     assert all(weight > 300_000 for weight in weights.values()), "a style sheet alone weighs more"
     assert weights["index.html"] < 1e6 and np.median([*weights.values()]) < 2e6
     assert max(weights.values()) < 4e6, max(weights, key=weights.get)
+
+
+def test_a_chapter_is_printed_light_whole_and_with_its_answers(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
+    reader.open(bases["root"] + next(page for page in pages if page.startswith("theory/4")), size=SHEET, dark=True)
+    state = "return [getComputedStyle(document.body).color, document.querySelectorAll('details.sd-dropdown:not([open])').length]"
+    by_night = reader.run(state)
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    reader.run("dispatchEvent(new Event('beforeprint'))")
+    ink, folded = reader.run(state)
+    reader.until(PICTURES_ARE_LOADED)
+    cut = reader.run(BEYOND_THE_SHEET)
+    reader.run("dispatchEvent(new Event('afterprint'))")
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    assert _luminance([float(part) for part in re.findall(r"[\d.]+", ink)]) < 0.1 and not folded
+    assert not cut, f"cut in print: {cut}"
+    assert by_night[1] and reader.run(state) == by_night, "afterwards it is as it was"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
