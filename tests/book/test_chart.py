@@ -119,9 +119,8 @@ def page(browser, tmp_path):
 
     def opened(made: Interactive) -> Any:
         controls, style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("controls.css", "chart.css", "chart.js"))
-        head = (
-            f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{controls}{style}</style><script>{script}</script>'
-        )
+        viewport = '<meta name="viewport" content="width=device-width">'
+        head = f'<!doctype html><meta charset="utf-8">{viewport}<style>{controls}{style}</style><script>{script}</script>'
         write_text(tmp_path / "page.html", f"{head}<body>{made.html}</body>")
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
         browser.get((tmp_path / "page.html").as_uri())

@@ -63,11 +63,13 @@ return [...document.querySelectorAll('.bd-article div.highlight pre')].filter(bl
 EVERY_TINT = """
 const text = document.querySelector('.viewer-text');
 for (let level = 0; text && level <= 6; level++)
-  for (const kind of ['', ' nonword']) text.append(' ', Object.assign(document.createElement('span'), { className: `s${level}${kind}`, textContent: 'word' }));
+  for (const kind of ['', ' nonword'])
+    text.append(' ', Object.assign(document.createElement('span'), { className: `s${level}${kind}`, textContent: 'word' }));
 """
 BEYOND_THE_SHEET = """
 const parts = document.querySelectorAll('.bd-article :is(div.highlight pre, .still img, .chart-plot > svg, mjx-container > svg)');
-return [...parts].filter(part => part.getBoundingClientRect().right > document.documentElement.clientWidth + 1 || part.scrollWidth > part.clientWidth + 1)
+const edge = document.documentElement.clientWidth + 1;
+return [...parts].filter(part => part.getBoundingClientRect().right > edge || part.scrollWidth > part.clientWidth + 1)
     .map(part => part.outerHTML.slice(0, 80));
 """
 DESKTOP, PHONE, SHEET = (1400, 1000), (390, 844), (717, 1045)  # the last: A4 between the margins that browsers leave
