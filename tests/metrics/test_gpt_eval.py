@@ -495,6 +495,8 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
     assert "grammar" in left.get_ylabel() and "consistency" in right.get_ylabel()
     assert {tuple(line.get_ydata()) for line in left.get_lines() if len(line.get_xdata()) == 2} == {(6, 6)}
     assert "unreliable" in picture.svg and picture.svg == figures.figure_3(table, "tiny").svg
+    upper, lower = (panel.get_position() for panel in picture.narrow.axes)
+    assert lower.y1 < upper.y0 and "unreliable" in picture.narrow_svg, "below each other on a phone"
     assert colours_of(picture) == ["#777777", "#777777"]
     assert "consistency" in figures.figure_3_interactive(table, "tiny").html
     shown = wording.table_a2("tiny").data
