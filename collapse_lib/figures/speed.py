@@ -19,7 +19,7 @@ def ratios(reports: list[Report]) -> Picture:
 
     Example: ``figures.ratios(records.recorded())``
     """
-    return Picture(_bars(reports), "How many times as fast as the other side ours is", _bars(reports, is_narrow=True))
+    return Picture(_bars(reports), "How many times as fast as the other side this library is", _bars(reports, is_narrow=True))
 
 
 def _bars(reports: list[Report], is_narrow: bool = False) -> Figure:

@@ -534,7 +534,7 @@ def test_the_controls_decide_grade_by_grade_what_is_grey(tiny, server):
     record["metrics"] |= {name: verdict | {"value": 1} for name, verdict in ranks.items()}
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
     assert colours_of(figures.figure_3(table, "tiny")) == ["#0072B2", "#0072B2"]
-    assert "ranks the control rows rightly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
+    assert "ranks the control rows correctly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
     for name in ranks:  # as older records have it: one word for both grades
         del record["metrics"][name]
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
