@@ -142,9 +142,8 @@ def judge_label(record: dict[str, Any]) -> str:
     """Who judged, and whether it ranked its control rows correctly; the judge's name is text from outside."""
     judge, failed = ", ".join(record["examples"]["judge"]), distrusted(record)
     asked = ", asked in the strict wording, " if record["examples"].get("wording") == "strict" else " "
-    return f"judge {judge}{asked}" + (
-        f"FAILS its control rows in {' and '.join(failed)}: unreliable" if failed else "ranks its control rows correctly"
-    )
+    verdict = f"FAILS its control rows in {' and '.join(failed)}: unreliable" if failed else "ranks its control rows correctly"
+    return f"judge {judge}{asked}{verdict}"
 
 
 def _look(record: dict[str, Any], grade: str) -> tuple[str, str]:
