@@ -87,7 +87,7 @@
   function start(holder) {
     const { data, layout } = JSON.parse(holder.querySelector("script").textContent);
     const number = ++charts, hidden = new Set();
-    const controls = element("div", { class: "chart-controls" }), legend = element("ul", { class: "chart-legend" });
+    const controls = element("div", { class: "controls" }), legend = element("ul", { class: "chart-legend" });
     const tip = element("div", { class: "chart-tip", hidden: "" }), plot = element("div", { class: "chart-plot" }, tip);
     holder.append(controls, legend, plot);
     let points = [], setting = "", width = 0;
@@ -240,7 +240,7 @@
 
     // ---- its knob and its list of views
     for (const { steps, active = 0, currentvalue } of layout.sliders || []) {
-      const knob = currentvalue.prefix.replace(/: $/, ""), now = element("span", { class: "chart-setting" }), slider = element("input", { type: "range", min: 0, max: steps.length - 1, step: 1, value: active, autocomplete: "off" });
+      const knob = currentvalue.prefix.replace(/: $/, ""), now = element("span", { class: "controls-setting" }), slider = element("input", { type: "range", min: 0, max: steps.length - 1, step: 1, value: active, autocomplete: "off" });
       const choose = () => {
         const step = steps[Number(slider.value)];
         now.textContent = step.label;

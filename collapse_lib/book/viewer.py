@@ -113,11 +113,11 @@ def _number(run: BookRun) -> dict[str, Any]:
 
 
 FRAGMENT = """<div class="viewer" role="group" aria-label="A text by generation">
-<div class="viewer-controls">
+<div class="controls">
 <label{hidden}>Run <select class="viewer-run">{runs}</select></label>
-<label class="viewer-law-label">Surprise of <select class="viewer-law"></select></label>
+<label>Surprise of <select class="viewer-law"></select></label>
 <label class="viewer-beginning-label">Beginning <select class="viewer-beginning"></select></label>
-<label class="viewer-slider-label">Generation <span class="viewer-generation"></span>
+<label>Generation <span class="viewer-generation controls-setting"></span>
 <input class="viewer-slider" type="range" min="0" step="1" value="0"></label>
 <button class="viewer-play" type="button" aria-pressed="false">Play</button>
 </div>

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.errors import UserError
@@ -13,7 +14,8 @@ from collapse_lib.studies.results import Runs, executed, measured, metric, selec
 from collapse_lib.text.display import figure_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import FigureBase
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from pandas import DataFrame
 
 GRADES = ("grammar", "consistency", "creativity")
@@ -38,23 +40,31 @@ def figure_3(table: DataFrame, runs: str | Sequence[str]) -> Picture:
 
     Example: ``figures.figure_3(results.load("demo"), "demo")``
     """
+    names = [runs] if isinstance(runs, str) else list(runs)
+    title = f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}"
+    return Picture(_by_run(table, names), title, _by_run(table, names, is_narrow=True))
+
+
+def _by_run(table: DataFrame, names: Sequence[str], is_narrow: bool = False) -> Figure:
+    """A part for each run, with its two panels side by side or, for a phone, below each other."""
     from matplotlib.figure import Figure
 
-    names = [runs] if isinstance(runs, str) else list(runs)
-    figure = Figure(figsize=(10.4, 4.0 * len(names) + 0.3), layout="constrained")
+    (width, height), (down, across) = (style.NARROW_PANEL, (2, 1)) if is_narrow else ((5.2, 4.0), (1, 2))
+    figure = Figure(figsize=(width * across, height * down * len(names) + (1.6 if is_narrow else 0.3)), layout="constrained")
     for run, part in zip(names, figure.subfigures(len(names), 1, squeeze=False)[:, 0], strict=True):
         record = judge_record(run)
-        _grade_panels(part, table, run, record)
+        _grade_panels(part.subplots(down, across, sharey=True), table, run, record)
         if len(names) > 1:
             part.suptitle(run, fontsize=11)
-        part.supxlabel(figure_text(judge_label(record)), fontsize=10, color="#B00020" if distrusted(record) else "#222222")
+        judge = figure_text(judge_label(record))
+        part.supxlabel(textwrap.fill(judge, 48) if is_narrow else judge, fontsize=10, color="#B00020" if distrusted(record) else "#222222")
     handles = style.lines_only_once(figure.axes)
-    style.legend_above(figure, handles, columns=len(handles))
-    return Picture(figure, f"Grades by generation, {'run' if len(names) == 1 else 'runs'} {', '.join(names)}")
+    style.legend_above(figure, handles, columns=1 if is_narrow else len(handles))
+    return figure
 
 
-def _grade_panels(part: FigureBase, table: DataFrame, run: str, record: dict[str, Any]) -> None:
-    for panel, name in zip(part.subplots(1, 2, sharey=True), GRADES[:2], strict=True):
+def _grade_panels(panels: Iterable[Axes], table: DataFrame, run: str, record: dict[str, Any]) -> None:
+    for panel, name in zip(panels, GRADES[:2], strict=True):
         points, levels = grades(table, run, name)
         error, (label, colour) = points["standard_error"], _look(record, name)
         face = {"markerfacecolor": "white"} if (label, colour) == DISTRUSTED else {}
@@ -129,10 +139,11 @@ def distrusted(record: dict[str, Any]) -> list[str]:
 
 
 def judge_label(record: dict[str, Any]) -> str:
-    """Who judged, and whether it ranked its control rows rightly; the judge's name is text from outside."""
+    """Who judged, and whether it ranked its control rows correctly; the judge's name is text from outside."""
     judge, failed = ", ".join(record["examples"]["judge"]), distrusted(record)
     asked = ", asked in the strict wording, " if record["examples"].get("wording") == "strict" else " "
-    return f"judge {judge}{asked}" + (f"FAILS its control rows in {' and '.join(failed)}: unreliable" if failed else "ranks its control rows rightly")
+    verdict = f"FAILS its control rows in {' and '.join(failed)}: unreliable" if failed else "ranks its control rows correctly"
+    return f"judge {judge}{asked}{verdict}"
 
 
 def _look(record: dict[str, Any], grade: str) -> tuple[str, str]:

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.run import Run, Step
-from collapse_lib.figures.style import COLOURS, Picture, legend_above, styled
+from collapse_lib.figures.style import COLOURS, NARROW_PANEL, Picture, legend_above, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 1.95, 0.66  # of a box
+LETTERS = 19  # of a line of its title
 GAP = 2.25  # from the middle of a box to that of its neighbour
 COLUMN = 3.25  # from one generation to the next: a link with its label lies between
 INCHES = 0.82  # a unit of the picture
+SMALL = 9  # points, of what stands under a box's title and beside a link
 UNTRAINED_ROW, MODEL_ROW, MADE_ROW, RESULT_ROW = 3.2, 2.0, 0.75, -0.5
 UNTRAINED, MODEL, TEXT, RESULT = "#f4f4f4", "#d9ebf7", "#fdf0d5", "#dcf1e8"  # tints of the colours that the lines have
 THIN = {"color": "#333333", "linewidth": 1.2}
 THICK = {"color": COLOURS[0], "linewidth": 3.4}
 DOTTED = {"color": COLOURS[2], "linewidth": 1.8, "linestyle": ":"}
 NOT_DONE = "#9a9a9a"  # what the run has not done yet
+# For a phone, time runs down: models on the left, what they come from and what tests say on the right, and a line to the tests along either edge.
+BESIDE, EDGES = 2.5, (-1.2, 3.7)
+NEXT_MODEL, SKIPPED, NEXT_TEST = 1.35, 0.3, 0.9
 
 
 class Test(NamedTuple):
@@ -42,14 +49,19 @@ def figure_a1(run: str) -> Picture:
 
     Example: ``figures.figure_a1("demo")``
     """
-    from matplotlib.figure import Figure
-
     opened = Run.open(run)
     last = opened.protocol.generations
-    included = sorted({1, min(2, last), last})
-    tests = tests_of(opened, last)
+    included, tests = sorted({1, min(2, last), last}), tests_of(opened, last)
+    title = f"What was trained from what, run {opened.name}"
+    return Picture(_across(opened, included, tests), title, _down(opened, included, tests))
+
+
+def _across(opened: Run, included: Sequence[int], tests: Sequence[Test]) -> Figure:
+    """The picture with time running to the right, and the tests of the last generation below it."""
+    from matplotlib.figure import Figure
+
     x_of = {generation: COLUMN * (1 + index) + (0.5 if generation - 1 not in (0, *included) else 0) for index, generation in enumerate(included)}
-    middle = x_of[last]
+    middle = x_of[included[-1]]
     left = max(0.0, middle - GAP * (len(tests) - 1) / 2)
     columns = [left + GAP * index for index in range(len(tests))]
     baseline = max(middle + COLUMN, columns[-1])
@@ -68,7 +80,7 @@ def figure_a1(run: str) -> Picture:
         _link(panel, (before + WIDTH / 2, MODEL_ROW), (x - WIDTH / 2, MODEL_ROW), THICK, train)
         if generation > 1 and generation - 1 not in x_of:
             panel.text(before + WIDTH / 2 - 0.15, MODEL_ROW, "…", ha="right", va="center", fontsize=18, color=THICK["color"])
-        panel.text((before + x) / 2, MODEL_ROW + 0.12, _corpus_read(train), ha="center", va="bottom", fontsize=8.5, linespacing=1.25)
+        panel.text((before + x) / 2, MODEL_ROW + 0.12, _corpus_read(train), ha="center", va="bottom", fontsize=SMALL, linespacing=1.25)
     if any(test.of_baseline for test in tests):
         _box(panel, baseline, UNTRAINED_ROW, "Untrained baseline", UNTRAINED, None, "never pre-trained")
     for x, test in zip(columns, tests, strict=True):
@@ -81,7 +93,61 @@ def figure_a1(run: str) -> Picture:
     _legend(figure, all(step.manifest() for step in opened.steps()))
     panel.set(xlim=ends, ylim=(RESULT_ROW - HEIGHT / 2 - 0.05, UNTRAINED_ROW + HEIGHT / 2 + 0.05))
     panel.set_axis_off()
-    return Picture(figure, f"What was trained from what, run {opened.name}")
+    return figure
+
+
+def _down(opened: Run, included: Sequence[int], tests: Sequence[Test]) -> Figure:
+    """The same with time running down: as wide as a phone."""
+    from matplotlib.figure import Figure
+
+    left, right = EDGES
+    skipped = [generation for generation in included if generation - 1 not in (0, *included)]
+    y_of = {generation: -NEXT_MODEL * (1 + index) - SKIPPED * (generation in skipped) for index, generation in enumerate(included)}
+    bottom, has_baseline = y_of[included[-1]], any(test.of_baseline for test in tests)
+    first = bottom - NEXT_MODEL * (1 + has_baseline) + 0.3
+    rows = [first - NEXT_TEST * index for index in range(len(tests))]
+    ends = (min([bottom, *rows]) - HEIGHT / 2 - 0.05, HEIGHT / 2 + 0.05)
+    width = right - left + 0.2
+    figure = Figure(figsize=(NARROW_PANEL[0], NARROW_PANEL[0] / width * (ends[1] - ends[0]) + 0.9), layout="constrained")
+    panel = figure.subplots()
+
+    corpus, above = opened.step(0, "corpus"), 0.0
+    _box(panel, 0, 0, "Initial corpus", TEXT, corpus, f"{_measured(corpus, 'train_stories')} stories")
+    for generation, y in y_of.items():
+        train = opened.step(generation, "train")
+        _box(panel, BESIDE, y, "Untrained model", UNTRAINED, train, "fresh weights")
+        _box(panel, 0, y, f"Generation {generation}", MODEL, train, f"{_measured(train, 'parameters')} parameters")
+        _link(panel, (BESIDE - WIDTH / 2, y), (WIDTH / 2, y), THIN, train)
+        start = above - HEIGHT / 2 - SKIPPED * (generation in skipped)
+        _link(panel, (0, start), (0, y + HEIGHT / 2), THICK, train)
+        if generation in skipped:
+            panel.text(0, start + SKIPPED / 2, "⋮", ha="center", va="center", fontsize=18, color=THICK["color"])
+        panel.text(0.15, (start + y + HEIGHT / 2) / 2, _corpus_read(train), ha="left", va="center", fontsize=SMALL, linespacing=1.25)
+        above = y
+    if rows:
+        panel.plot([-WIDTH / 2, left, left], [bottom, bottom, rows[-1]], **DOTTED, zorder=0)
+    if has_baseline:
+        y = bottom - NEXT_MODEL + 0.2
+        _box(panel, BESIDE, y, "Untrained baseline", UNTRAINED, None, "never pre-trained")
+        panel.plot(
+            [BESIDE + WIDTH / 2, right, right],
+            [y, y, min(row for row, test in zip(rows, tests, strict=True) if test.of_baseline)],
+            **DOTTED,
+            zorder=0,
+        )
+    for y, test in zip(rows, tests, strict=True):
+        style = THIN if test.step.name == "classification" else DOTTED
+        _link(panel, (left, y), ((0 if test.through else BESIDE) - WIDTH / 2, y), style, test.step)
+        if test.through:
+            _box(panel, 0, y, test.through, MODEL if test.step.name == "classification" else TEXT, test.step, test.size)
+            _link(panel, (WIDTH / 2, y), (BESIDE - WIDTH / 2, y), DOTTED, test.step)
+        _box(panel, BESIDE, y, STEPS[test.step.name].title.partition(":")[0], RESULT, test.step)
+        if test.of_baseline:
+            _link(panel, (right, y), (BESIDE + WIDTH / 2, y), DOTTED, test.step)
+    _legend(figure, all(step.manifest() for step in opened.steps()), columns=1)
+    panel.set(xlim=(left - 0.1, right + 0.1), ylim=ends)
+    panel.set_axis_off()
+    return figure
 
 
 def tests_of(run: Run, generation: int) -> list[Test]:
@@ -115,10 +181,9 @@ def _box(panel: Axes, x: float, y: float, title: str, colour: str, step: Step | 
     ink = "#222222" if step is None or step.manifest() else NOT_DONE
     corner = (x - WIDTH / 2, y - HEIGHT / 2)
     panel.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.09", facecolor=colour, edgecolor=ink, linewidth=1))
-    lines = title.replace("Prompted completions", "Prompted\ncompletions")
-    panel.text(x, y + (0.12 if size else 0), lines, ha="center", va="center", fontsize=10.5, color=ink, linespacing=1.05)
+    panel.text(x, y + (0.12 if size else 0), textwrap.fill(title, LETTERS), ha="center", va="center", fontsize=10.5, color=ink, linespacing=1.05)
     if size:
-        panel.text(x, y - 0.16, size, ha="center", va="center", fontsize=8.5, color=ink)
+        panel.text(x, y - 0.16, size, ha="center", va="center", fontsize=SMALL, color=ink)
 
 
 def _link(panel: Axes, start: tuple[float, float], end: tuple[float, float], style: dict, step: Step) -> None:
@@ -147,7 +212,7 @@ def _corpus_read(train: Step) -> str:
     return f"{tokens} tokens\ncorpus {hashed[:6]}"
 
 
-def _legend(figure: Figure, done: bool) -> None:
+def _legend(figure: Figure, done: bool, columns: int = 4) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -157,4 +222,4 @@ def _legend(figure: Figure, done: bool) -> None:
     ]
     if not done:
         handles.append(Line2D([], [], color=NOT_DONE, linewidth=1.2, label="not done yet"))
-    legend_above(figure, handles, columns=4)
+    legend_above(figure, handles, columns)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
-from collapse_lib.figures.style import COLOURS, Picture, styled
+from collapse_lib.figures.style import COLOURS, NARROW_PANEL, Picture, styled
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from collapse_lib.cost.bench.records import Report
 
 
@@ -16,22 +19,33 @@ def ratios(reports: list[Report]) -> Picture:
 
     Example: ``figures.ratios(records.recorded())``
     """
+    return Picture(_bars(reports), "How many times as fast as the other side this library is", _bars(reports, is_narrow=True))
+
+
+def _bars(reports: list[Report], is_narrow: bool = False) -> Figure:
+    """Bars with what they are about at their left or, for a phone, above them."""
     from matplotlib.figure import Figure
 
     rows = [(report, name, ratio) for report in reports for name, ratio in report["ratios"].items()]
     devices = list(dict.fromkeys(report["device"] for report in reports))
-    figure = Figure(figsize=(9.0, 0.5 * len(rows) + 1.2), layout="constrained")
+    width, each = (NARROW_PANEL[0], 0.7) if is_narrow else (9.0, 0.5)
+    figure = Figure(figsize=(width, each * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
-    for row, (report, _, ratio) in enumerate(rows):
-        axes.barh(row, ratio["median"], color=COLOURS[devices.index(report["device"]) % len(COLOURS)], height=0.62)
+    for row, (report, name, ratio) in enumerate(rows):
+        colour = COLOURS[devices.index(report["device"]) % len(COLOURS)]
+        axes.barh(row, ratio["median"], color=colour, height=0.3 if is_narrow else 0.62)
         axes.plot([ratio["least"], ratio["most"]], [row, row], color="black", linewidth=1.2)
         axes.annotate(f"{ratio['median']:.1f}×", (ratio["most"], row), xytext=(5, 0), textcoords="offset points", va="center")
-    axes.set_yticks(range(len(rows)), [f"{report['bench']}, {report['config']}\n{name}" for report, name, _ in rows], fontsize=9)
-    axes.invert_yaxis()
+        if is_narrow:
+            axes.text(0, row - 0.2, textwrap.fill(f"{report['bench']}, {report['config']}: {name}", 46), fontsize=9, va="bottom")
+    labels = [f"{report['bench']}, {report['config']}\n{name}" for report, name, _ in rows]
+    axes.set_yticks([] if is_narrow else range(len(rows)), [] if is_narrow else labels, fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.9 if is_narrow else -0.5)  # the first report at the top
     axes.axvline(1, color="#777777", linewidth=1)
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
-    axes.margins(x=0.12)
+    axes.set_xmargin(0.12)
     axes.set_xlabel("times as fast as the other side")
-    axes.set_title("; ".join(devices), loc="left", fontsize=10)
-    return Picture(figure, "How many times as fast as the other side ours is")
+    title = "; ".join(devices)
+    axes.set_title(textwrap.fill(title, 48) if is_narrow else title, loc="left", fontsize=10)
+    return figure

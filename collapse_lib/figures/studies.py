@@ -66,10 +66,10 @@ def setup(study: Study) -> Markdown:
     """What the arms are: chains, and in what they differ from the base."""
     rows = []
     for arm, design in study.arms.items():
-        changes = ", ".join(f"{name} = {value}" for name, value in design.fields.items()) or "as the base"
+        changes = ", ".join(f"{name} = {value}" for name, value in design.fields.items()) or "nothing"
         data = " (other data)" * design.changes_data
         rows.append([plain(arm) + " (control)" * (arm == study.control_arm), len(study.seeds_of(arm)), plain(changes) + data, sentence(design.note)])
-    return _table(["arm", "chains planned", "otherwise than the base", "what it is"], rows)
+    return _table(["arm", "chains planned", "differs from the base in", "what it is"], rows)
 
 
 def expectations(study: Study) -> Markdown:

@@ -65,7 +65,8 @@ def styled() -> Iterator[None]:
 class Picture:
     """A still figure, which shows itself as the last line of a notebook cell.
 
-    ``figure`` is matplotlib's and may be changed: it is laid out and drawn anew whenever it is shown or saved.
+    ``figure`` is matplotlib's and may be changed: it is laid out and drawn anew whenever it is shown or saved. ``narrow`` is a drawing of its own
+    for a phone, of a figure whose panels cannot just be put below each other.
 
         picture = figures.figure_1(table)
         picture.axes[0].set_title("Our runs")
@@ -74,11 +75,14 @@ class Picture:
 
     figure: Figure
     title: str
+    narrow: Figure | None = None
 
     def finished(self, title: str = "", file: str = "") -> Picture:
         """The same with a title above it and saved to a file, as far as these are given: what notebooks do with a reader's wishes."""
         if title:
-            self.figure.suptitle(title)
+            for drawing in (self.figure, self.narrow):
+                if drawing:
+                    drawing.suptitle(title)
         if file:
             self.save(file)
         return self
@@ -104,9 +108,9 @@ class Picture:
 
     @property
     def narrow_svg(self) -> str | None:
-        """The same for a phone: panels below each other, each as wide as the screen. None where the panels are not a plain grid."""
-        stacked = _stacked(self.figure)
-        return Picture(stacked, self.title).svg if stacked else None
+        """The same for a phone: ``narrow``, or the panels below each other, each as wide as the screen. None where they are not a plain grid."""
+        drawing = self.narrow or _stacked(self.figure)
+        return Picture(drawing, self.title).svg if drawing else None
 
     def save(self, path: str | Path) -> None:
         """Write the figure in the format of the file's ending: .svg, .png, .pdf or another that matplotlib knows.

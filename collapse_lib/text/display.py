@@ -45,7 +45,7 @@ def early_stopping(training: dict[str, Any]) -> str:
     what = f"falling by {losses[-2] - losses[-1]:.3f} nats an epoch" if epochs > 1 else "not seen to have stopped falling"
     return (
         f"**Cap reached, hold-out still {what}**: `training.max_epochs` = {epochs} ended the training, not early stopping, "
-        "and every generation makes do with as many epochs."
+        "and every generation trains for that many epochs."
     )
 
 

@@ -101,7 +101,7 @@ def test_no_words_leave_the_data():
 
 
 def test_script_and_style_are_small_and_ask_nobody():
-    for name in ("chart.js", "chart.css"):
+    for name in ("chart.js", "chart.css", "controls.css"):
         text = (STATIC / name).read_text(encoding="utf-8")
         assert len(text.encode()) < 25_000 and "innerHTML" not in text
         assert set(re.findall(r"https?://[\w.]+", text)) <= {"http://www.w3.org"}
@@ -118,10 +118,9 @@ def page(browser, tmp_path):
     """Opens a page with a figure, on a phone."""
 
     def opened(made: Interactive) -> Any:
-        style, script = ((STATIC / f"chart.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-        head = (
-            f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{style}</style><script>{script}</script>'
-        )
+        controls, style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("controls.css", "chart.css", "chart.js"))
+        viewport = '<meta name="viewport" content="width=device-width">'
+        head = f'<!doctype html><meta charset="utf-8">{viewport}<style>{controls}{style}</style><script>{script}</script>'
         write_text(tmp_path / "page.html", f"{head}<body>{made.html}</body>")
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
         browser.get((tmp_path / "page.html").as_uri())
@@ -150,7 +149,7 @@ def test_a_knob_turns_by_keys_and_plays_where_time_passes(page):
     assert len(set(seen)) == 3 and len(rows(browser, "[...document.querySelectorAll('.chart-dot')].map(dot => dot.tagName)")) == 3
     picture = browser.find_element("css selector", "svg[role=img]")
     assert picture.get_attribute("aria-label").startswith("height against x, generations 1: at 1: </script>")
-    play = browser.find_element("css selector", ".chart-controls button")
+    play = browser.find_element("css selector", ".controls button")
     play.send_keys(Keys.ENTER)
     assert play.text == "Pause"
     slider.send_keys(Keys.END)
@@ -159,7 +158,7 @@ def test_a_knob_turns_by_keys_and_plays_where_time_passes(page):
     assert rows(browser, "document.documentElement.scrollWidth") <= 390
     sizes = rows(browser, "[...document.querySelectorAll('svg[role=img] text')].map(text => text.getBoundingClientRect().height)")
     assert sizes and min(sizes) >= 9
-    assert not page(figures.turn("still", "real share", {0.1: settings[1]}, "x", "y")).find_elements("css selector", ".chart-controls button")
+    assert not page(figures.turn("still", "real share", {0.1: settings[1]}, "x", "y")).find_elements("css selector", ".controls button")
 
 
 @pytest.mark.browser

@@ -43,4 +43,4 @@ def test_what_was_not_run_is_said_and_what_was_is_computed(runs):
     head = {"study": study.name, "hash": study.hash}
     write_json(folder / "study.json", head | {"specification": study.model_dump(mode="json"), "chains": chains})
     first = wording.literature().data.splitlines()[2]
-    assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains an arm" in first
+    assert "2.000 [" in first and "**reproduced**" in first and "5,000 parameters, 1,000 tokens, 10 generations, 5 chains per arm" in first

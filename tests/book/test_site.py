@@ -10,6 +10,7 @@ import http.server
 import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -65,7 +66,13 @@ for (let level = 0; text && level <= 6; level++)
   for (const kind of ['', ' nonword'])
     text.append(' ', Object.assign(document.createElement('span'), { className: `s${level}${kind}`, textContent: 'word' }));
 """
-DESKTOP, PHONE = (1400, 1000), (390, 844)
+BEYOND_THE_SHEET = """
+const parts = document.querySelectorAll('.bd-article :is(div.highlight pre, .still img, .chart-plot > svg, mjx-container > svg)');
+const edge = document.documentElement.clientWidth + 1;
+return [...parts].filter(part => part.getBoundingClientRect().right > edge || part.scrollWidth > part.clientWidth + 1)
+    .map(part => part.outerHTML.slice(0, 80));
+"""
+DESKTOP, PHONE, SHEET = (1400, 1000), (390, 844), (717, 1045)  # the last: A4 between the margins that browsers leave
 
 
 @pytest.fixture(scope="session")
@@ -207,6 +214,7 @@ def test_no_page_asks_another_host_or_is_wider_than_a_phone(reader: Reader, base
         width = reader.run("return document.documentElement.scrollWidth")
         assert width <= PHONE[0], f"{page} is {width} px wide"
         assert not reader.run(CUT_FORMULAS), f"{page} has formulas beyond a phone's edge"
+        assert not reader.find(".still.only-wide"), f"{page} has a figure without a drawing for a phone"
         assert not (small := reader.run(SMALL_TEXT)), f"{page}: text in a figure that is too small: {small}"
 
 
@@ -375,6 +383,22 @@ def test_the_landing_page_is_painted_soon_on_a_slow_line(reader: Reader, bases: 
         ".filter(one => one.renderBlockingStatus === 'blocking')].reduce((sum, one) => sum + one.encodedBodySize, 0)"
     )
     assert 100_000 < waits_for < 450_000
+
+
+def test_a_chapter_is_printed_light_whole_and_with_its_answers(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
+    reader.open(bases["root"] + next(page for page in pages if page.startswith("theory/4")), size=SHEET, dark=True)
+    state = "return [getComputedStyle(document.body).color, document.querySelectorAll('details.sd-dropdown:not([open])').length]"
+    by_night = reader.run(state)
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    reader.run("dispatchEvent(new Event('beforeprint'))")
+    ink, folded = reader.run(state)
+    reader.until(PICTURES_ARE_LOADED)
+    cut = reader.run(BEYOND_THE_SHEET)
+    reader.run("dispatchEvent(new Event('afterprint'))")
+    reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    assert _luminance([float(part) for part in re.findall(r"[\d.]+", ink)]) < 0.1 and not folded
+    assert not cut, f"cut in print: {cut}"
+    assert by_night[1] and reader.run(state) == by_night, "afterwards it is as it was"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -97,8 +97,9 @@ def browser(tmp_path_factory):
 def test_in_a_browser_keys_move_the_generation_and_texts_stay_texts(browser, shown, tmp_path):
     from selenium.webdriver.common.keys import Keys
 
-    style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("viewer.css", "viewer.js"))
-    head = f'<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{style}</style><script>{script}</script>'
+    controls, style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("controls.css", "viewer.css", "viewer.js"))
+    viewport = '<meta name="viewport" content="width=device-width">'
+    head = f'<!doctype html><meta charset="utf-8">{viewport}<style>{controls}{style}</style><script>{script}</script>'
     write_text(tmp_path / "page.html", f"{head}<body>{viewer([shown])}</body>")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
     browser.get((tmp_path / "page.html").as_uri())

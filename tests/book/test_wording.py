@@ -110,7 +110,7 @@ def test_a_fate_is_the_label_of_one_chain_with_its_band(evaluated):
     assert "one chain" in rows[0] and len(rows) == 4
     assert "| law | **dissolving** | 2 to 5 | – | within this run, which knows nothing of other chains |" in rows
     assert "*not known: 2 of the 3 generations that a label needs*" in rows[3]
-    assert wording.fates(results.load("alpha")).data == "*No fate: no text has been looked at as a whole.*"
+    assert wording.fates(results.load("alpha")).data == "*No fate: step `texture` has not been done.*"
 
 
 def test_early_warnings_say_what_they_needed_and_had(evaluated):
@@ -148,5 +148,5 @@ def test_a_step_that_was_not_done_is_said_with_the_reason(runs, evaluated):
 
 def test_exact_measures_stand_beside_the_paper_as_one_chain_each(evaluated):
     header, _, *rows = wording.beside_paper(evaluated, ["excess_loss"]).data.splitlines()
-    assert header.endswith("| here, one chain a run |") and len(rows) == 2
+    assert header.endswith("| here, one chain per run |") and len(rows) == 2
     assert "the law of its stories is not known" in rows[0] and "up in all 4 steps" in rows[0]

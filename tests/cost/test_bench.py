@@ -119,7 +119,8 @@ def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pyte
     table = records.rates(reports)
     assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00 (3.00 to 5.00)"
     assert records.limits(reports)["share"].tolist() == ["50%", "50%"] and set(records.checks(reports)["same"]) == {"yes"}
-    assert "4.0×" in speed.ratios(reports).svg
+    picture = speed.ratios(reports)
+    assert all("4.0×" in drawn and "33m" in drawn for drawn in (picture.svg, picture.narrow_svg)), "a phone has a drawing of its own"
     sound = sealed(report)
     (tmp_path / "bench" / "33m.json").write_text(json.dumps(sound))
     assert records.recorded()[1] == sound

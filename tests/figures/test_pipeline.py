@@ -16,6 +16,7 @@ from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
 from collapse_lib.figures import schematic
 from collapse_lib.figures.pipeline import runs_with
+from collapse_lib.figures.style import NARROW_PANEL
 from collapse_lib.studies import results
 
 BANDS = {"loss_at_0": (4.0, 0.5, 10), "loss_at_1_32": (2.0, 0.1, 320), "loss_at_33_255": (1.5, 0.1, 670)}  # first loss, rise, tokens
@@ -179,8 +180,11 @@ def run() -> Run:
 
 
 def test_the_schematic_draws_the_lineage(run):
-    (panel,) = figures.figure_a1("planned").figure.axes
+    picture = figures.figure_a1("planned")
+    (panel,), (for_a_phone,) = picture.figure.axes, picture.narrow.axes
     words = [text.get_text() for text in panel.texts]
+    assert sorted(text.get_text().replace("⋮", "…") for text in for_a_phone.texts if text.get_text()) == sorted(word for word in words if word)
+    assert picture.narrow.get_figwidth() == NARROW_PANEL[0] < picture.figure.get_figwidth()
     assert [word for word in words if word.startswith("Generation")] == ["Generation 1", "Generation 2", "Generation 6"]
     assert {"Initial corpus", "192 stories", "68.5 M parameters", "41,552 tokens\ncorpus aaaaaa", "Untrained baseline"} <= set(words)
     assert "600 M tokens\ncorpus cccc01" in words and "? parameters" in words and words.count("…") == 1

@@ -495,6 +495,8 @@ def test_figure_3_and_table_a2_show_grades_with_what_they_are_worth(tiny, server
     assert "grammar" in left.get_ylabel() and "consistency" in right.get_ylabel()
     assert {tuple(line.get_ydata()) for line in left.get_lines() if len(line.get_xdata()) == 2} == {(6, 6)}
     assert "unreliable" in picture.svg and picture.svg == figures.figure_3(table, "tiny").svg
+    upper, lower = (panel.get_position() for panel in picture.narrow.axes)
+    assert lower.y1 < upper.y0 and "unreliable" in picture.narrow_svg, "below each other on a phone"
     assert colours_of(picture) == ["#777777", "#777777"]
     assert "consistency" in figures.figure_3_interactive(table, "tiny").html
     shown = wording.table_a2("tiny").data
@@ -532,7 +534,7 @@ def test_the_controls_decide_grade_by_grade_what_is_grey(tiny, server):
     record["metrics"] |= {name: verdict | {"value": 1} for name, verdict in ranks.items()}
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
     assert colours_of(figures.figure_3(table, "tiny")) == ["#0072B2", "#0072B2"]
-    assert "ranks the control rows rightly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
+    assert "ranks the control rows correctly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
     for name in ranks:  # as older records have it: one word for both grades
         del record["metrics"][name]
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})

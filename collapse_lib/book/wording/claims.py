@@ -31,7 +31,7 @@ CLAIMS = {
         "The cause (contribution 1)",
         "Training on generated text introduces errors that are never negative; they add up over generations, and that is the cause "
         "(sections 1, 2.1 to 2.3; eqs. 1 to 3).",
-        "Any sequence of positive distributions can be written so, improving ones too; the smallest errors can be measured "
+        "Any sequence of positive distributions can be written in this way, improving ones too; the smallest errors can be measured "
         "([one generation](../theory/1_one_generation), [many](../theory/2_many_generations)).",
         "Asked as an experiment: is recursion worse than training again on real text, and than one generation's text again and again?",
     ),
@@ -108,13 +108,13 @@ CLAIMS = {
     "proportion": Said(
         "Keep a proper proportion",
         "It is crucial to keep a proper proportion of generated data to all training data (section 4).",
-        "A share of real text gives a fixed point, the nearer the larger the share ([ways out](../theory/5_ways_out)).",
+        "A share of real text gives a fixed point, which a larger share brings nearer to the corpus ([ways out](../theory/5_ways_out)).",
         "The paper tests no proportion. An arm that mixes real text in is held against the paper's recursion.",
     ),
 }
 SHORT = {  # the claims that the landing page lists
     "finding_1": "Each generation predicts stories of the source worse.",
-    "cause": "Recursion is the cause, and not that text is generated.",
+    "cause": "Recursion is the cause, not generated text as such.",
     "finding_2": "Text fills with repetition.",
     "finding_3": "Stories lose their grammar and their sense.",
     "finding_4": "Late models are worth no more than untrained ones.",

@@ -25,12 +25,11 @@ def judge_verdict(record: dict[str, Any]) -> Markdown:
     margin = metrics["judge_margin"]["value"]
     failed = distrusted(record)
     if not failed:
-        return Markdown(f"Judge {judge} **ranks the control rows rightly**: the real continuation leads by {margin:.2g} points at least.{wrong}")
+        return Markdown(f"Judge {judge} **ranks the control rows correctly**: the real continuation leads by at least {margin:.2g} points.{wrong}")
     return Markdown(
         f"⚠ Judge {judge} is **unreliable here** in {' and '.join(failed)}: it does not put real continuations clearly above shuffled words and "
         "random tokens, and those in their order, or, in consistency, above another story's continuation "
-        f"(smallest lead {margin:.2g} points). What is grey is what it said, and no evidence about the "
-        f"models.{wrong}"
+        f"(smallest lead {margin:.2g} points). Grey grades are what it said; they are no evidence about the models.{wrong}"
     )
 
 

@@ -70,7 +70,7 @@ def _scale(name: str) -> str:
     chains = sorted({len(study.seeds_of(arm)) for contrast in study.contrasts for arm in (contrast.arm, contrast.against)})
     return (
         f"{number(measured['parameters'])} parameters, {number(measured['train_tokens'])} tokens, {study.generations} generations, "
-        f"{' to '.join(map(str, chains))} chains an arm"
+        f"{' to '.join(map(str, chains))} chains per arm"
     )
 
 

@@ -113,7 +113,7 @@ PAPER_FIGURES = {
     "A5": PaperFigure("f1", "The paper draws Figure A4, weighted F1, once more, as **Figure A5**, for the model that it calls 1M."),
 }
 OTHER_SIZE = (
-    " The notebook draws whatever runs it is given. For the paper's figure that is a run of `paper-1m` or `released-1m`, for the comparison one of "
+    " The notebook draws whatever runs it is given. For the paper's figure give it a run of `paper-1m` or `released-1m`, and to compare, one of "
     "another size beside it. Runs of one size alone do not answer the question."
 )
 
@@ -138,7 +138,7 @@ def beside_paper(table: DataFrame, measures: Sequence[str]) -> Markdown:
         label, step, said = REPORTED[name]
         here = {run: _here(table, run, name, step) for run in table["run"].unique()}
         rows += [(label, said, run, words) for run, words in here.items() if words] or [(label, said, "–", "*not measured*")]
-    return Markdown(pipe_table(("measure", "the paper", "run", "here, one chain a run"), rows))
+    return Markdown(pipe_table(("measure", "the paper", "run", "here, one chain per run"), rows))
 
 
 def table_a1(run: str, generations: Sequence[int] = (), each: int = 2) -> Markdown:

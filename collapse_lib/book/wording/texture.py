@@ -37,7 +37,7 @@ def fates(table: DataFrame) -> Markdown:
         else:
             rows.append((run, f"**{fate.label}**", spans(fate.dissolving), spans(fate.fixating), _source(table, run, fate.source)))
     if not rows:
-        return Markdown("*No fate: no text has been looked at as a whole.*")
+        return Markdown("*No fate: step `texture` has not been done.*")
     return Markdown(pipe_table(("run", "fate of this one chain", "dissolving in", "fixating in", "band"), rows))
 
 
