@@ -13,6 +13,7 @@ from typing import Any
 
 from collapse_lib.experiment.execute import environment, execute
 from collapse_lib.experiment.files import write_text
+from collapse_lib.experiment.processes import end_with_parent
 from collapse_lib.experiment.warm_kernel import warm_kernel
 
 
@@ -48,7 +49,7 @@ def executing(wanted: Sequence[Execution]) -> Iterator[None]:
     kernels = min(len(os.sched_getaffinity(0)), len(missing))
     with (
         environment({"OMP_NUM_THREADS": "1"}),  # however many kernels there are: the threads of a sum decide its last digits
-        ProcessPoolExecutor(kernels, get_context("spawn")) as pool,
+        ProcessPoolExecutor(kernels, get_context("spawn"), end_with_parent) as pool,
     ):
         running = [pool.submit(_execute, missing[first::kernels]) for first in range(kernels)]
         yield

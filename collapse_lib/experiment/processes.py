@@ -6,6 +6,7 @@ whose composition does not depend on the number of processes: what comes out is 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
@@ -247,6 +248,18 @@ def _explain(failed: list[_Worker], size: int, what: str) -> None:
         raise UserError(f"{which} was killed by signal {-status} (out of memory, perhaps); the same command goes on from there.")
     print(said, file=sys.stderr)
     raise RuntimeError(f"{which} ended with status {status}: {(said.splitlines() or ['it said nothing'])[-1]}")
+
+
+def end_with_parent() -> None:
+    """Have this process of a pool end with the one that started it, however that ends: while there is no work, it would wait for it for ever."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def end_with_input(patience: float) -> None:

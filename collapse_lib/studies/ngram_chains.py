@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.processes import end_with_parent
 from collapse_lib.experiment.regimes import FRESH, Part, Regime, compose
 from collapse_lib.metrics.entropy import entropy
 from collapse_lib.metrics.repetition import Repeats, distinct_ngrams
@@ -229,7 +230,7 @@ def chains(
     workers = min(workers or os.cpu_count() or 1, len(wanted))
     if workers < 2:
         return concat(map(one, wanted), ignore_index=True)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         return concat(pool.map(one, wanted), ignore_index=True)
 
 

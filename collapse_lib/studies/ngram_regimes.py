@@ -19,6 +19,7 @@ from collapse_lib.experiment import tables
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive
 from collapse_lib.experiment.paths import runs_root
+from collapse_lib.experiment.processes import end_with_parent
 from collapse_lib.experiment.regimes import Regime
 from collapse_lib.model.ngram import NGram, row_tokens
 from collapse_lib.studies.ngram_chains import GrammarWords, Measures, chain, measures
@@ -118,7 +119,7 @@ def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers:
         wanted = [(name, seed) for name, arm in arms.items() for seed in range(1, 1 + arm.chains)]
         wanted.sort(key=lambda chain: (-arms[chain[0]].chains, chain[1]))  # quick ones first, and something of each arm
         missing = [chain for chain in wanted if chain not in have]
-        with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn"), end_with_parent) as pool:
             for future in as_completed([pool.submit(one_chain, name, arms[name], seed, generations) for name, seed in missing]):
                 done = concat([part for part in (done, future.result()) if len(part)], ignore_index=True)
                 _store(done, list(arms), file, origins | made)

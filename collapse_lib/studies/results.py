@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from collapse_lib.experiment.artefacts import read_manifest, read_metrics
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import naming
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.paths import run_folder, run_names, runs_root
 
@@ -131,7 +132,8 @@ def _manifests(run: str) -> list[tuple[Path, dict[str, Any]]]:
     """Generation folders and manifests of a run's finished steps in the order of execution."""
     files = (runs_root() / run).glob("generation-*/manifests/*.json")
     manifests = [(file.parents[1], read_manifest(file.parents[1], file.stem)) for file in files]
-    return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], found[1]["step"]))
+    order = {name: number for number, name in enumerate(STEPS)}  # of those that were begun in the same second
+    return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], order.get(found[1]["step"], len(order))))
 
 
 def _short(value: float) -> str:

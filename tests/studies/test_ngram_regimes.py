@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import time
+
+import psutil
 import pytest
 
 from collapse_lib.experiment.errors import UserError
@@ -33,6 +38,25 @@ def test_chains_of_another_kind_are_not_taken_for_these(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"has chains of 'replace' that are 2 generations of 300 tokens, contexts of 1 \(replace, .*delete it"):
             ngram_regimes.run({"replace": other}, generations=generations, workers=1)
     assert ngram_regimes.run({"replace": few}, generations=2, workers=1).equals(made) and not made.attrs
+
+
+LONG = """
+from collapse_lib.studies.ngram_regimes import Arm, run
+if __name__ == "__main__":
+    run({"replace": Arm(chains=4)}, workers=2)
+"""
+
+
+def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+    (tmp_path / "chains.py").write_text(LONG)
+    driver = psutil.Popen([sys.executable, str(tmp_path / "chains.py")], env=os.environ | {"COLLAPSE_RUNS": str(tmp_path)})
+    deadline = time.monotonic() + 300
+    while len(workers := [child for child in driver.children() if "spawn_main" in " ".join(child.cmdline())]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)  # until they work, or wait for work
+    driver.kill()
+    driver.wait()
+    assert len(workers) == 2 and psutil.wait_procs(workers, timeout=120)[1] == []
 
 
 def one_chain_but_of_fresh(name, arm, seed, generations):

@@ -27,6 +27,7 @@ from torture.states import command
 
 TITLE = "SIGKILL at random times"
 KILLS = 200
+PATIENCE = 1800.0  # seconds
 # A study's chains, and then its record, in one process.
 STUDIED = """
 import sys
@@ -129,9 +130,12 @@ def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) ->
                 process.wait(moment * seconds)
             except subprocess.TimeoutExpired:
                 struck.append(strike(process, victim))
-            process.communicate()
+            try:
+                process.communicate(timeout=PATIENCE)  # until nobody holds its standard error: what it started has ended too
+            except subprocess.TimeoutExpired:
+                return Outcome("left running", f"after {struck}: {_left(process)}")
         process = start(attacked.arguments(scratch), scratch)
-        _, said = process.communicate(timeout=1800)
+        _, said = process.communicate(timeout=PATIENCE)
         if process.returncode or "Traceback" in said:
             return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
         difference = differences(scratch / "runs", undisturbed / "runs")
@@ -147,7 +151,7 @@ def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) ->
 def _undisturbed(folder: Path, attacked: Attacked) -> None:
     began = time.monotonic()
     process = start(attacked.arguments(folder), folder)
-    _, said = process.communicate(timeout=1800)
+    _, said = process.communicate(timeout=PATIENCE)
     if process.returncode:
         raise RuntimeError(said)
     (folder / "seconds").write_text(str(time.monotonic() - began))
@@ -186,6 +190,22 @@ def strike(process: subprocess.Popen[str], victim: str) -> str:
         except ProcessLookupError:
             continue
     return f"{victim} ({len(targets)})"
+
+
+def _left(process: subprocess.Popen[str]) -> str:
+    """End what is left of the group that a process led, and name it."""
+    left = [other for other in psutil.process_iter() if _group(other) == process.pid]
+    names = [f"{_line(other)[-80:]} ({other.status()})" for other in left]
+    for other in left:
+        other.kill()
+    return "; ".join(names)
+
+
+def _group(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
 
 
 def _line(process: psutil.Process) -> str:
