@@ -214,7 +214,8 @@ def test_no_page_asks_another_host_or_is_wider_than_a_phone(reader: Reader, base
         width = reader.run("return document.documentElement.scrollWidth")
         assert width <= PHONE[0], f"{page} is {width} px wide"
         assert not reader.run(CUT_FORMULAS), f"{page} has formulas beyond a phone's edge"
-        assert not reader.find(".still.only-wide"), f"{page} has a figure without a drawing for a phone"
+        if not page.startswith("runs/"):  # there, notebooks that an earlier version executed show what it drew
+            assert not reader.find(".still.only-wide"), f"{page} has a figure without a drawing for a phone"
         assert not (small := reader.run(SMALL_TEXT)), f"{page}: text in a figure that is too small: {small}"
 
 
