@@ -401,16 +401,21 @@ class Protocol(Section):
     gpt_eval: GPTEvalSettings = GPTEvalSettings()
     retention: RetentionSettings = RetentionSettings()
 
+    def continued_lengths(self) -> dict[str, tuple[int, int | None]]:
+        """How far story beginnings are continued, by the field that says so: at most how many tokens, and how many beginnings (None: all)."""
+        lengths: dict[str, tuple[int, int | None]] = {}
+        if self.completions.every:
+            lengths["completions.max_new_tokens"] = self.completions.max_new_tokens, self.completions.beginnings
+        if self.continuations.beginnings:
+            lengths["continuations.tokens"] = self.continuations.tokens, self.continuations.beginnings
+        return lengths
+
     @model_validator(mode="after")
     def _fits_together(self) -> Protocol:
         positions = self.model.max_position_embeddings
         longest = {"training.block_size": self.training.block_size, "sampling.max_context": self.sampling.max_context}
         if self.sampling.overflow == "extend":
-            extending = {"sampling.length": self.sampling.length}
-            if self.completions.every:
-                extending["completions.max_new_tokens"] = self.completions.max_new_tokens
-            if self.continuations.beginnings:
-                extending["continuations.tokens"] = self.continuations.tokens
+            extending = {"sampling.length": self.sampling.length} | {name: tokens for name, (tokens, _) in self.continued_lengths().items()}
             longest |= {f"{name} (with sampling.overflow = extend)": tokens for name, tokens in extending.items()}
         longest["evaluation.max_context"] = self.evaluation.max_context
         if self.classification.tasks:

@@ -55,18 +55,20 @@ def write_initial_corpus(task: Task) -> None:
 
 def check_lengths(protocol: Protocol, tokenizer: Tokenizer) -> None:
     """Raise ``UserError`` for lengths that only the tokeniser can tell, and that steps after hours of training would refuse."""
-    from collapse_lib.metrics.gpt_eval import read_prompts
     from collapse_lib.text.tasks import TASKS, room_for_pairs
 
     if any(len(TASKS[name].columns) == 2 for name in protocol.classification.tasks):
         room_for_pairs(tokenizer, protocol.classification.max_length, protocol.classification.separator)
-    wanted = {}
-    if protocol.completions.every:
-        wanted["completions.max_new_tokens"] = protocol.completions.max_new_tokens, protocol.completions.beginnings
-    if protocol.continuations.beginnings:
-        wanted["continuations.tokens"] = protocol.continuations.tokens, protocol.continuations.beginnings
-    for field, (tokens, beginnings) in wanted.items() if protocol.sampling.overflow == "extend" else ():
-        start, positions = int(protocol.sampling.start == "endoftext"), protocol.model.max_position_embeddings
+    if protocol.sampling.overflow == "extend":
+        _check_positions(protocol, tokenizer)
+
+
+def _check_positions(protocol: Protocol, tokenizer: Tokenizer) -> None:
+    """``UserError`` unless every story beginning and its continuation have positions of their own."""
+    from collapse_lib.metrics.gpt_eval import read_prompts
+
+    start, positions = int(protocol.sampling.start == "endoftext"), protocol.model.max_position_embeddings
+    for field, (tokens, beginnings) in protocol.continued_lengths().items():
         longest = start + max((len(tokenizer.encode(text)) for text in read_prompts(protocol.completions.prompts)[:beginnings]), default=0)
         if longest + tokens - 1 > positions:  # the last token is never read
             raise UserError(
