@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Modules are compiled when they are first imported, which most never are: half a minute and half a gigabyte saved.
+# Many container images forbid that, and every process would compile torch, spaCy and the rest again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PORT ?= 8000
 PYTEST_ARGS ?=

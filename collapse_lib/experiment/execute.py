@@ -125,7 +125,6 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
     import logging
 
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     from collapse_lib.experiment.warm_kernel import ENGINE
@@ -146,7 +145,7 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
                 km=kernel,
                 kernel_name="python3",
                 progress_bar=False,
-                start_timeout=120,
+                start_timeout=600,  # one that dies is noticed at once; a busy machine may need minutes
                 extra_arguments=["--log-level=ERROR"],  # the kernel would warn about its loopback connection in the middle of our lines
             )
     except PapermillExecutionError as error:
@@ -156,7 +155,9 @@ def execute(source: Path, target: Path, parameters: dict[str, Any], kernel: Asyn
         if sentence := explained(rebuilt(error.ename, error.evalue)):
             raise UserError(f"{sentence.rstrip('.')}; {source.name} stopped there, and as far as it came it is {beside}.") from error
         raise NotebookFailed(f"{source.name} failed: {error.ename}: {error.evalue.strip().partition(chr(10))[0]}", beside) from error
-    except DeadKernelError:
+    except RuntimeError as error:
+        if not str(error).startswith(("Kernel died", "Kernel didn't respond")):
+            raise
         raise NotebookFailed(
             f"the kernel that executed {source.name} died (out of memory, or killed); the same command goes on from there", beside
         ) from None

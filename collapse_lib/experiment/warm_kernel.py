@@ -7,16 +7,20 @@ the same kernel, each in an emptied namespace with its count at one: what a cell
 from __future__ import annotations
 
 import asyncio
+import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
+from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 ENGINE = "warm-kernel"
+SECONDS_BETWEEN_LOOKS = 5.0  # at whether a kernel that does not answer is alive
 
 
 @contextmanager
@@ -55,13 +59,24 @@ async def _end(manager: AsyncKernelManager) -> None:
 
 
 async def _empty(manager: AsyncKernelManager) -> None:
+    """Wait for as long as the kernel lives: on a busy machine, or one that was asleep, an answer may take minutes."""
     client = manager.client()
     client.start_channels()
     try:
-        await client.wait_for_ready(timeout=60)
-        await client.execute("%reset -f\nget_ipython().execution_count = 1", silent=True, store_history=False, reply=True, timeout=60)
+        await client.wait_for_ready(timeout=None)
+        asked = client.execute("%reset -f\nget_ipython().execution_count = 1", silent=True, store_history=False)
+        while (reply := await _next_reply(client)) is None or reply["parent_header"].get("msg_id") != asked:
+            if not await manager.is_alive():
+                raise DeadKernelError("Kernel died")
     finally:
         client.stop_channels()
+
+
+async def _next_reply(client: AsyncKernelClient) -> dict[str, Any] | None:
+    try:
+        return await client.get_shell_msg(timeout=SECONDS_BETWEEN_LOOKS)
+    except queue.Empty:
+        return None
 
 
 papermill_engines.register(ENGINE, WarmKernelEngine)

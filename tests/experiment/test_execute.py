@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 
 import nbformat
 import pytest
 
-from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.errors import NotebookFailed, UserError
 from collapse_lib.experiment.execute import advance, advance_step, execute
 from collapse_lib.experiment.progress import PROGRESS_VARIABLE
 from collapse_lib.experiment.protocol import load_preset
@@ -15,17 +17,45 @@ from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.warm_kernel import warm_kernel
 
 
+def notebook(path, *codes):
+    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(code) for code in codes]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), path)
+    return path
+
+
+def outputs(path):
+    return [output for cell in nbformat.read(path, as_version=4).cells for output in cell.outputs]
+
+
 def test_the_kernel_knows_the_runs_folder_and_this_process_forgets_it(tmp_path, monkeypatch):
     monkeypatch.delenv("COLLAPSE_RUNS", raising=False)
     before = dict(os.environ)
-    source, target = tmp_path / "notebook.ipynb", tmp_path / "executed.ipynb"
-    cells = [nbformat.v4.new_code_cell(code) for code in ("import os", "os.environ['COLLAPSE_RUNS']")]
-    kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernelspec}), source)
+    source, target = notebook(tmp_path / "notebook.ipynb", "import os", "os.environ['COLLAPSE_RUNS']"), tmp_path / "executed.ipynb"
     with warm_kernel() as kernel:
         execute(source, target, {}, kernel)
-    assert "papermill_runs" in nbformat.read(target, as_version=4).cells[-1].outputs[0]["data"]["text/plain"]
+    assert "papermill_runs" in outputs(target)[-1]["data"]["text/plain"]
     assert dict(os.environ) == before
+
+
+def test_a_kernel_that_answers_late_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("collapse_lib.experiment.warm_kernel.SECONDS_BETWEEN_LOOKS", 0.1)
+    with warm_kernel() as kernel:
+        execute(notebook(tmp_path / "first.ipynb", "1"), tmp_path / "executed-first.ipynb", {}, kernel)
+        os.kill(kernel.provisioner.pid, signal.SIGSTOP)
+        timer = threading.Timer(2.0, os.kill, (kernel.provisioner.pid, signal.SIGCONT))
+        timer.start()
+        execute(notebook(tmp_path / "second.ipynb", "print('second')"), tmp_path / "executed-second.ipynb", {}, kernel)
+        timer.join()
+    assert [output["text"] for output in outputs(tmp_path / "executed-second.ipynb")] == ["second\n"]
+
+
+def test_a_kernel_that_died_between_two_notebooks_is_no_kernel_that_answers_late(tmp_path):
+    with warm_kernel() as kernel:
+        execute(notebook(tmp_path / "first.ipynb", "1"), tmp_path / "executed.ipynb", {}, kernel)
+        os.kill(kernel.provisioner.pid, signal.SIGKILL)
+        with pytest.raises(NotebookFailed, match=r"the kernel that executed second\.ipynb died"):
+            execute(notebook(tmp_path / "second.ipynb", "2"), tmp_path / "executed.ipynb", {}, kernel)
 
 
 def test_a_protocol_that_another_command_changed_meanwhile_is_not_driven(tmp_path, monkeypatch):
