@@ -64,6 +64,8 @@ def explained(error: BaseException) -> str | None:
         )
     if "No space left on device" in text or "disk is full" in text:  # not every library says it with an OSError
         return _refused(error, errno.ENOSPC, "No space left on device")
+    if isinstance(error, TimeoutError) and error.errno is None:  # an OSError that is about no file
+        return f"An answer was waited for in vain ({text.rstrip('.') or 'nothing says whose'}); the same command tries again."
     if isinstance(error, OSError):
         return _refused(error, error.errno, error.strerror or text)
     if isinstance(error, UnicodeDecodeError):

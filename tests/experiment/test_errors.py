@@ -98,6 +98,7 @@ def test_refusals_of_the_operating_system_come_with_a_remedy(runs, capsys, monke
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "0xff"),
         (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal"), "PYTHONIOENCODING"),
+        (TimeoutError("Timeout waiting for reply"), "(Timeout waiting for reply); the same command tries again"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "make room"),
     ],
 )
