@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,6 +149,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | 
     return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
+class Rows(NamedTuple):
+    """The positions of a padded batch that are worked on: what is done to each of them by itself need not be done to padding."""
+
+    batch: int  # B
+    length: int  # T
+    index: Tensor  # [R] int64, of the B x T positions
+
+    @classmethod
+    def of(cls, kept: Tensor) -> Rows:
+        """Those where ``kept``, [B, T] bool, is true."""
+        return cls(*kept.shape, kept.flatten().nonzero()[:, 0])
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[B, T, H] of [R, H], with zeros for padding."""
+        return x.new_zeros(self.batch * self.length, x.shape[-1]).index_copy(0, self.index, x).view(self.batch, self.length, -1)
+
+    def take(self, x: Tensor) -> Tensor:
+        """[R, H] of [B, T, H]."""
+        return x.flatten(0, 1).index_select(0, self.index)
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: GPTNeoConfig, kind: str):
         super().__init__()
@@ -159,18 +180,20 @@ class SelfAttention(nn.Module):
         self.q_proj = Linear(config.hidden_size, config.hidden_size, bias=False)
         self.out_proj = Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None) -> Tensor:
-        B, T, H = x.shape
-        split = (B, T, self.num_heads, self.head_dim)
-        q, k, v = (heads.view(split).transpose(1, 2) for heads in self._project(x))  # [B, N, T, D] each
+    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None, rows: Rows | None) -> Tensor:
+        projected = self._project(x)
+        if rows is not None:
+            projected = map(rows.pad, projected)
+        q, k, v = (heads.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for heads in projected)  # [B, N, T, D] each
         if keys_values is not None:
             keys_values.append((k, v))
         attend = narrow_attention if self.head_dim < NARROW and x.device.type == "cpu" else self._fused
         y = attend(q, k, v, self.window)  # [B, N, T, D]
-        return self.out_proj(y.transpose(1, 2).reshape(B, T, H))
+        y = y.transpose(1, 2).flatten(2)  # [B, T, H]
+        return self.out_proj(y if rows is None else rows.take(y))
 
     def _project(self, x: Tensor) -> Iterable[Tensor]:
-        """Queries, keys and values, [B, T, H] each."""
+        """Queries, keys and values, [..., H] each."""
         projections = self.q_proj, self.k_proj, self.v_proj
         if (dtype := self.q_proj.products) is None:
             return [project(x) for project in projections]
@@ -215,8 +238,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.hidden_size)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None) -> Tensor:
-        x = x + self.attn.attention(self.ln_1(x), keys_values)
+    def forward(self, x: Tensor, keys_values: list[tuple[Tensor, Tensor]] | None, rows: Rows | None) -> Tensor:
+        x = x + self.attn.attention(self.ln_1(x), keys_values, rows)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -300,22 +323,28 @@ class GPTNeo(nn.Module):
             return self.rounded_head
         return self.head if self.products is None else self.head.to(self.products)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, keys_values: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, keys_values: list[tuple[Tensor, Tensor]] | None = None, kept: Tensor | None = None
+    ) -> Tensor:
         """Final hidden states, after the last LayerNorm.
 
         Args:
             tokens: [B, T] int64.
             positions: [T] or [B, T] int64; 0 .. T-1 when not given.
             keys_values: a list to which every layer appends its keys and values, [B, N, T, D] each; sampling starts its cache from them.
+            kept: [B, T] bool, a beginning of each row; what comes after it is padding, and no work is done for it.
 
         Returns:
-            [B, T, H].
+            [B, T, H]; with ``kept``, [R, H] for the R positions where it is true.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.transformer.wte(tokens) + self.transformer.wpe(positions)  # [B, T, H]
+        rows = None
+        if kept is not None:
+            rows, tokens, positions = Rows.of(kept), tokens[kept], positions.expand_as(tokens)[kept]
+        x = self.transformer.wte(tokens) + self.transformer.wpe(positions)  # [B, T, H] or [R, H]
         for block in self.transformer.h:
-            x = block(x, keys_values)
+            x = block(x, keys_values, rows)
         return self.transformer.ln_f(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -333,8 +362,13 @@ class GPTNeo(nn.Module):
         Returns:
             The summed loss (fp32, differentiable once) and the number of targets (int64), both scalars on the model's device.
         """
-        loss = summed_cross_entropy(self(tokens).flatten(0, 1), self.head, targets.flatten(), chunk_rows, self.products)
-        return loss, (targets != IGNORED).sum()
+        counted = targets != IGNORED  # [B, T]
+        kept = counted.flip(1).cumsum(1).flip(1) > 0  # up to the last target of a row
+        if tokens.is_cuda or kept.all():  # a GPU would have to wait for how many there are
+            hidden, asked = self(tokens).flatten(0, 1), targets.flatten()
+        else:
+            hidden, asked = self(tokens, kept=kept), targets[kept]
+        return summed_cross_entropy(hidden, self.head, asked, chunk_rows, self.products), counted.sum()
 
     def num_parameters(self) -> int:
         """Parameters, the tied head counted once."""

@@ -65,10 +65,11 @@ def test_attention_matters(model: GPTNeo) -> None:
 
 def test_loss_and_gradients_are_transformers(model: GPTNeo, oracle) -> None:
     length = model.config.max_position_embeddings * 5 // 8
-    tokens = some_tokens(model, 2, length)
+    tokens = some_tokens(model, 3, length)
     labels = tokens.clone()
     labels[0, length // 2 :] = IGNORED
     labels[1, 7] = IGNORED
+    labels[2] = IGNORED
     model.zero_grad()
     oracle.zero_grad()
     total, targets = model.loss(tokens[:, :-1], labels[:, 1:], chunk_rows=50)
@@ -81,6 +82,20 @@ def test_loss_and_gradients_are_transformers(model: GPTNeo, oracle) -> None:
     for name, parameter in oracle.named_parameters():
         scale = parameter.grad.abs().max()
         assert (found[name].grad - parameter.grad).abs().max() < 1e-4 * scale, name
+
+
+def test_padding_changes_nothing_and_costs_nothing(model: GPTNeo) -> None:
+    length = model.config.max_position_embeddings - 1
+    tokens = some_tokens(model, 3, length)
+    kept = torch.arange(length) < torch.tensor([[1], [length // 2], [0]])
+    with torch.no_grad():
+        expected, found = model(tokens)[kept], model(tokens, kept=kept)
+    assert found.shape == (1 + length // 2, model.config.hidden_size)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    model.zero_grad()
+    loss, targets = model.loss(tokens, torch.full_like(tokens, IGNORED))
+    loss.backward()
+    assert loss == targets == 0 and all(not parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 
 
 def test_the_window_includes_the_token_itself() -> None:
