@@ -363,8 +363,8 @@ class GPTNeo(nn.Module):
             The summed loss (fp32, differentiable once) and the number of targets (int64), both scalars on the model's device.
         """
         counted = targets != IGNORED  # [B, T]
-        kept = counted.flip(1).cumsum(1).flip(1) > 0  # up to the last target of a row
-        if tokens.is_cuda or kept.all():  # a GPU would have to wait for how many there are
+        # A GPU would have to wait for how many positions there are up to the last target of each row.
+        if tokens.is_cuda or (kept := counted.flip(1).cumsum(1).flip(1) > 0).all():
             hidden, asked = self(tokens).flatten(0, 1), targets.flatten()
         else:
             hidden, asked = self(tokens, kept=kept), targets[kept]
