@@ -525,7 +525,8 @@ class Protocol(Section):
 
 def preset_names() -> list[str]:
     """Names of the presets shipped with the library, smallest first."""
-    order = ["smoke", "demo", "laboratory", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    of_stories = ["tinystories-small", "reference-small", "reference-large"]
+    order = ["smoke", "demo", "laboratory", *of_stories, "paper-1m", "paper-33m", "released-1m", "released-33m"]
     found = {Path(str(entry)).stem for entry in _preset_folder().iterdir() if str(entry).endswith(".yaml")}
     return [name for name in order if name in found] + sorted(found - set(order))
 

@@ -222,5 +222,6 @@ class BenchReport(TypedDict):
     unit: str
     sides: dict[str, Side]
     ratios: dict[str, Ratio]
+    bf16_gain: NotRequired[Ratio]
     checks: list[Check]
     floors: NotRequired[list[Limit]]

@@ -31,7 +31,9 @@ def test_a_bench_reports_rates_ratios_memory_and_checks(config: str, tmp_path, c
     ours, *baselines = report["sides"].values()
     assert len(baselines) == (4 if bf16_units() else 2) and all(side["rate"] > 0 and side["peak_memory_bytes"] > 2**26 for side in (ours, *baselines))
     for name, ratio in report["ratios"].items():
-        assert ratio["median"] == pytest.approx(ours["rate"] / report["sides"][name]["rate"])
+        rival = report["sides"]["ours, bf16"] if name.endswith("bf16") else ours
+        assert ratio["median"] == pytest.approx(rival["rate"] / report["sides"][name]["rate"])
+    assert ("bf16_gain" in report) == bool(bf16_units())
     assert bench.is_equivalent(report) and len(report["checks"]) == 2 * len(baselines)
     assert all(0 < limit["share"] < 1.5 for limit in report["floors"])
 
@@ -75,7 +77,8 @@ def test_samples_of_another_distribution_are_noticed(tmp_path) -> None:
     setup = bench.Setup("demo", "cpu", 8, tmp_path)
     bench.save_model(setup)
     work = sampling.ours(setup)()
-    twisted = {"tokens": np.zeros_like(work.outcome["tokens"]), "logits": work.outcome["logits"] + 1, "batch": 200, "bf16": False}
+    uniform = np.random.default_rng(1).integers(0, 1280, work.outcome["tokens"].shape)
+    twisted = {"tokens": uniform, "logits": work.outcome["logits"] + 1, "batch": 200, "bf16": False}
     found = sampling.checks(setup, work.outcome, twisted)
     assert [check["passed"] for check in found] == [False, False]
 
@@ -117,8 +120,9 @@ def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pyte
     reports = records.recorded()
     assert [report["config"] for report in reports] == ["1m", "33m"]
     table = records.rates(reports)
-    assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00 (3.00 to 5.00)"
+    assert table["tokens/s"].tolist() == ["400", "100", "50", "12"] and table["ours is faster by"].tolist()[1] == "4.00x (3.00 to 5.00)"
     assert records.limits(reports)["share"].tolist() == ["50%", "50%"] and set(records.checks(reports)["same"]) == {"yes"}
+    assert records.gains(reports).empty
     picture = speed.ratios(reports)
     assert all("4.0×" in drawn and "33m" in drawn for drawn in (picture.svg, picture.narrow_svg)), "a phone has a drawing of its own"
     sound = sealed(report)
@@ -132,3 +136,7 @@ def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pyte
 def test_the_reports_in_the_checkout_are_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLAPSE_RUNS", str(project_root() / "papermill_runs"))
     assert len(found := records.recorded()) >= 10 and all("sha256" in report for report in found)
+    gains = records.gains(found).set_index("bench")
+    assert len(gains) == 12 and float(gains.loc["training, 33m", "bf16 is faster by"].partition("x")[0]) > 1.5
+    picture = speed.ratios(found)  # a bar a precision, against the best of the others that multiply in it
+    assert "products in bf16" in picture.svg and "free-text, demo" in picture.narrow_svg

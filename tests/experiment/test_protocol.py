@@ -12,7 +12,8 @@ from collapse_lib.experiment.protocol import FREE_FIELDS, Protocol, load_preset,
 
 
 def test_the_presets_that_the_documentation_names_are_there():
-    assert preset_names() == ["smoke", "demo", "laboratory", "tinystories-small", "paper-1m", "paper-33m", "released-1m", "released-33m"]
+    ours = ["smoke", "demo", "laboratory", "tinystories-small", "reference-small", "reference-large"]
+    assert preset_names() == [*ours, "paper-1m", "paper-33m", "released-1m", "released-33m"]
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, check
+from collapse_lib.cost.bench import IN_BF16, OURS, Bench, Needs, Setup, Side, Work, check
 from collapse_lib.cost.timing import timed
 from collapse_lib.model.weightless import without_weights
 
@@ -34,8 +34,8 @@ def corpus(setup: Setup) -> TokenCorpus:
 
 def sides(setup: Setup) -> list[Side]:
     in_bf16 = [
-        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
-        Side("transformers, story by story, bf16", story_by_story, {"precision": "bf16"}),
+        Side(OURS + IN_BF16, ours, {"precision": "bf16"}),
+        Side("transformers, story by story" + IN_BF16, story_by_story, {"precision": "bf16"}),
     ]
     return [Side(OURS, ours), Side("transformers, story by story", story_by_story), *(in_bf16 if setup.has_bf16 else [])]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.cost.bench import BENCHES, CONFIGS, OURS
+from collapse_lib.cost.bench import BENCHES, CONFIGS, IN_BF16, OURS, in_words
 from collapse_lib.cost.calibration import is_recorded_machine
 from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.paths import runs_root
@@ -24,7 +24,7 @@ def recorded(folder: str = "bench") -> list[Report]:
 
 
 def rates(reports: list[Report]) -> DataFrame:
-    """A row for each side of each report: units a second, how often ours is as fast (median, least, most of the rounds), memory."""
+    """A row for each side of each report: units a second, how often ours of its precision is as fast (median, least, most of the rounds), memory."""
     from pandas import DataFrame
 
     rows = []
@@ -36,12 +36,30 @@ def rates(reports: list[Report]) -> DataFrame:
                     "bench": f"{report['bench']}, {report['config']}",
                     "side": name,
                     f"{report['unit']}/s": f"{side['rate']:,.0f}",
-                    "ours is faster by": f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})" if ratio else "",
+                    "ours is faster by": in_words(ratio) if ratio else "",
                     "peak memory, MiB": f"{side['peak_memory_bytes'] / 2**20:,.0f}",
                     "device": report["device"],
                     "date": report["date"][:10],
                 }
             )
+    return DataFrame(rows)
+
+
+def gains(reports: list[Report]) -> DataFrame:
+    """A row for each report of a CPU with units for bf16: what ours gains by them."""
+    from pandas import DataFrame
+
+    rows = [
+        {
+            "bench": f"{report['bench']}, {report['config']}",
+            f"fp32, {report['unit']}/s": f"{report['sides'][OURS]['rate']:,.0f}",
+            f"bf16, {report['unit']}/s": f"{report['sides'][OURS + IN_BF16]['rate']:,.0f}",
+            "bf16 is faster by": in_words(report["bf16_gain"]),
+            "device": report["device"],
+        }
+        for report in reports
+        if "bf16_gain" in report
+    ]
     return DataFrame(rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
+from collapse_lib.cost.bench import IN_BF16, OURS, Bench, Needs, Setup, Side, Work, best_batch, check
 from collapse_lib.cost.timing import timed
 from collapse_lib.model.weightless import without_weights
 
@@ -28,8 +28,8 @@ def workload(setup: Setup) -> str:
 def sides(setup: Setup) -> list[Side]:
     best = {"batches": BATCHES[setup.device]}
     in_bf16 = [
-        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
-        Side("transformers, its best batch, bf16", transformers, best | {"precision": "bf16"}),
+        Side(OURS + IN_BF16, ours, {"precision": "bf16"}),
+        Side("transformers, its best batch" + IN_BF16, transformers, best | {"precision": "bf16"}),
     ]
     return [
         Side(OURS, ours),

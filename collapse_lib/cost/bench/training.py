@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_lib.cost.bench import OURS, Bench, Needs, Setup, Side, Work, best_batch, check
+from collapse_lib.cost.bench import IN_BF16, OURS, Bench, Needs, Setup, Side, Work, best_batch, check
 from collapse_lib.model.weightless import without_weights
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def sides(setup: Setup) -> list[Side]:
     usual = min(USUAL_BATCH[setup.device], sequences)
     best = tuple(batch for batch in BATCHES[setup.device] if sequences % batch == 0)
     in_bf16 = [
-        Side(f"{OURS}, bf16", ours, {"precision": "bf16"}),
-        Side("transformers' Trainer, its best batch, bf16", trainer, {"batches": best, "precision": "bf16"}),
+        Side(OURS + IN_BF16, ours, {"precision": "bf16"}),
+        Side("transformers' Trainer, its best batch" + IN_BF16, trainer, {"batches": best, "precision": "bf16"}),
     ]
     return [
         Side(OURS, ours),
