@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ def draw_courses(wide: DataFrame, arms: Sequence[str], label: str, control: str 
         for arm, colour in zip(group, COLOURS, strict=False):
             _draw(panel, wide.loc[arm], arm, colour, level)
         panel.legend(frameon=False, fontsize=9)
-        panel.set(xlabel="generation", ylabel=figure_text(label))
+        panel.set(xlabel="generation", ylabel=textwrap.fill(figure_text(label), 30))  # as long as a panel is high
     return figure
 
 
