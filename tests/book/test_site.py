@@ -403,6 +403,7 @@ def test_a_chapter_is_printed_light_whole_and_with_its_answers(reader: Reader, b
     reader.until(state.replace("return", "return JSON.stringify(") + f") === JSON.stringify({json.dumps(by_night)})")  # the theme hears of it later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_on_any_kind_of_page(reader: Reader, bases: dict[str, str], pages: list[str], dark: bool) -> None:
     script = checkers.axe()

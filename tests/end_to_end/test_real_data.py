@@ -1,10 +1,12 @@
 """The same pipeline on real stories, where they are at hand."""
 
+import pytest
 from command import collapse
 
 from .test_smoke import measured
 
 
+@pytest.mark.slow
 def test_smoke_on_real_tinystories(real_data, tmp_path):
     changes = [f"corpus.source={real_data / 'tinystories'}", "corpus.stories=400", "corpus.validation_stories=20"]
     arguments = [part for change in changes for part in ("--set", change)]
