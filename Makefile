@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 # Files of tests side by side, each file in one process, a process more than there are cores: some always wait, for kernels and browsers.
 # In alphabetical order, not by the number of their tests: a run, the book and its pages in a browser are few tests and take minutes.
 # Threads that wait for one another must not spin there: the cores are taken.
-PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n "$$($(BIN)/python -c 'import os; print(min(os.cpu_count() + 1, 4))')" --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install extras judge checkers workflow lab book demo test test-slow torture lint format serve clean

@@ -135,7 +135,8 @@ def test_recorded_reports_become_tables_and_a_figure(tmp_path, monkeypatch: pyte
 
 def test_the_reports_in_the_checkout_are_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLAPSE_RUNS", str(project_root() / "papermill_runs"))
-    assert len(found := records.recorded()) >= 10 and all("sha256" in report for report in found)
+    found = records.recorded()
+    assert len(found) >= 10 and all("sha256" in report for report in found)
     gains = records.gains(found).set_index("bench")
     assert len(gains) == 12 and float(gains.loc["training, 33m", "bf16 is faster by"].partition("x")[0]) > 1.5
     picture = speed.ratios(found)  # a bar a precision, against the best of the others that multiply in it
