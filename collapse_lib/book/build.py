@@ -33,7 +33,7 @@ from collapse_lib.book.execution import Execution, executing
 from collapse_lib.book.notebooks import NotebookPage, executed_page, figure_data, notebook_pages
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
 from collapse_lib.book.staging import CONTENTS, KEPT, Staging
-from collapse_lib.book.studies import study_pages, study_records
+from collapse_lib.book.studies import study_links, study_pages, study_records
 from collapse_lib.book.wording.campaign import campaign, campaign_record
 from collapse_lib.book.wording.claims import verdict_lines
 from collapse_lib.experiment.errors import UserError
@@ -99,6 +99,7 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
 def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     """Put the book's whole source into ``stage``, touching only files whose content changes and dropping those no longer wanted."""
     staging, values, table = Staging(stage), pages.numbers(runs[0]) | dict.fromkeys(LANDING, ""), results.load([run.name for run in runs])
+    values["studies"] = study_links()
     values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
     staging.text("includes/runs.md", pages.runs_table(runs))
     staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))

@@ -25,6 +25,11 @@ def study_pages() -> list[NotebookPage]:
     return sorted(pages, key=lambda page: (page.notebook.stem != ONE_STUDY, page.name))
 
 
+def study_links() -> str:
+    """The studies with results, as links for the pages that tell readers where to go."""
+    return ", ".join(f"[{name}](studies/study-{name})" for name in studies_with_results()) or "none yet; [](rerun) says how to make one"
+
+
 def study_records() -> list[Path]:
     """The small files that these pages are made from: what the chains declare and have measured."""
     tables = [file for file in [ngram_regimes.table_file()] if file.is_file()]

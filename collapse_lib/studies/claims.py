@@ -4,6 +4,7 @@ A claim has parts, each one number a chain and a test over chains. What a part c
 
     reproduced          the test sees what the paper says
     contradicted        the test sees the opposite
+    opposite so far     the same, in chains that end before the generation at which the paper sees it
     not at this scale   the test does not see it, and the chains end before the generation at which the paper does
     underpowered        the test sees nothing; or there are fewer than ``inference.FEWEST`` chains, or not all that a study planned
     not tested          nothing was measured, or no arm was made for it
@@ -40,7 +41,8 @@ MARGIN = 0.02  # accuracy: a benefit of less is none worth speaking of
 LAST = 40  # generations of the paper
 TURN = 25  # the paper's generation from which entropy falls and repetition is said to grow
 
-Outcome = Literal["reproduced", "contradicted", "not at this scale", "underpowered", "not tested"]
+Outcome = Literal["reproduced", "partly", "contradicted", "opposite so far", "not at this scale", "underpowered", "not tested"]
+EARLY: dict[Outcome, Outcome] = {"contradicted": "opposite so far", "underpowered": "not at this scale"}  # before the paper's generation
 Measure = tuple[str, str, bool]  # step, metric, whether its logarithm is taken
 LOSSES = ("perplexity.perplexity", "exact.excess_loss", "exact.log_excess_loss")
 PERPLEXITY: Measure = ("perplexity", "perplexity", True)
@@ -72,13 +74,14 @@ class Part:
         """Whether there are too few chains, or not all that were planned, to speak of a verdict."""
         return min(self.chains) < inference.FEWEST or not self.is_finished
 
-    def outcome(self, p: float | None = None) -> Outcome:
-        """What it comes to; ``p`` is its p-value, adjusted for the tests beside it."""
+    @property
+    def outcome(self) -> Outcome:
+        """What it comes to, once ``p`` is adjusted for the tests beside it."""
         if self.is_early:
             return "underpowered"
-        is_seen = p is not None and p <= LEVEL
+        is_seen = self.p is not None and self.p <= LEVEL
         found: Outcome = self.decided or ("underpowered" if not is_seen else "reproduced" if self.agrees else "contradicted")
-        return "not at this scale" if found != "reproduced" and self.last < self.seen_by else found
+        return EARLY.get(found, found) if self.last < self.seen_by else found
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,13 @@ class Source:
     table: DataFrame
     roles: Mapping[str, tuple[str, ...]]  # recursion, fresh, first_only, mix, larger -> arms
     planned: Mapping[str, int]  # chains by arm, as far as a number was planned
+    generations: int = 0  # of each chain, as far as they were planned
     contrasts: tuple[ContrastAnswer, ...] = ()
     twins: Sequence[dict[str, Any]] = ()
+
+    @property
+    def is_study(self) -> bool:
+        return bool(self.planned)
 
     def chains(self, arm: str, measure: Measure) -> DataFrame:
         """A measure, a row a chain and a column a generation from 1 on, of the arm's chains to the last generation that enough of them have.
@@ -113,8 +121,7 @@ class Source:
 
     def is_finished(self, *arms: str) -> bool:
         """Whether all planned chains of these arms have come to their last generation."""
-        last = self.table["generation"].max()
-        done = self.table[self.table["generation"] == last]
+        done = self.table[self.table["generation"] >= self.generations]
         return all(done[done["arm"] == arm]["run"].nunique() >= self.planned.get(arm, 0) for arm in arms)
 
 
@@ -144,13 +151,19 @@ class Evidence:
         return max((part.last for part, _ in self.tested), default=0)
 
     @property
+    def rank(self) -> tuple[bool, bool, int, int]:
+        """What decides comes first: enough chains that are done, then the paper's generation reached, then more chains, then longer ones."""
+        can_decide = any(not part.is_early for part, _ in self.tested)
+        return can_decide, all(part.last >= part.seen_by for part, _ in self.tested), self.chains, self.last
+
+    @property
     def verdict(self) -> str:
         if not self.tested:
             return "not tested"
         found = set(self.outcomes)
         if found == {"reproduced"}:
             return "reproduced"
-        ranked = ("contradicted", "not at this scale", "underpowered")
+        ranked = ("contradicted", "opposite so far", "not at this scale", "underpowered")
         return "partly" if "reproduced" in found else next(outcome for outcome in ranked if outcome in found)
 
 
@@ -165,7 +178,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Answer:
-    """A claim with all evidence, that of most chains first, of as many that of the most generations; without any there is nothing to test it."""
+    """A claim with all evidence, in the order of its ``rank``; without any there is nothing to test it."""
 
     claim: Claim
     evidence: tuple[Evidence, ...]
@@ -211,7 +224,7 @@ def of_study(study: Study) -> Source:
     measured = {f"{step}.{metric}" for step, metric in zip(numbers["step"], numbers["metric"], strict=True)}
     contrasts = analyse(study, numbers).contrasts if {measure.metric for measure in study.measures.values()} <= measured else ()
     of_loss = tuple(answer for answer in contrasts if study.measures[answer.question.measure].metric in LOSSES)
-    return Source(study.name, numbers, roles, planned, of_loss)
+    return Source(study.name, numbers, roles, planned, study.generations, of_loss)
 
 
 def answers(found: Sequence[Source], claims: Sequence[Claim] | None = None) -> list[Answer]:
@@ -223,10 +236,10 @@ def answers(found: Sequence[Source], claims: Sequence[Claim] | None = None) -> l
         tested = {part: part.p for of_one in parts.values() for part in of_one if part and part.p is not None and not part.is_adjusted}
         adjusted = dict(zip(tested, inference.holm(list(tested.values())), strict=True))
         for key, of_one in parts.items():
-            outcomes = tuple(part.outcome(adjusted.get(part, part.p)) if part else "not tested" for part in of_one)
-            if any(of_one):
-                evidence[key].append(Evidence(source, tuple(of_one), outcomes))
-    return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: (-one.chains, -one.last)))) for claim in asked]
+            held = tuple(part and replace(part, p=adjusted.get(part, part.p), is_adjusted=True) for part in of_one)
+            if any(held):
+                evidence[key].append(Evidence(source, held, tuple(part.outcome if part else "not tested" for part in held)))
+    return [Answer(claim, tuple(sorted(evidence[claim.key], key=lambda one: one.rank, reverse=True))) for claim in asked]
 
 
 def _role(study: Study, arm: str, numbers: DataFrame) -> str | None:
@@ -250,10 +263,11 @@ def _is_recursion(run: str) -> bool:
 # Parts.
 
 
-def trend(source: Source, measure: Measure, sign: int, what: str, seen_by: int = 0) -> Part | None:
-    """A measure's slope over the generations of the paper's recursion, one a chain."""
+def trend(source: Source, measure: Measure, sign: int, what: str, seen_by: int = 0, since: int = 1, until: int = LAST) -> Part | None:
+    """A measure's slope over the generations of the paper's recursion, or over those from ``since`` ``until``, one a chain."""
     for arm in source.arms("recursion"):
         wide = source.chains(arm, measure)
+        wide = wide.loc[:, [since <= generation <= until for generation in wide.columns]]
         if len(wide) and wide.shape[1] > 1:
             found = inference.trend([(list(wide.columns), row.tolist()) for _, row in wide.iterrows()], 1 - LEVEL)
             return _of_mean(source, arm, wide, found, sign, f"{what}, slope a generation", "t test of the chains' slopes", seen_by)
@@ -281,22 +295,6 @@ def monotone(source: Source, measure: Measure, sign: int, what: str) -> Part | N
                 decided="reproduced" if all(steps) else "contradicted",
             )
     return None
-
-
-def rise_and_fall(source: Source, measure: Measure, what: str) -> list[Part | None]:
-    """Up to a peak and down from it. Where a chain has its peak, the mean of the other chains says: its own would be up and down by choice."""
-    for arm in source.arms("recursion"):
-        wide = source.chains(arm, measure)
-        if len(wide) and wide.shape[1] > 2:
-            values = wide.to_numpy()
-            others = (values.sum(0) - values) / (len(values) - 1) if len(values) > 1 else values
-            peaks = values[np.arange(len(values)), others.argmax(1)]
-            test = "t test over chains, peak of the other chains"
-            return [
-                _of_mean(source, arm, wide, _mean_of(peaks - values[:, 0]), 1, f"{what}, peak less first", test, 0),
-                _of_mean(source, arm, wide, _mean_of(values[:, -1] - peaks), -1, f"{what}, last less peak", test, TURN),
-            ]
-    return [None, None]
 
 
 def no_better_than_untrained(source: Source, measure: Measure, what: str) -> Part | None:
@@ -384,11 +382,6 @@ def _of_mean(source: Source, arm: str, wide: DataFrame, found: inference.Trend, 
     return Part(what, test, slope.mean, slope.low, slope.high, found.p, agrees, (slope.chains,), last, source.is_finished(arm), seen_by)
 
 
-def _mean_of(values: Sequence[float]) -> inference.Trend:
-    """The t test of a mean other than 0, as that of slopes over one step from 0."""
-    return inference.trend([((0.0, 1.0), (0.0, value)) for value in values], 1 - LEVEL)
-
-
 def _last(wide: DataFrame) -> Sequence[float]:
     return wide.iloc[:, -1].tolist()
 
@@ -401,8 +394,8 @@ def _slopes(wide: DataFrame) -> Sequence[float]:
 
 
 def _cause(source: Source) -> list[Part | None]:
-    """Training again on real text is the null; on one generation's text, again and again, the cost of one step without accumulation."""
-    return [declared(source, "recursion", against) for against in ("fresh", "first_only")]
+    """Training on one generation's text, again and again, is the cost of one step without accumulation; training on real text is the null."""
+    return [declared(source, "recursion", against) for against in ("first_only", "fresh")]
 
 
 def _finding_1(source: Source) -> list[Part | None]:
@@ -424,8 +417,7 @@ def _finding_2(source: Source) -> list[Part | None]:
 def _finding_3(source: Source) -> list[Part | None]:
     """A grade counts where the judge ranks its controls in it; grammar has an exact judge as well, where the stories are the grammar's."""
     grammar, consistency = (
-        trend(source, ("gpt_eval", name, False), -1, f"{name} grade", LAST) if _is_trusted(source, name) else None
-        for name in ("grammar", "consistency")
+        trend(source, ("gpt_eval", name, False), -1, f"{name} grade") if _is_trusted(source, name) else None for name in ("grammar", "consistency")
     )
     return [grammar or trend(source, ("exact", "legal_share", False), -1, "share of a story before it breaks the grammar"), consistency]
 
@@ -456,7 +448,7 @@ def _finding_4(source: Source) -> list[Part | None]:
     of_learned = replace(source, table=made.assign(arm=made["run"].map(arms)))
     accuracy: Measure = ("classification", "learned", False)
     what = f"mean accuracy on {len(accuracies)} task{'s' * (len(accuracies) > 1)}"
-    return [trend(of_learned, accuracy, -1, what, LAST), no_better_than_untrained(of_learned, accuracy, what)]
+    return [trend(of_learned, accuracy, -1, what), no_better_than_untrained(of_learned, accuracy, what)]
 
 
 def _larger(source: Source) -> list[Part | None]:
@@ -465,7 +457,11 @@ def _larger(source: Source) -> list[Part | None]:
 
 
 def _entropy(source: Source) -> list[Part | None]:
-    return rise_and_fall(source, ("free_text", "entropy", False), "entropy")
+    entropy: Measure = ("free_text", "entropy", False)
+    return [
+        trend(source, entropy, 1, f"entropy up to generation {TURN}", until=TURN),
+        trend(source, entropy, -1, f"entropy from generation {TURN}", LAST, since=TURN),
+    ]
 
 
 def _proportion(source: Source) -> list[Part | None]:
@@ -475,7 +471,7 @@ def _proportion(source: Source) -> list[Part | None]:
 
 CLAIMS = (
     Claim("cause", _cause),
-    Claim("inevitable", by_theory="contradicted"),
+    Claim("inevitable", by_theory="partly"),
     Claim("finding_1", _finding_1),
     Claim("finding_2", _finding_2),
     Claim("finding_3", _finding_3),
@@ -484,6 +480,6 @@ CLAIMS = (
     Claim("entropy", _entropy),
     Claim("repetition", _repetition),
     Claim("concentration", _concentration),
-    Claim("corpus", other_corpus, by_theory="contradicted"),
+    Claim("corpus", other_corpus, by_theory="partly"),
     Claim("proportion", _proportion),
 )

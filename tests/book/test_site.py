@@ -431,7 +431,7 @@ def test_the_landing_page_shows_the_viewer_first_and_has_no_engine(reader: Reade
         reader.open(bases["root"] + "index.html", size=size)
         assert reader.run("return document.querySelector('.viewer-slider').getBoundingClientRect().bottom") < size[1]
         assert not reader.run("return [...document.scripts].some(script => /mathjax|plotly|fontawesome/i.test(script.src))")
-        assert len(reader.find("article .verdicts li")) == 6
+        assert len(reader.find("article .verdicts li")) == 7
 
 
 def test_a_phone_reaches_the_other_pages(reader: Reader, bases: dict[str, str]) -> None:
