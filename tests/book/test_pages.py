@@ -456,7 +456,7 @@ def test_every_folder_of_executed_notebooks_has_its_place_in_the_contents() -> N
 def test_prose_uses_only_numbers_that_exist(shown: BookRun) -> None:
     used = {name for file in SOURCE.glob("*.md") for name in re.findall(r"\{\{ (\w+) \}\}", file.read_text(encoding="utf-8"))}
     assert used, "the landing page has numbers"
-    assert used == set(book_pages.numbers(shown)) | {"verdicts", *book.LANDING}
+    assert used == set(book_pages.numbers(shown)) | {"studies", "verdicts", *book.LANDING}
 
 
 def test_the_experiment_has_every_step_in_its_order() -> None:
