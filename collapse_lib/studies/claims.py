@@ -15,6 +15,7 @@ limit (``by_theory``) is not for chains to decide: a counterexample does, and ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -263,7 +264,7 @@ def _is_recursion(run: str) -> bool:
 # Parts.
 
 
-def trend(source: Source, measure: Measure, sign: int, what: str, seen_by: int = 0, since: int = 1, until: int = LAST) -> Part | None:
+def trend(source: Source, measure: Measure, sign: int, what: str, seen_by: int = 0, since: float = 0, until: float = math.inf) -> Part | None:
     """A measure's slope over the generations of the paper's recursion, or over those from ``since`` ``until``, one a chain."""
     for arm in source.arms("recursion"):
         wide = source.chains(arm, measure)

@@ -388,11 +388,11 @@ def test_the_landing_page_is_painted_soon_on_a_slow_line(reader: Reader, bases: 
 
 def test_a_chapter_is_printed_light_whole_and_with_its_answers(reader: Reader, bases: dict[str, str], pages: list[str]) -> None:
     reader.open(bases["root"] + next(page for page in pages if page.startswith("theory/4")), size=SHEET, dark=True)
-    state = "return [getComputedStyle(document.body).color, document.querySelectorAll('details.sd-dropdown:not([open])').length]"
-    by_night = reader.run(state)
+    state = "[getComputedStyle(document.body).color, document.querySelectorAll('details.sd-dropdown:not([open])').length]"
+    by_night = reader.run(f"return {state}")
     reader.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     reader.run("dispatchEvent(new Event('beforeprint'))")
-    ink, folded = reader.run(state)
+    ink, folded = reader.run(f"return {state}")
     reader.until(PICTURES_ARE_LOADED)
     cut = reader.run(BEYOND_THE_SHEET)
     reader.run("dispatchEvent(new Event('afterprint'))")
@@ -400,7 +400,7 @@ def test_a_chapter_is_printed_light_whole_and_with_its_answers(reader: Reader, b
     assert _luminance([float(part) for part in re.findall(r"[\d.]+", ink)]) < 0.1 and not folded
     assert not cut, f"cut in print: {cut}"
     assert by_night[1]
-    reader.until(state.replace("return", "return JSON.stringify(") + f") === JSON.stringify({json.dumps(by_night)})")  # the theme hears of it later
+    reader.until(f"return JSON.stringify({state}) === JSON.stringify({json.dumps(by_night)})")  # as it was; the theme hears of it later
 
 
 @pytest.mark.slow

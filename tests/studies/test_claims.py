@@ -136,6 +136,11 @@ def test_chains_of_different_length_answer_to_where_three_have_come():
     assert verdict("entropy", alone, made) == "partly"
 
 
+def test_a_trend_is_over_all_generations_of_however_long_a_chain():
+    made = source(growing([1.2, 1.25, 1.3], generations=60))
+    assert claims.trend(made, claims.PERPLEXITY, 1, "log perplexity").last == 60
+
+
 def test_the_evidence_of_most_chains_decides():
     many, one = source(growing([1.2, 1.25, 1.3])), source(growing([0.8]))
     assert verdict("finding_1", one, many) == verdict("finding_1", many, one) == "reproduced"

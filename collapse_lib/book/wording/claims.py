@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from IPython.display import Markdown
 
+from collapse_lib.book.studies import study_link
 from collapse_lib.book.wording.numbers import number, pipe_table
 from collapse_lib.studies.claims import Answer, Evidence, Outcome, Part, Source
 from collapse_lib.text.display import plain
@@ -161,16 +162,16 @@ def verdict_lines(answers: Sequence[Answer]) -> str:
     return "\n".join(f"- **{title}** {_verdict_line(by_key[key])}" for key, title in SHORT.items())
 
 
-def _verdict_line(answer: Answer, root: str = "") -> str:
+def _verdict_line(answer: Answer) -> str:
     """The verdict with the part that decides it: of what is reproduced in part, a part that is and one that is not."""
     if answer.claim.by_theory:
-        return f"*{_capital(answer.verdict)}, by theory*: [the argument fails, the conclusion holds]({root}theory/6_fates)."
+        return f"*{_capital(answer.verdict)}, by theory*: [the argument fails, the conclusion holds](theory/6_fates)."
     shown: dict[bool, str] = {}
     for one in answer.evidence[:1]:
         for part, outcome in one.tested:
             decides = answer.verdict in (outcome, "partly")
             if decides and (outcome == "reproduced") not in shown:
-                shown[outcome == "reproduced"] = f"{_capital(_part(part))}, {_name(one.source, root)}."
+                shown[outcome == "reproduced"] = f"{_capital(_part(part))}, {_name(one.source, root='')}."
     return " ".join([f"*{_capital(answer.verdict)}.*", *(shown[seen] for seen in (True, False) if seen in shown)])
 
 
@@ -223,7 +224,8 @@ def _reason(part: Part | None, outcome: Outcome) -> str:
 
 def _name(source: Source, root: str = "../") -> str:
     """A source by its name; a study's leads to its page, seen from a folder of the book or, with another ``root``, from elsewhere."""
-    return f"[`{source.name}`]({root}studies/study-{source.name})" if source.is_study else f"`{source.name}`"
+    name = f"`{source.name}`"
+    return study_link(source.name, name, root) if source.is_study else name
 
 
 def _own(source: Source) -> DataFrame:
