@@ -99,14 +99,14 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
 def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     """Put the book's whole source into ``stage``, touching only files whose content changes and dropping those no longer wanted."""
     staging, values, table = Staging(stage), pages.numbers(runs[0]) | dict.fromkeys(LANDING, ""), results.load([run.name for run in runs])
-    values["studies"] = study_links()
-    values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
-    staging.text("includes/runs.md", pages.runs_table(runs))
-    staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
-    staging.text("includes/viewer.md", viewer.viewer(runs))
-    staging.text("includes/torture.md", campaign())
     wanted = _executions(stage, runs)
-    with executing([execution for executions in wanted.values() for _, execution in executions]):
+    with executing([execution for executions in wanted.values() for _, execution in executions]):  # what follows is done meanwhile
+        values["studies"] = study_links()
+        values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
+        staging.text("includes/runs.md", pages.runs_table(runs))
+        staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
+        staging.text("includes/viewer.md", viewer.viewer(runs))
+        staging.text("includes/torture.md", campaign())
         for run in runs:
             _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
     names = {}
@@ -194,19 +194,24 @@ def _stage_pictures(staging: Staging, files: pictures.Files) -> None:
 def _executions(stage: Path, runs: Sequence[BookRun]) -> dict[str, list[tuple[NotebookPage, Execution]]]:
     """The notebooks that become pages and how each is executed, by folder."""
     library = _digest(_library())
-    data = {
-        "figures": _digest([file for file in _records(runs) if file.suffix != ".ipynb"], extra=[run.name for run in runs]),
-        "theory": "",
-        "studies": _digest(study_records()),
-    }
+
+    @cache
+    def measured(names: tuple[str, ...]) -> str:
+        return _digest([file for file in _records([run for run in runs if run.name in names]) if file.suffix != ".ipynb"])
+
+    @cache
+    def of_studies() -> str:
+        return _digest(study_records())
+
     wanted: dict[str, list[tuple[NotebookPage, Execution]]] = {folder: [] for folder in FOLDERS}
     for folder in FOLDERS:
         for page in _notebook_pages(folder):
             if page.by_size and not runs_of_two_sizes(runs):
                 continue
-            known = papermill.inspect_notebook(str(page.notebook))  # not every page is about runs
-            parameters = page.parameters | ({"runs": _runs_of(page, runs)} if folder == "figures" and "runs" in known else {})
-            inputs = _digest([page.notebook], extra=[library, data[folder], json.dumps(parameters)])
+            known, names = papermill.inspect_notebook(str(page.notebook)), _runs_of(page, runs) if folder == "figures" else []
+            parameters = page.parameters | ({"runs": names} if names and "runs" in known else {})  # not every page is about runs
+            shown = [measured(tuple(names)) if names else "", of_studies() if page.has_studies else ""]
+            inputs = _digest([page.notebook], extra=[library, *shown, json.dumps(parameters)])
             wanted[folder].append((page, Execution(page.notebook, stage / KEPT / folder / f"{page.name}.ipynb", parameters, inputs)))
     return wanted
 

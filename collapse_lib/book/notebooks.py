@@ -29,7 +29,7 @@ WIDGET, PLOTLY = "application/vnd.jupyter.widget-view+json", "application/vnd.pl
 class NotebookPage:
     """A page that is an executed notebook; several may come from one notebook with different parameters, each under a title of its own.
 
-    One that is ``by_size`` compares models of two sizes, and a book without such runs does without it.
+    One that is ``by_size`` compares models of two sizes, and a book without such runs does without it; one that ``has_studies`` shows those, too.
     """
 
     name: str
@@ -37,6 +37,7 @@ class NotebookPage:
     parameters: dict[str, Any] = field(default_factory=dict)
     title: str | None = None
     by_size: bool = False
+    has_studies: bool = False
 
     @property
     def is_of_paper(self) -> bool:
@@ -47,14 +48,16 @@ class NotebookPage:
 def notebook_pages(folder: str) -> list[NotebookPage]:
     """The pages of a folder's notebooks in their order: the claims, the paper's figures and tables, the others; chapters by number.
 
-    A notebook is one page of its name, unless its metadata name several: ``collapse.pages``, name -> title, parameters and ``by_size``.
+    A notebook is one page of its name, unless its metadata name several: ``collapse.pages``, name -> title, parameters and ``by_size``. All in the
+    folder ``studies`` show studies, and elsewhere those whose metadata say so: ``collapse.has_studies``.
     """
     pages = []
     for file in (project_root() / "notebooks" / folder).glob("*.ipynb"):
-        several = _settings(nbformat.read(file, as_version=4)).get("pages", {file.stem: {}})
+        settings = _settings(nbformat.read(file, as_version=4))
+        has_studies = folder == "studies" or settings.get("has_studies", False)
         pages += [
-            NotebookPage(name, file, dict(page.get("parameters", {})), page.get("title"), page.get("by_size", False))
-            for name, page in several.items()
+            NotebookPage(name, file, dict(page.get("parameters", {})), page.get("title"), page.get("by_size", False), has_studies)
+            for name, page in settings.get("pages", {file.stem: {}}).items()
         ]
     return sorted(pages, key=lambda page: (page.name != "claims", folder == "figures" and not page.is_of_paper, page.name))
 

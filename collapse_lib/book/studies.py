@@ -19,7 +19,7 @@ def study_pages() -> list[NotebookPage]:
     pages = []
     for page in notebook_pages("studies"):
         if page.notebook.stem == ONE_STUDY:
-            pages += [NotebookPage(_page(name), page.notebook, {"study": name}, _title(name)) for name in studies_with_results()]
+            pages += [NotebookPage(_page(name), page.notebook, {"study": name}, _title(name), has_studies=True) for name in studies_with_results()]
         elif page.notebook.stem != "ngram_regimes" or ngram_regimes.table_file().is_file():
             pages.append(page)
     return sorted(pages, key=lambda page: (page.notebook.stem != ONE_STUDY, page.name))

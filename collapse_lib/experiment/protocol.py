@@ -12,6 +12,7 @@ import json
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -481,6 +482,7 @@ class Protocol(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @classmethod
+    @lru_cache(maxsize=64)  # a book asks for the protocols of its runs a hundred times, and parsing one takes 20 ms
     def from_yaml(cls, text: str, where: str = "the protocol") -> Protocol:
         """Read and validate YAML; anything wrong is a ``UserError`` of one sentence."""
         try:

@@ -10,6 +10,7 @@ import asyncio
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -17,10 +18,11 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 
 ENGINE = "warm-kernel"
 SECONDS_BETWEEN_LOOKS = 5.0  # at whether a kernel that does not answer is alive
+BETWEEN_SAVES = timedelta(seconds=5)
 
 
 @contextmanager
@@ -42,10 +44,29 @@ class WarmKernelEngine(NBClientEngine):
             run_sync(_empty)(km)
         client = PapermillNotebookClient(nb_man, km=km, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, **options)
         try:
-            return client.execute()
+            with _saved_now_and_then(nb_man):
+                return client.execute()
         finally:
             if client.kc:  # the kernel stays, this notebook's connection to it does not
                 client.kc.stop_channels()
+
+
+@contextmanager
+def _saved_now_and_then(nb_man: NotebookExecutionManager) -> Iterator[None]:
+    """Papermill writes the whole notebook before and after every cell, half the time of one with many figures. It still does when it ends, however
+    it ends.
+    """
+    save = nb_man.save
+
+    def save_if_due(**options: Any) -> None:
+        if nb_man.now() - nb_man.last_save_time >= BETWEEN_SAVES:
+            save(**options)
+
+    nb_man.save = save_if_due
+    try:
+        yield
+    finally:
+        nb_man.save = save
 
 
 async def _end(manager: AsyncKernelManager) -> None:

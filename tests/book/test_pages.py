@@ -25,6 +25,7 @@ from collapse_lib.book import pages as book_pages
 from collapse_lib.book.notebooks import NotebookPage
 from collapse_lib.book.runs import BookRun, book_runs, runs_of_two_sizes
 from collapse_lib.book.staging import Staging
+from collapse_lib.book.studies import study_pages
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.lineage import STEPS, steps_of
@@ -439,6 +440,36 @@ def test_the_papers_figures_show_the_runs_that_have_its_design(tmp_path: Path, m
         names = [run.name for run in runs]
         assert book._runs_of(pages["figure_1_perplexity"], runs) == book._runs_of(pages["table_a1_samples"], runs) == (of_design or names)
         assert book._runs_of(pages["tails"], runs) == book._runs_of(pages["claims"], runs) == names
+
+
+def test_a_notebook_is_executed_again_when_something_that_it_shows_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLLAPSE_RUNS", str(tmp_path))
+
+    def made(name: str, parameters: int, **changes: str) -> BookRun:
+        run = Run.create(name, load_preset("smoke").with_changes({field.replace("__", "."): value for field, value in changes.items()}))
+        shown = BookRun(run, {1: {"train": {"metrics": {"parameters": {"value": parameters}}}}})
+        for file in shown.records():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        return shown
+
+    runs = [made("demo", 300, corpus__stories="77"), made("small", 100), made("large", 800, model__num_layers="3")]
+    (study := tmp_path / "study.csv").touch()
+    monkeypatch.setattr(book, "study_records", lambda: [study])
+
+    def inputs() -> dict[str, tuple[NotebookPage, str]]:
+        return {page.name: (page, execution.inputs) for pages in book._executions(tmp_path, runs).values() for page, execution in pages}
+
+    def changed(file: Path) -> list[NotebookPage]:
+        before = inputs()
+        file.write_text("changed")
+        return [page for name, (page, made_from) in inputs().items() if made_from != before[name][1]]
+
+    figures = notebooks.notebook_pages("figures")
+    assert changed(runs[0].step(1, "train").metrics_file) == [page for page in figures if not page.is_of_paper]
+    assert changed(runs[1].step(1, "train").metrics_file) == figures
+    assert changed(runs[1].step(1, "train").notebook) == []  # which figures do not show
+    assert changed(study) == [page for page in figures if page.name == "claims"] + study_pages()
 
 
 @pytest.mark.parametrize("page", [page for folder in book.FOLDERS for page in notebooks.notebook_pages(folder)], ids=lambda page: page.name)
