@@ -8,6 +8,7 @@ import threading
 
 import nbformat
 import pytest
+from papermill.iorw import write_ipynb
 
 from collapse_lib.experiment.errors import NotebookFailed, UserError
 from collapse_lib.experiment.execute import advance, advance_step, execute
@@ -56,6 +57,19 @@ def test_a_kernel_that_died_between_two_notebooks_is_no_kernel_that_answers_late
         os.kill(kernel.provisioner.pid, signal.SIGKILL)
         with pytest.raises(NotebookFailed, match=r"the kernel that executed second\.ipynb died"):
             execute(notebook(tmp_path / "second.ipynb", "2"), tmp_path / "executed.ipynb", {}, kernel)
+
+
+def test_a_notebook_is_written_now_and_then_and_when_it_ends_however_it_ends(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("papermill.engines.write_ipynb", lambda *arguments: written.append(None) or write_ipynb(*arguments))
+    source = notebook(tmp_path / "source.ipynb", *(f"print({number})" for number in range(20)))
+    dying = notebook(tmp_path / "dying.ipynb", "print('first')", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with warm_kernel() as kernel:
+        execute(source, tmp_path / "executed.ipynb", {}, kernel)
+        assert len(outputs(tmp_path / "executed.ipynb")) == 20 and len(written) < 20
+        with pytest.raises(NotebookFailed) as failed:
+            execute(dying, tmp_path / "died.ipynb", {}, kernel)
+    assert [output["text"] for output in outputs(failed.value.saved)] == ["first\n"]
 
 
 def test_a_protocol_that_another_command_changed_meanwhile_is_not_driven(tmp_path, monkeypatch):
