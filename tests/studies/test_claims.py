@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from pandas import DataFrame
 from synthetic_runs import write_run, write_study
 
 from collapse_lib.book.wording.claims import CLAIMS as WORDS
-from collapse_lib.book.wording.claims import claims_table, limits_of_ours, verdict_lines, verdicts_in_words
+from collapse_lib.book.wording.claims import HEADER, claims_table, limits_of_ours, verdict_lines, verdicts_in_words
+from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.studies import claims, results
 from collapse_lib.studies.claims import Claim, Source
@@ -289,3 +291,10 @@ def test_every_claim_is_a_row_in_words(root):
     assert len(rows) == 2 + len(WORDS) and all(row.count(" | ") == 5 for row in rows)
     assert "**underpowered**" in next(row for row in rows if "**Finding 1.**" in row)
     assert f"Of {len(WORDS)} claims" in verdicts_in_words(answers).data
+
+
+def test_the_cards_of_the_claims_label_their_parts_as_the_table_heads_its_columns() -> None:
+    """A card shows no heads: what each part is, the style sheet says."""
+    css = (project_root() / "book" / "_static" / "book.css").read_text()
+    labels = re.findall(r'\.tag_claims .*td:nth-child\((\d)\)::before \{ content: "(.*)"', css)
+    assert [(int(column), label) for column, label in labels] == list(enumerate(HEADER, 1))[2:]
