@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from collapse_lib.book.wording.numbers import number, pipe_table
-from collapse_lib.studies.analysis import ContrastAnswer, analyse
+from collapse_lib.studies.analysis import analyse
 from collapse_lib.studies.study import open_study, studies_with_results, table
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
     from pandas import DataFrame
 
+    from collapse_lib.studies.inference import Comparison, Permutation
+
 
 class Work(NamedTuple):
-    """A published experiment, and the contrasts here that ask its question: (study, arm, against)."""
+    """A published experiment, and the contrasts here that ask its question, or comparisons with the control: (study, arm, against)."""
 
     name: str
     scale: str
@@ -27,7 +29,7 @@ WORKS = (
         "Shumailov et al. 2024",
         "OPT-125m, pre-trained, fine-tuned on WikiText-2 from generation to generation; 5 epochs without the original text, or 10 with a tenth of it",
         "perplexity on real text rises with the generations; with a tenth of the original text it hardly does",
-        (("shumailov-2024", "replace", "real-10"),),
+        (("shumailov-2024", "replace", "real-10"), ("regimes", "mix-0.1", "replace")),
     ),
     Work(
         "Gerstgrasser et al. 2024",
@@ -39,7 +41,11 @@ WORKS = (
         "Kazdan et al. 2024",
         "Gaussians, kernel density estimates, and language models that are fine-tuned",
         "with a fixed budget drawn from all text so far, test loss worsens slowly, between replacing and accumulating",
-        (("kazdan-2024", "replace", "accumulate_subsample"), ("kazdan-2024", "accumulate_subsample", "accumulate")),
+        (
+            ("kazdan-2024", "replace", "accumulate_subsample"),
+            ("kazdan-2024", "accumulate_subsample", "accumulate"),
+            ("regimes", "accumulate_subsample", "replace"),
+        ),
     ),
 )
 
@@ -50,36 +56,40 @@ def literature(works: str = "all") -> Markdown:
 
     rows = []
     for work in (work for work in WORKS if works in ("all", work.name)):
-        asked = [(study, _answer(study, arm, against)) for study, arm, against in work.asked_here]
-        scales = dict.fromkeys(_scale(study) for study, answer in asked if answer)
-        rows.append((work.name, work.scale, work.found, "; ".join(scales) or "not run", "; ".join(_said(study, answer) for study, answer in asked)))
+        said = {question: _said(*question) for question in work.asked_here}
+        scales = dict.fromkeys(_scale(study, arm) for (study, arm, _), words in said.items() if words)
+        missing = dict.fromkeys(f"`{study}`: not run" for (study, _, _), words in said.items() if not words)
+        rows.append((work.name, work.scale, work.found, "; ".join(scales) or "not run", "; ".join([*filter(None, said.values()), *missing])))
     return Markdown(pipe_table(("work", "its scale", "what it found", "scale here", "what came out here"), rows))
 
 
-def _answer(name: str, arm: str, against: str) -> ContrastAnswer | None:
-    """The answer to a study's contrast, as long as the study has results."""
+def _said(name: str, arm: str, against: str) -> str:
+    """The answer to a study's contrast, or a comparison with its control, in words; "" as long as no chain can answer."""
     if name not in studies_with_results():
-        return None
+        return ""
     study = open_study(name)
-    return next(answer for answer in analyse(study, table(study)).contrasts if (answer.question.arm, answer.question.against) == (arm, against))
+    found = analyse(study, table(study))
+    what = f"`{name}`: {arm} − {against}, "
+    for answer in found.contrasts:
+        if (answer.question.arm, answer.question.against) == (arm, against):
+            difference = f"{_difference(answer.test)}, {_chains(answer.test)}, " if answer.test else ""
+            return f"{what}{answer.question.measure} in generation {answer.generation}: {difference}**{answer.verdict}**"
+    if not (one := found.comparisons.get(arm)):
+        return ""
+    tested = "" if one.p is None else f", p = {one.p:.2g} (Dunnett)"
+    return f"{what}{study.primary_measure} in generation {study.generations}: {_difference(one)}{tested}, {_chains(one)}"
 
 
-def _scale(name: str) -> str:
+def _difference(test: Permutation | Comparison) -> str:
+    return number(test.difference) + ("" if test.low is None else f" [{number(test.low)}, {number(test.high)}]")
+
+
+def _chains(test: Permutation | Comparison) -> str:
+    return f"{' and '.join(map(str, test.chains))} chains"
+
+
+def _scale(name: str, arm: str) -> str:
     study = open_study(name)
-    measured: DataFrame = table(study).drop_duplicates("metric").set_index("metric")["value"]
-    chains = sorted({len(study.seeds_of(arm)) for contrast in study.contrasts for arm in (contrast.arm, contrast.against)})
-    return (
-        f"{number(measured['parameters'])} parameters, {number(measured['train_tokens'])} tokens, {study.generations} generations, "
-        f"{' to '.join(map(str, chains))} chains per arm"
-    )
-
-
-def _said(name: str, answer: ContrastAnswer | None) -> str:
-    if answer is None:
-        return f"`{name}`: not run"
-    question, test = answer.question, answer.test
-    what = f"`{name}`: {question.arm} − {question.against}, {question.measure} in generation {answer.generation}"
-    if test is None:
-        return f"{what}: **{answer.verdict}**"
-    interval = "" if test.low is None else f" [{number(test.low)}, {number(test.high)}]"
-    return f"{what}: {number(test.difference)}{interval}, **{answer.verdict}**"
+    numbers: DataFrame = table(study)
+    measured = numbers[numbers["arm"] == arm].drop_duplicates("metric").set_index("metric")["value"]
+    return f"{number(measured['parameters'])} parameters, {number(measured['train_tokens'])} tokens, {study.generations} generations"
