@@ -72,6 +72,9 @@ def executed_page(
     """
     made = copy.deepcopy(executed)
     made.cells = section(executed, page.name, level=1)
+    for cell in made.cells:
+        if "changes" in cell.metadata.get("tags", []):  # what to change in a notebook, folded away as its parameters are
+            cell.source = f"````{{dropdown}} Change it\n{cell.source}\n````"
     if page.title:
         made.cells[0].source = re.sub("^# .*", lambda _: f"# {page.title}", made.cells[0].source)
     for key in ("papermill", "widgets"):

@@ -40,7 +40,7 @@ def texture_measures(table: DataFrame) -> Picture:
     runs = textured(table)
     if not runs:
         raise UserError(f"No text has been looked at as a whole yet in {', '.join(table['run'].unique()) or 'an empty table'}.")
-    figure, axes = style.panels(len(MEASURES), columns=4, size=(3.5, 3.2))
+    figure, axes = style.panels(len(MEASURES), columns=2, size=(5.2, 3.2))
     for panel, (name, label) in zip(axes, MEASURES.items(), strict=True):
         points = {run: metric(table, run, name, STEP) for run in runs}
         band = null_band(table, runs[0], name) if len(runs) == 1 else None
@@ -51,7 +51,7 @@ def texture_measures(table: DataFrame) -> Picture:
         for index, run in enumerate(runs):
             for level in metric(table, run, f"real_{name}", STEP)["value"]:
                 panel.axhline(level, color=style.colour(index), linestyle="--", linewidth=1.2, label="real stories")
-    style.legend_above(figure, style.lines_only_once(axes), columns=5)
+    style.legend_above(figure, style.lines_only_once(axes), columns=3)
     return Picture(figure, "The text as a whole by generation")
 
 

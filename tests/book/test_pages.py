@@ -360,6 +360,7 @@ def test_figure_page_offers_its_parts() -> None:
         new_markdown_cell("# Figure 9: a title"),
         new_code_cell("a", metadata={"mystnb": {"image": {"alt": "words"}}}, outputs=[new_output("display_data", {"image/svg+xml": "<svg>1</svg>"})]),
         new_code_cell("b", outputs=[new_output("display_data", {"image/svg+xml": "<svg>2</svg>"}), new_output("display_data", both)]),
+        new_markdown_cell("Change ```this```.", metadata={"tags": ["changes"]}),
     ]
     executed = new_notebook(cells=cells, metadata={"papermill": {}})
     page, images = notebooks.executed_page(executed, NotebookPage("figure_9", Path("figure_9.ipynb")), ["demo", "other"])
@@ -368,6 +369,7 @@ def test_figure_page_offers_its_parts() -> None:
     head = page.cells[1].source
     assert all(part in head for part in ("<source/figure_9.ipynb>", "<figure_9.csv>", "<../runs/other/results.csv>", "<figure_9-2.svg>"))
     assert "application/vnd.plotly.v1+json" not in page.cells[3].outputs[1].data and "papermill" not in page.metadata
+    assert page.cells[4].source == "````{dropdown} Change it\nChange ```this```.\n````"
 
 
 def test_a_still_figure_is_a_picture_in_two_widths() -> None:
