@@ -58,9 +58,10 @@ def _opening(run: BookRun, generations: Sequence[int]) -> str:
     tables = "\n\n".join(f":::{{dropdown}} {STEPS[step].title}: every number\n{_numbers(run, generations, step)}\n:::" for step in steps)
     return f"""# Quiet generations of {run.name}
 
-The generations {ranges(generations)} share this page. None of the numbers in the [table of the run](index) is highest or lowest at one of
-them, perplexity did not take its largest step there, and none of them was evaluated in a way that others were not. What their notebooks do and
-how they measure is the same in all generations and stands on the page of {link(run, 1, "generation ")}; what they measured and wrote is here, and
+The generations {ranges(generations)} share this page. No measure in the [table of the run](index) is highest or lowest at one of them (the seconds
+do not count), perplexity did not take its largest step there, and none of them was evaluated in a way that others were not.
+What their notebooks do and how they measure is the same in all generations and stands on the
+page of {link(run, 1, "generation ")}; what they measured and wrote is here, and
 the notebooks themselves are linked.
 
 ## Their numbers

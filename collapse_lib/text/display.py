@@ -35,7 +35,7 @@ def early_stopping(training: dict[str, Any]) -> str:
     """What ended a training, as a sentence of Markdown: the hold-out loss, the most epochs allowed, or a number known beforehand."""
     losses, epochs = training["series"].get("holdout_losses", []), training["metrics"]["epochs"]["value"]
     if not losses:
-        return f"Nothing was held out here to decide when to stop: the epochs, {epochs}, were given or had been decided in generation 1."
+        return f"No hold-out loss decided when to stop here: the epochs, {epochs}, were given or had been decided in generation 1."
     if epochs < len(losses):
         lowest = losses[epochs - 1]
         return (

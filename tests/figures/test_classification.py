@@ -141,7 +141,7 @@ def test_one_fine_tuning_gives_no_verdict_however_far_apart_the_intervals():
     text = wording.generations_compared(results.load("small,large")).data
     rows = {(cells[1], cells[3]): cells for cells in rows_of(text)}
     assert set(rows) == {("SST-2", "small"), ("SST-2", "large"), ("CoLA", "small"), ("CoLA", "large"), ("MRPC", "large")}
-    assert rows["SST-2", "small"][4:7] == ["80.0 (78.0 to 82.0)", "50.0 (48.0 to 52.0)", "60.0 (58.0 to 62.0)"]
+    assert rows["SST-2", "small"][4:7] == ["80.0 (78.0 to 82.0), generation 1", "50.0 (48.0 to 52.0), generation 7", "60.0 (58.0 to 62.0)"]
     assert all(cells[7:9] == ["one fine-tuning: no verdict"] * 2 for cells in rows.values())
     assert "no better than the baseline" in rows["CoLA", "large"][2]
 

@@ -13,7 +13,7 @@ from collapse_lib.studies.claims import Answer, Evidence, Outcome, Part, Source
 from collapse_lib.text.display import plain
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 LINE = "<br>"
 
@@ -200,9 +200,9 @@ def _numbers(evidence: Evidence) -> list[str]:
 def _part(part: Part) -> str:
     interval = "" if part.low is None or part.high is None else f" [{number(part.low)}, {number(part.high)}]"
     p = "" if part.p is None else f", p (Holm) = {part.p:.2g}"
-    chains = " and ".join(map(str, part.chains))
+    chains = f"{' and '.join(map(str, part.chains))} chain{'s' * (part.chains != (1,))} to generation {part.last}"
     test = "" if part.is_early else f", {plain(part.test)}"
-    return f"{plain(part.what)}: **{number(part.estimate)}**{interval}{p} ({chains} chain{'s' * (part.chains != (1,))}{test})"
+    return f"{plain(part.what)}: **{number(part.estimate)}**{interval}{p} ({chains}{test})"
 
 
 def _why(answer: Answer) -> str:
@@ -241,10 +241,16 @@ def _scale(source: Source) -> str:
         values = own[(own["step"] == step) & (own["metric"] == metric)]["value"]
         if len(values):
             found.append(f"{number(float(values.median()))} {unit}")
-    return ", ".join([*found, f"{int(own['generation'].max())} generations"])
+    return ", ".join([*found, f"{int(_written(own).max())} generations"])
+
+
+def _written(numbers: DataFrame) -> Series:
+    """The last generation of each chain, by run: the last that wrote its text, where texts are measured."""
+    written = numbers[numbers["step"] == "sample"]
+    return (written if len(written) else numbers).groupby("run")["generation"].max()
 
 
 def _chains(source: Source) -> str:
-    ends = sorted(_own(source).groupby("run")["generation"].max(), reverse=True)
+    ends = sorted(_written(_own(source)), reverse=True)
     several = f" to generations {', '.join(map(str, ends))}" if len(set(ends)) > 1 else ""
     return f"{len(ends)} chain{'s' * (len(ends) > 1)}{several}"

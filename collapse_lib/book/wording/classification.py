@@ -51,11 +51,11 @@ def fine_tunings(table: DataFrame) -> Markdown:
 
 
 def generations_compared(table: DataFrame, measure: Measure = "accuracy") -> Markdown:
-    """For every task what the paper says, and of each run the first and last generation, the baseline, and how the last compares with both.
+    """For every task what the paper says, and of each run the first and last generation measured, the baseline, and how the last compares with both.
 
     Of the chains of one experiment it is the longest: the words are about models, and the figure has all chains.
     """
-    header = ("task", "the paper", "run", "first generation", "last generation", "untrained", "last against first", "last against untrained")
+    header = ("task", "the paper", "run", "first measured", "last measured", "untrained", "last against first", "last against untrained")
     runs, rows = list(experiments(finetuned(table))), []
     examples = cache(lambda run, generation: measured(run, generation, "classification")["examples"])  # a file has the answers of all tasks
     for task in measured_tasks(table, measure):
@@ -70,7 +70,8 @@ def generations_compared(table: DataFrame, measure: Measure = "accuracy") -> Mar
                 verdicts = [NO_VERDICT] * 2
             else:
                 verdicts = [_verdict(partial(examples, run), task, measure, last, other) for other in (first, untrained)]
-            rows.append((TASKS[task].title, REPORTED.get(task, "*not one of its tasks*"), run, *map(_interval, ends), *verdicts))
+            said = (f"{_interval(part)}, generation {of[0]}" if of else NOT_MEASURED for part, of in zip(ends[:2], (first, last), strict=True))
+            rows.append((TASKS[task].title, REPORTED.get(task, "*not one of its tasks*"), run, *said, _interval(baseline), *verdicts))
     if not runs:
         rows = [(TASKS[task].title, said, *("–",) * 5, NOT_MEASURED) for task, said in REPORTED.items()]
     return Markdown(pipe_table(header, rows, "lllrrrll"))

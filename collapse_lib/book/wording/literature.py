@@ -33,12 +33,12 @@ WORKS = (
     ),
     Work(
         "Gerstgrasser et al. 2024",
-        "GPT-2 (9M) and Llama-2 (12M to 125M) trained anew on TinyStories, a handful of generations, each of the size of the corpus",
+        "GPT-2 (9M) and Llama-2 (12M to 126M) trained anew on TinyStories, a handful of generations, each of the size of the corpus",
         "test loss rises where text is replaced, and stays level or falls where it accumulates",
         (("gerstgrasser-2024", "replace", "accumulate"), ("regimes", "replace", "accumulate")),
     ),
     Work(
-        "Kazdan et al. 2024",
+        "Kazdan et al. 2025",
         "Gaussians, kernel density estimates, and language models that are fine-tuned",
         "with a fixed budget drawn from all text so far, test loss worsens slowly, between replacing and accumulating",
         (
@@ -92,4 +92,5 @@ def _scale(name: str, arm: str) -> str:
     study = open_study(name)
     numbers: DataFrame = table(study)
     measured = numbers[numbers["arm"] == arm].drop_duplicates("metric").set_index("metric")["value"]
-    return f"{number(measured['parameters'])} parameters, {number(measured['train_tokens'])} tokens, {study.generations} generations"
+    parameters, tokens = (number(measured[name]) for name in ("parameters", "train_tokens"))
+    return f"{parameters} parameters, {tokens} tokens in the initial corpus, {study.generations} generations"
