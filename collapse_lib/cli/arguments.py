@@ -81,15 +81,19 @@ def add_protocol(command: argparse.ArgumentParser) -> None:
 
 
 def wanted_protocol(options: argparse.Namespace) -> Protocol:
-    """The protocol that a preset, a file or a run, ``--set`` and ``--generations`` ask for."""
+    """The protocol that a preset, a file or a run, ``--set`` and ``--generations`` ask for.
+
+    A run keeps its own, also one that is named like the preset that it began as.
+    """
     from collapse_lib.experiment.paths import run_names
     from collapse_lib.experiment.protocol import load_preset, preset_names
     from collapse_lib.experiment.run import Run
 
     if options.generations is not None:
         options.set.append(f"generations={options.generations}")
-    is_preset = options.preset in preset_names() or options.preset.endswith((".yaml", ".yml"))
-    protocol = Run.open(options.preset).protocol if not is_preset and options.preset in run_names() else load_preset(options.preset)
+    is_other = options.preset in preset_names() and getattr(options, "name", None) not in (None, options.preset)
+    is_run = options.preset in run_names() and not is_other and not options.preset.endswith((".yaml", ".yml"))
+    protocol = Run.open(options.preset).protocol if is_run else load_preset(options.preset)
     return protocol.with_changes(dict(assignment(text) for text in options.set))
 
 

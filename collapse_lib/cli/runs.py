@@ -112,6 +112,7 @@ def add_commands(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.execute import advance
     from collapse_lib.steps.preflight import begun
+    from collapse_lib.studies.study import steps_wanted, threads
 
     if options.max_cost is not None:
         options.set.append(f"gpt_eval.max_cost={options.max_cost}")
@@ -121,7 +122,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f"run {run.name}: {run.protocol.generations} generations in {run.folder}", flush=True)
         if run.protocol.gpt_eval.judge:
             print_estimate(run)
-        executed = advance(run, options.device, processes=options.processes)
+        with threads(run, options.device):
+            executed = advance(run, options.device, steps_wanted(run), options.processes)
     seconds = time.perf_counter() - began
     print(f"{len(executed)} steps in {seconds:.1f} s; `collapse results {run.name}` prints the numbers, `collapse book` makes the book.")
 
@@ -129,10 +131,12 @@ def _run(options: argparse.Namespace) -> None:
 def _step(options: argparse.Namespace) -> None:
     from collapse_lib.experiment.execute import advance_step
     from collapse_lib.experiment.run import Run
-    from collapse_lib.studies.study import steps_wanted
+    from collapse_lib.studies.study import steps_wanted, threads
 
     step = Run.open(options.run).step(options.generation, options.step)
-    if not advance_step(step, options.device, options.processes, steps_wanted(step.run)):
+    with threads(step.run, options.device):
+        was_needed = advance_step(step, options.device, options.processes, steps_wanted(step.run))
+    if not was_needed:
         print(f"step {step} is finished")
 
 

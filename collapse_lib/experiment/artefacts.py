@@ -9,6 +9,7 @@ compared is not read for it again as long as it stays the same.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import read_json, replace_folder, sealed, sha256, write_json
+from collapse_lib.experiment.files import read_json, replace_folder, sealed, sha256, sync, write_json
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.shapes import Composition, Corpus, LetGo, Manifest, Measured
 
 
@@ -31,6 +33,7 @@ class Artefact(NamedTuple):
     is_view: bool = False
 
 
+GENERATION = re.compile(r"generation-\d{2,}")  # what the folder of one is called
 CORPUS_FILES = ("corpus.json",)  # which names the hashes of the shards
 
 ARTEFACTS: dict[str, Artefact] = {
@@ -57,6 +60,12 @@ def content_hash(folder: Path, name: str) -> str:
     path, files = path_of(folder, name), ARTEFACTS[name].files
     hashes = [sha256(path / file) for file in files] or [sha256(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def manifest_files(folder: Path) -> list[Path]:
+    """The manifests of all that is finished in a run's folder; a copy that somebody made of one, or of a generation's folder, is none."""
+    found = folder.glob("generation-*/manifests/*.json")
+    return sorted(file for file in found if GENERATION.fullmatch(file.parents[1].name) and file.stem in STEPS)
 
 
 def read_manifest(folder: Path, step: str) -> dict[str, Any] | None:
@@ -88,6 +97,7 @@ def publish(folder: Path, name: str, save: Callable[[Path], object]) -> None:
     if beside.exists():
         remove(beside)
     save(beside)
+    sync(beside)
     replace_folder(beside, place)
 
 

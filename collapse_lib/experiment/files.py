@@ -33,6 +33,13 @@ def write_text(path: Path, text: str) -> None:
         beside.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Have a file, or all files of a folder, on the disk before anything is said to vouch for them."""
+    for file in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
+        with naming(file), file.open("rb") as opened:
+            os.fsync(opened.fileno())
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Have an ``OSError`` inside the block name ``path``: a full disk is reported without saying which file it was."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from collapse_lib.experiment.artefacts import manifest_files
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import is_locked
 from collapse_lib.experiment.lineage import steps_of
@@ -109,7 +110,7 @@ def remove(entry: Entry) -> None:
 
 
 def _entry(folder: Path, presets: dict[str, str]) -> Entry:
-    done = {(int(file.parents[1].name.removeprefix("generation-")), file.stem) for file in folder.glob("generation-*/manifests/*.json")}
+    done = {(int(file.parents[1].name.removeprefix("generation-")), file.stem) for file in manifest_files(folder)}
     try:
         protocol, problem = Run.open(folder.name).protocol, None
     except UserError as error:

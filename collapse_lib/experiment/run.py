@@ -22,7 +22,18 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from collapse_lib.experiment.artefacts import ARTEFACTS, content_hash, gone, mend, path_of, read_manifest, read_metrics, record_of, remove
+from collapse_lib.experiment.artefacts import (
+    ARTEFACTS,
+    content_hash,
+    gone,
+    manifest_files,
+    mend,
+    path_of,
+    read_manifest,
+    read_metrics,
+    record_of,
+    remove,
+)
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import exclusive, exclusive_folder, is_locked, read_json, read_text, sealed, sha256, shared, write_json, write_text
 from collapse_lib.experiment.lineage import STEPS, Read, StepKind, reads_of, steps_of
@@ -135,7 +146,7 @@ class Run:
 
     def manifest_files(self) -> list[Path]:
         """The manifests of all that is finished, of steps that the protocol no longer has too."""
-        return sorted(self.folder.glob("generation-*/manifests/*.json"))
+        return manifest_files(self.folder)
 
     def generation_folder(self, generation: int) -> Path:
         return self.folder / f"generation-{generation:02d}"

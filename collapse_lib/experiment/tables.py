@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.experiment.files import naming
+from collapse_lib.experiment.files import naming, sync
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,6 +26,7 @@ def store(table: DataFrame, path: Path, made_from: Mapping[str, str] | None = No
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path):
         marked.to_parquet(beside, index=False, compression="zstd")
+    sync(beside)
     beside.replace(path)
 
 

@@ -28,6 +28,18 @@ MOST_TOKENS = 10_000_000  # no model reads or writes more at once: a larger coun
 COLUMNS = ("request", "run", "judge", "model", "text", "prompt_tokens", "answer_tokens")
 
 
+OF_THE_MACHINE = {  # SQLite's refusals that say nothing against the file
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the judge wrote, by which model under its full name, and the tokens that were billed.
@@ -103,6 +115,11 @@ class Ledger:
             with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
                 return database.execute(statement, values).fetchall()
         except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in OF_THE_MACHINE:
+                raise UserError(
+                    f"The judge's answers in {self.path} cannot be read or added to ({error}); make room, change permissions or end what else "
+                    "uses the file, and give the same command again: what was paid for is kept."
+                ) from None
             raise UserError(f"The judge's answers in {self.path} cannot be read ({error}); move the file away to ask anew.") from None
 
 

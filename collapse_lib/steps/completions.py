@@ -12,6 +12,7 @@ import numpy as np
 
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
+from collapse_lib.steps.inputs import check_beginnings
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
@@ -29,6 +30,7 @@ def completions(run: Run, generation: int, device: str = "auto", processes: int 
 
     Example: ``steps.completions(Run.open("demo"), 1)["examples"]["completions"][0]``
     """
+    check_beginnings(run.step(generation, "completions"))
     return perform(complete_beginnings, "completions", run, generation, device, processes)
 
 
@@ -54,6 +56,7 @@ def complete_beginnings(task: Task, model: GPTNeo, tokenizer: Tokenizer) -> None
     ended = sum(length < settings.max_new_tokens for length in lengths)
     record.measure("ended", ended, "completions", "completions that the model brought to an end by itself")
     record.measure("empty", sum(not text.strip() for of_one in texts for text in of_one), "completions", "completions without text")
+    record.examples["beginnings"] = beginnings
     record.examples["completions"] = [[line["beginning"], line["completions"][0]] for line in lines[:EXAMPLES]]
 
 

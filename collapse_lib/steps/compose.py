@@ -10,6 +10,7 @@ import numpy as np
 
 from collapse_lib.experiment import regimes
 from collapse_lib.experiment.artefacts import remove
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
 from collapse_lib.steps.sample import sample_into
@@ -81,6 +82,9 @@ def _composed(task: Task, texts: dict[int, TokenCorpus], corpus: Results, tokeni
     written_share = {"select": 1.0, "mix": 1 - (regime.share or 0)}.get(regime.name, 0.0)
     if written_share:
         tokens = min(tokens, int(lengths[-1].sum() / written_share))
+    if not tokens:
+        more = "longer rows (sampling.length), since it takes complete stories" if regime.needs_scores else "more rows (sampling.sequences)"
+        raise UserError(f"Generation {generation - 1} wrote nothing that regime '{regime.name}' can take; sample {more}.")
     return regimes.compose(regime, generation, lengths, tokens, seed, scores)
 
 

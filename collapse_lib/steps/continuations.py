@@ -8,6 +8,7 @@ import numpy as np
 
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.frame import Results, Task, perform
+from collapse_lib.steps.inputs import check_beginnings
 
 if TYPE_CHECKING:
     from collapse_lib.model.gpt_neo import GPTNeo
@@ -23,6 +24,7 @@ def continuations(run: Run, generation: int, device: str = "auto") -> Results:
 
     Example: ``steps.continuations(Run.open("demo"), 1)["examples"]["continuations"][0]["pieces"]``
     """
+    check_beginnings(run.step(generation, "continuations"))
     return perform(continue_beginnings, "continuations", run, generation, device)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_lib.experiment.artefacts import mend
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import read_text
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run, Step
@@ -62,6 +63,29 @@ def given_tokenizer(source: str) -> Tokenizer:
 
     kind, _, other = source.partition("run:")
     return open_artefact(Run.open(other).step(0, "corpus"), "tokenizer") if other and not kind else tokenizer.load(source)
+
+
+def check_beginnings(step: Step) -> None:
+    """Raise ``UserError``, before a step is begun, for prompts that cannot be read or are not those that earlier generations were given."""
+    protocol, is_continued = step.run.protocol, step.name == "continuations"
+    count = protocol.continuations.beginnings if is_continued else protocol.completions.beginnings
+    if step.manifest() is not None or count == 0:
+        return
+    from collapse_lib.metrics.gpt_eval import read_prompts
+
+    prompts = protocol.completions.prompts
+    now = read_prompts(prompts)[:count]
+    before = next((each for each in step.run.steps() if each.name == step.name and each.manifest() is not None), None)
+    if before is None:
+        return
+    shown = before.results()["examples"]
+    if is_continued:
+        given = [one["beginning"] for one in shown["continuations"][1:]]  # the first is of no beginning
+    else:
+        given = shown.get("beginnings") or [beginning for beginning, _ in shown["completions"]]  # of before all were recorded, some
+        now = now if "beginnings" in shown else now[: len(given)]
+    if given != now:
+        raise UserError(f"The prompts '{prompts}' are not those that {before} was given; put them back, or begin another run with the new ones.")
 
 
 def _corpus(path: Path, step: Step, device: str) -> TokenCorpus:

@@ -16,7 +16,7 @@ from collapse_lib.experiment.parameters import refuse_unknown_parameters
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.protocol import Protocol
 from collapse_lib.experiment.run import Run
-from collapse_lib.steps.inputs import given_tokenizer
+from collapse_lib.steps.inputs import check_beginnings, given_tokenizer
 from collapse_lib.text.sources import all_held_out, held_out, is_on_hub, one_story_only, read_stories
 
 FEW = 10_000  # stories that a hold-out could take all of
@@ -54,16 +54,16 @@ def check(run: Run, device: str = "auto") -> None:
     Data sets on the hub are left to the steps that fetch them. The run need not be stored.
     """
     protocol = run.protocol
-    wanted = {step.name for step in run.steps() if step.manifest() is None}
+    unfinished = {step.name: step for step in run.steps() if step.manifest() is None}
+    wanted = unfinished.keys()
     if device == "cuda":
         choose_device(device)
     check_stories(run)
     if "corpus" in wanted and protocol.tokenizer.source != "learn":
         given_tokenizer(protocol.tokenizer.source)
-    if "completions" in wanted or ("continuations" in wanted and protocol.continuations.beginnings):
-        from collapse_lib.metrics.gpt_eval import read_prompts
-
-        read_prompts(protocol.completions.prompts)
+    for name in ("completions", "continuations"):
+        if name in wanted:
+            check_beginnings(unfinished[name])
     if "classification" in wanted:
         from collapse_lib.text.tasks import check_files
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_lib.experiment.artefacts import read_manifest, read_metrics
+from collapse_lib.experiment.artefacts import manifest_files, read_manifest, read_metrics
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import naming
 from collapse_lib.experiment.lineage import STEPS
@@ -68,7 +68,7 @@ def is_of_study(run: str) -> bool:
 
 
 def _has_results(folder: Path) -> bool:
-    return any(folder.glob("generation-*/manifests/*.json"))
+    return bool(manifest_files(folder))
 
 
 def measured(run: str, generation: int, step: str) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def save(table: DataFrame, path: Path) -> None:
 
 def _manifests(run: str) -> list[tuple[Path, dict[str, Any]]]:
     """Generation folders and manifests of a run's finished steps in the order of execution."""
-    files = (runs_root() / run).glob("generation-*/manifests/*.json")
+    files = manifest_files(runs_root() / run)
     manifests = [(file.parents[1], read_manifest(file.parents[1], file.stem)) for file in files]
     order = {name: number for number, name in enumerate(STEPS)}  # of those that were begun in the same second
     return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], order.get(found[1]["step"], len(order))))

@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from collapse_lib.experiment import tables
+from collapse_lib.experiment.artefacts import manifest_files
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.execute import advance, environment
 from collapse_lib.experiment.files import read_json, sealed, sha256, write_json
@@ -109,11 +110,17 @@ def run_chain(study: Study, label: str, device: str = "auto", generations: int |
 
     chain = _chain(study, label)
     protocol = chain.protocol.model_copy(update={"generations": min(generations or study.generations, study.generations)})
-    # What the threads of one sum are decides its last digits: a chain has one, however many chains there are.
-    threads = {"OMP_NUM_THREADS": "1"} if choose_device(device) == "cpu" else {}
-    with begun(chain.name, protocol, device) as run, environment(threads):
+    with begun(chain.name, protocol, device, exact=generations is not None) as run:
         enrol(chain, run)
-        return advance(run, device, only=study.steps)
+        with threads(run, device):
+            return advance(run, device, only=study.steps)
+
+
+def threads(run: Run, device: str = "auto") -> AbstractContextManager[None]:
+    """The environment that a run's steps want: how many threads share a sum decides its last digits, and a study's chain has one on a CPU, however
+    many chains there are and whoever makes it.
+    """
+    return environment({} if _membership(run.name) is None or choose_device(device) != "cpu" else {"OMP_NUM_THREADS": "1"})
 
 
 def enrol(chain: Chain, run: Run) -> None:
@@ -301,12 +308,12 @@ def study_files(study: Study) -> list[Path]:
 
 def _chains_with_results(study: Study) -> dict[str, Chain]:
     """By the names of their runs."""
-    return {chain.name: chain for chain in study.chains() if any(chain_folder(chain).glob("generation-*/manifests/*.json"))}
+    return {chain.name: chain for chain in study.chains() if manifest_files(chain_folder(chain))}
 
 
 def _provenance(chain: Chain) -> dict[str, Any]:
     """Generations done, seconds of work, and SHA-256 over the chain's manifests in the order of their paths."""
-    files = sorted(chain_folder(chain).glob("generation-*/manifests/*.json"))
+    files = manifest_files(chain_folder(chain))
     manifests = [read_json(file) for file in files]
     digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
     return {"generations": generations_here(chain), "seconds": round(sum(found["seconds"] for found in manifests), 1), "manifests": digest}

@@ -23,11 +23,15 @@ KNOWN = {"runs", "studies", "device", "processes"}
 
 @dataclass(frozen=True)
 class Target:
-    """A run that the workflow makes, of these steps; as a chain of a study, if it is one. The run need not be stored yet."""
+    """A run that the workflow makes, of these steps; as a chain of a study, if it is one. The run need not be stored yet.
+
+    ``exact`` is whether its number of generations was asked for: see ``Run.create``.
+    """
 
     run: Run
     only: Container[str] = tuple(STEPS)
     chain: Chain | None = None
+    exact: bool = False
 
     def steps(self) -> list[Step]:
         """All its steps, in the order in which one process would do them."""
@@ -43,7 +47,7 @@ def targets(config: Mapping[str, Any]) -> dict[str, Target]:
     if unknown := sorted(set(config) - KNOWN):
         raise UserError(f"The workflow has no setting '{unknown[0]}'; it has {', '.join(sorted(KNOWN))}.")
     runs = config.get("runs") or {}
-    found = [Target(_run(name, settings or {})) for name, settings in (runs if isinstance(runs, Mapping) else dict.fromkeys(_names(runs))).items()]
+    found = [_target(name, settings or {}) for name, settings in (runs if isinstance(runs, Mapping) else dict.fromkeys(_names(runs))).items()]
     for source in _names(config.get("studies") or []):
         study = open_study(source)
         found += [Target(Run.proposed(chain.name, chain.protocol), study.steps, chain) for chain in study.chains()]
@@ -60,7 +64,7 @@ def begin(wanted: Iterable[Target], device: str = "auto") -> None:
     for study in {target.chain.study.name: target.chain.study for target in wanted if target.chain}.values():
         check_study(study, device)
     for target in wanted:
-        run = preflight.begin(target.run.name, target.run.protocol, device)
+        run = preflight.begin(target.run.name, target.run.protocol, device, target.exact)
         if target.chain:
             enrol(target.chain, run)
 
@@ -92,10 +96,11 @@ def _names(value: Any) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else [str(name) for name in value]
 
 
-def _run(name: str, settings: Mapping[str, Any]) -> Run:
+def _target(name: str, settings: Mapping[str, Any]) -> Target:
     if unknown := sorted(set(settings) - {"preset", "set", "generations"}):
         raise UserError(f"Run '{name}' of the workflow has no setting '{unknown[0]}'; it has generations, preset, set.")
     exists, generations = name in run_names(), settings.get("generations")
     protocol = Run.open(name).protocol if exists and "preset" not in settings else load_preset(settings.get("preset", name))
     changes = dict(settings.get("set") or {}) | ({} if generations is None else {"generations": generations})
-    return Run.proposed(name, protocol.with_changes(changes), exact=generations is not None)
+    is_exact = generations is not None
+    return Target(Run.proposed(name, protocol.with_changes(changes), is_exact), exact=is_exact)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -10,12 +12,16 @@ import pytest
 from synthetic_runs import write_run
 
 from collapse_lib import cli
+from collapse_lib.cli.arguments import wanted_protocol
 from collapse_lib.experiment import inventory
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import sealed, write_json
+from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.paths import run_names
 from collapse_lib.experiment.protocol import Protocol, load_preset, preset_names
 from collapse_lib.experiment.run import Run
+from collapse_lib.studies import results, workflow
+from collapse_lib.studies.study import steps_wanted
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +170,42 @@ def test_help_costs_no_heavy_import():
         "sys.exit(bool({'torch', 'pydantic', 'pandas', 'argcomplete'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_run_named_like_its_preset_keeps_its_own_protocol():
+    """ "collapse run smoke" goes on with it, as `collapse status smoke` says: with the preset's values it would be another run."""
+    Run.create("smoke", load_preset("smoke").with_changes({"sampling.temperature": 1.5}))
+
+    def temperature(*more: str) -> float:
+        options = cli._parser().parse_args(["run", "smoke", *more])
+        return wanted_protocol(options).sampling.temperature
+
+    assert temperature() == temperature("--name", "smoke") == 1.5
+    assert temperature("--set", "sampling.temperature=2") == 2.0
+    assert temperature("--name", "another") == 1.0, "which is begun as the preset"
+
+
+def test_a_copy_of_a_folder_or_of_a_manifest_is_no_result(runs):
+    whole = write_run(runs, "whole", 2)
+    before = results.load("whole")
+    shutil.copytree(whole / "generation-01", whole / "generation-01.bak")
+    shutil.copy(whole / "generation-01" / "manifests" / "train.json", whole / "generation-01" / "manifests" / "train (1).json")
+    assert results.load("whole").equals(before)
+    assert cli.main(["list"]) == 0 and cli.main(["status", "whole"]) == 0
+    Run.create("whole", Run.open("whole").protocol.with_changes({"generations": 5}))
+
+
+def test_a_studys_chain_is_made_in_its_studys_way_whoever_makes_it(runs, monkeypatch):
+    seen = []
+
+    def advance(run, device, only, processes):
+        seen.append((only, os.environ["OMP_NUM_THREADS"]))
+        return []
+
+    monkeypatch.setattr("collapse_lib.experiment.execute.advance", advance)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    workflow.begin(workflow.targets({"studies": "smoke"}).values(), "cpu")
+    steps = steps_wanted(Run.open("smoke-warm-1"))
+    for name, expected in (("smoke-warm-1", (steps, "1")), ("smoke", (tuple(STEPS), "2"))):
+        assert cli.main(["run", name, "--device", "cpu"]) == 0
+        assert seen.pop() == expected

@@ -203,6 +203,14 @@ def test_a_damaged_ledger_is_named(server, tmp_path):
         judge.ask(bodies(1), settings(), "run")
 
 
+def test_a_ledger_that_is_out_of_reach_is_not_to_be_given_up(server, tmp_path):
+    """What was paid for is in it: full, locked and forbidden are no reason to move it away."""
+    (tmp_path / "judge.sqlite").mkdir()  # "unable to open database file", which root is told, too
+    with pytest.raises(UserError, match=r"unable to open.* make room.* the same command again") as caught:
+        judge.ask(bodies(1), settings(), "run")
+    assert "move the file away" not in str(caught.value)
+
+
 def test_an_answer_that_was_changed_is_not_used(server, tmp_path):
     paid, priced = bodies(2), settings(price_in=1e6, price_out=0)
     judge.ask(paid, settings(), "run")

@@ -101,6 +101,12 @@ def test_the_first_model_writes_every_text_and_never_the_same(tmp_path, monkeypa
     assert set(run.step(3, "compose").parents()) == {"first train", "initial corpus"}  # and no text
 
 
+def test_a_text_without_a_complete_story_cannot_be_selected_from(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"Generation 1 wrote nothing that regime 'select' can take; sample longer rows \(sampling\.length\)"):
+        select = {"regime__name": "select", "regime__share": "0.25", "regime__verifier": "likelihood"}
+        finished(tmp_path, monkeypatch, **select, sampling__length="2", generations="2")
+
+
 @pytest.mark.parametrize("verifier", ["likelihood", "grammar"])
 def test_the_stories_that_a_verifier_likes_best(tmp_path, monkeypatch, verifier):
     more = {"corpus__source": "grammar", "sampling__length": "64", "generations": "2"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from small_runs import SMALL, finish
 
 from collapse_lib import steps
 from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.files import write_json
 from collapse_lib.experiment.protocol import load_preset
 from collapse_lib.experiment.run import Run
+from collapse_lib.steps.inputs import check_beginnings
 from collapse_lib.steps.preflight import begin, begun
 
 
@@ -137,3 +139,24 @@ def test_what_was_done_or_there_before_stays(runs):
     with pytest.raises(RuntimeError), begun("three", load_preset("smoke")):
         raise RuntimeError  # a mistake of ours: what there is may show it
     assert (runs / "three").exists()
+
+
+def test_prompts_that_were_changed_between_generations_are_not_completed(runs, tmp_path):
+    """The protocol knows a file by its name alone, and grades of other beginnings cannot be compared."""
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text("[One day, Tom saw, Once upon]")
+    changes = {"generations": 1, "completions.prompts": str(prompts), "continuations.beginnings": 2}
+    run = Run.create("one", load_preset("smoke").with_changes(SMALL | changes))
+    finish(run)
+    longer = run.protocol.with_changes({"generations": 2})
+    begin("one", longer, "cpu")
+    for text in ("[Tom saw, One day, Once upon]", "[One day]"):
+        prompts.write_text(text)
+        for name, refused in (("completions", 2), ("continuations", 2)):
+            step = Run.open("one").step(refused, name)
+            with pytest.raises(UserError, match=rf"prompts\.yaml' are not those that {name} of generation \d in run 'one' was given; put them back"):
+                check_beginnings(step)
+        with pytest.raises(UserError, match="put them back"):
+            begin("one", longer, "cpu")
+    prompts.write_text("[One day, Tom saw, Something that no generation was given]")
+    begin("one", longer, "cpu")

@@ -50,6 +50,13 @@ def test_runs_are_presets_and_stored_ones_by_name(runs):
     assert Run.open("hot") == configured["hot"].run
 
 
+def test_fewer_generations_than_a_stored_run_has_planned_are_what_is_made():
+    Run.create("mine", load_preset("smoke").with_changes({"generations": 9}))
+    asked = workflow.targets({"runs": {"mine": {"generations": 3}}})
+    workflow.begin(asked.values())
+    assert Run.open("mine") == asked["mine"].run and Run.open("mine").protocol.generations == 3
+
+
 def test_a_study_is_its_chains_and_its_steps():
     found = workflow.targets({"studies": "smoke"})
     assert len(found) == 4 and all(target.chain.name == name for name, target in found.items())
