@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from collapse_lib.book.wording.campaign import faults_of
 from collapse_lib.experiment.errors import UserError
+from collapse_lib.experiment.files import exclusive
+from collapse_lib.experiment.processes import end_with_input
 from torture import disk, hub, inputs, judge, kills, matrix, others, states, stories
 from torture.campaign import ROOT, Campaign
 from torture.record import read, report, table, write
@@ -43,6 +46,8 @@ def main() -> int:
     )
     parser.add_argument("--share", type=int, default=0, help=argparse.SUPPRESS)  # which of the processes this is
     options = parser.parse_args()
+    if options.share:
+        end_with_input(patience=60.0)  # which is its campaign's
     os.environ["TQDM_DISABLE"] = "1"
     parts = {name: module for name, module in PARTS.items() if name in (options.part or PARTS)}
     file = (options.output or options.folder / "torture.json").resolve()
@@ -51,6 +56,15 @@ def main() -> int:
     except UserError as refusal:
         parser.exit(2, f"torture: {refusal}\n")
     campaign = Campaign(parts, options.folder.resolve(), options.seed, options.share, options.jobs, earlier)
+    try:
+        with exclusive(campaign.folder / f"share-{options.share}.lock", "This campaign", patience=5.0):
+            return _tried(campaign, options, file, earlier)
+    except UserError as refusal:
+        parser.exit(2, f"torture: {refusal}\n")
+
+
+def _tried(campaign: Campaign, options: argparse.Namespace, file: Path, earlier: dict[str, Any] | None) -> int:
+    """Go through a campaign, and the main one of its processes reports; the exit status."""
     helpers = [_helper(share, options) for share in range(1, options.jobs)] if options.share == 0 else []
     written = time.monotonic()
 
@@ -75,14 +89,14 @@ def main() -> int:
     write(found, file)
     if was_stopped:
         return 130
-    return 1 if any(faults_of(part, found["meaning"]) for part in found["parts"] if part["part"] in parts) else 0
+    return 1 if any(faults_of(part, found["meaning"]) for part in found["parts"] if part["part"] in campaign.parts) else 0
 
 
 def _helper(share: int, options: argparse.Namespace) -> subprocess.Popen:
     command = [sys.executable, "-m", "torture", "--share", str(share), "--jobs", str(options.jobs), "--seed", str(options.seed)]
     command += ["--minutes", str(options.minutes), "--cases", str(options.cases), "--folder", str(options.folder), "--only", options.only]
     command += ["--output", str(options.output)] if options.output else []
-    return subprocess.Popen([*command, *(word for part in options.part or () for word in ("--part", part))])
+    return subprocess.Popen([*command, *(word for part in options.part or () for word in ("--part", part))], stdin=subprocess.PIPE)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ UNLOCKED = """
 import os, subprocess, sys
 command = sys.argv[1:]
 subprocess.run([*command, "--unlock"])
-os.execv(command[0], [*command, "--rerun-incomplete"])
+os.execv(command[0], command)
 """
 # Chains of the learner that counts, two at once.
 NGRAM = """
@@ -85,7 +85,8 @@ def _ngram(folder: Path) -> list[str]:
 def _workflow(folder: Path) -> list[str]:
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump({"studies": [str(_pair(folder))], "device": "cpu"}))
-    options = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--configfile", str(file), "--cores", "2", "--directory", str(folder)]
+    options = ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--profile", str(ROOT / "workflow" / "profiles" / "local")]
+    options += ["--configfile", str(file), "--cores", "2", "--directory", str(folder)]
     return ["-c", UNLOCKED, snakemake() or "", *options]
 
 
@@ -93,7 +94,11 @@ ATTACKED: dict[str, Attacked] = {
     "run": Attacked(lambda folder: command("replace", 2), ("driver", "kernel", "group"), 90),
     "run in two processes": Attacked(lambda folder: command("replace", 1, "--processes", "2"), ("driver", "kernel", "group", "worker"), 40),
     **{
-        f"run, regime {regime}": Attacked(lambda folder, regime=regime: command(regime, 2), ("driver", "kernel", "group"), 5)
+        f"run, regime {regime}": Attacked(
+            lambda folder, regime=regime: command(regime, 3 if regime == "first_only" else 2),  # the first that learns from a composition
+            ("driver", "kernel", "group"),
+            5,
+        )
         for regime in REGIMES
         if regime != "replace"
     },
@@ -129,21 +134,21 @@ def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) ->
             try:
                 process.wait(moment * seconds)
             except subprocess.TimeoutExpired:
-                struck.append(strike(process, victim))
+                struck.append(strike(process, victim, moment))
             try:
-                process.communicate(timeout=PATIENCE)  # until nobody holds its standard error: what it started has ended too
+                _, said = process.communicate(timeout=PATIENCE)  # until nobody holds its standard error: what it started has ended too
             except subprocess.TimeoutExpired:
                 return Outcome("left running", f"after {struck}: {_left(process)}")
+            if "Traceback" in said and process.returncode != -signal.SIGKILL:
+                return Outcome("traceback", f"after {struck}: {said[-2000:]}")
+        if not any(struck):
+            return Outcome("absent", "it had ended before")
         process = start(attacked.arguments(scratch), scratch)
         _, said = process.communicate(timeout=PATIENCE)
         if process.returncode or "Traceback" in said:
             return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
         difference = differences(scratch / "runs", undisturbed / "runs")
-        return (
-            Outcome("different", f"after {struck}: {difference}")
-            if difference
-            else Outcome("same", f"killed {', '.join(struck) or 'nothing in time'}")
-        )
+        return Outcome("different", f"after {struck}: {difference}") if difference else Outcome("same", f"killed {', '.join(filter(None, struck))}")
 
     return attempt
 
@@ -173,23 +178,27 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def strike(process: subprocess.Popen[str], victim: str) -> str:
-    """SIGKILL the driver, one of its kernels or workers (the driver, where there is none just now), or everything that it has started."""
+def strike(process: subprocess.Popen[str], victim: str, chance: float) -> str:
+    """SIGKILL the driver, one of its kernels or workers (the driver, where there is none just now), or everything that it has started.
+
+    ``chance``, in [0, 1), is which of several. Returns who was hit; "" if it had ended.
+    """
     try:
         below = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return "nothing, it had ended"
+        return ""
     words = {"kernel": "ipykernel", "worker": "worker" if any("steps.worker" in _line(child) for child in below) else "spawn_main"}.get(victim, "")
     found = [child for child in below if words and words in _line(child)]
     targets = [process.pid] if victim == "driver" or (words and not found) else [process.pid, *(child.pid for child in below)]
     if found:
-        targets = [found[0].pid]
+        targets = [found[int(1000 * chance) % len(found)].pid]
     for target in targets:
         try:
             os.kill(target, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    return f"{victim} ({len(targets)})"
+    hit = f"the driver, there being no {victim}" if words and not found else victim
+    return f"{hit} ({len(targets)})"
 
 
 def _left(process: subprocess.Popen[str]) -> str:

@@ -74,11 +74,16 @@ def cases(place: Path, order: random.Random) -> list[Case]:
 
 
 def _finished(place: Path) -> Iterator[Case]:
-    """A finished generation that is gone on with: its damaged file is read by the next one, by measures made anew, and by tables and pages."""
-    folder = _made(place, "replace", 1)
-    for file in sorted(fingerprint(folder)):
+    """A finished generation that is gone on with: its damaged file is read by the next one, by measures made anew, and by tables and pages.
+
+    Another generation's file is one of the next, which is finished as well.
+    """
+    for file in sorted(fingerprint(_made(place, "replace", 1))):
         for damage in DAMAGES:
-            yield Case(f"finished run, {file}: {damage}", _attempt(place, lambda: folder, "replace", file, damage, 2))
+            last = 2 if damage == "another generation's" else 1
+            yield Case(
+                f"finished run, {file}: {damage}", _attempt(place, lambda last=last: _made(place, "replace", last), "replace", file, damage, 2)
+            )
 
 
 def _unfinished(place: Path) -> Iterator[Case]:
@@ -146,7 +151,7 @@ def verdict(runs: Path, regime: str, generations: int, target: Path, before: byt
     said = ""
     try:
         run = begin(runs, regime, generations)
-        measure_again(run)
+        measure_again(run, target)
         finish(run)
         read(run)
     except Refused as refusal:
@@ -175,12 +180,15 @@ def verdict(runs: Path, regime: str, generations: int, target: Path, before: byt
     return Outcome("rebuilt" if is_rebuilt else "harmless")
 
 
-def measure_again(run: Run) -> None:
-    """Have what is measured of generation 1 measured again, and a composed text learned again, so that all that they read is read."""
+def measure_again(run: Run, target: Path) -> None:
+    """Have what is measured of generation 1 measured again, and a composed text learned again, so that all that they read is read.
+
+    But not what was recorded in ``target``, which would be gone before anything has read it.
+    """
     regime = run.protocol.regime.name
     learned = [] if regime == "replace" else [run.step(_composing(regime), "train")]
     for step in [*(run.step(1, name) for name in ("perplexity", "free_text", "texture", "continuations")), *learned]:
-        if step.manifest_file.exists():
+        if step.manifest_file.exists() and target not in (step.manifest_file, step.metrics_file):
             step.drop()
 
 

@@ -81,11 +81,12 @@ def begin(runs: Path, regime: str = "replace", generations: int = 1, **changes: 
     return Run.create(NAME, load_preset("smoke").with_changes(fields))
 
 
-def finish(run: Run) -> None:
-    """Do every step that is not done, in this process; raises ``Refused`` for what the command would say in a sentence."""
+def finish(run: Run, processes: int = 1) -> None:
+    """Do every step that is not done, from this process; raises ``Refused`` for what the command would say in a sentence."""
     try:
         for step in run.steps():
-            WORK[step.name](run, **({} if step.name == "corpus" else {"generation": step.generation}))
+            shared = {"processes": processes} if step.kind.divisible else {}
+            WORK[step.name](run, **({} if step.name == "corpus" else {"generation": step.generation}), **shared)
     except Exception as error:
         if sentence := explained(error):
             raise Refused(sentence) from error
