@@ -161,7 +161,7 @@ class Campaign:
 def source_hash() -> str:
     """16 hex digits over all files that decide what comes of a case."""
     digest = hashlib.sha256()
-    library = ("collapse_lib/**/*.py", "collapse_lib/**/*.yaml", "notebooks/**/*.ipynb", "workflow/**/*.*", "workflow/Snakefile")
+    library = ("collapse_lib/**/*.py", "collapse_lib/**/*.yaml", "notebooks/**/*.ipynb", "workflow/profiles/*/*.yaml", "workflow/Snakefile")
     book = ("book/_config.yml", "book/_templates/*", "requirements.txt")  # what hostile stories are rendered by, and all packages' versions
     for pattern in (*library, *book, "tests/scripted_judge.py", "tests/synthetic_runs.py", "tests/torture/*.*"):
         for file in sorted(ROOT.glob(pattern)):
