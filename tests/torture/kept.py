@@ -179,7 +179,7 @@ KEPT = {
     ),
     "twins.json": Kept(f"{NAME}/twins.json", _make_twins, _read_twins, _deleted, ("delete it",)),
     "table of n-gram chains": Kept("studies/ngram_regimes.parquet", _chains, _chains, _deleted, ("delete it",)),
-    "bench": Kept("bench/sampling-demo-cpu.json", _make_bench, _read_bench, _taken_back, ("let `collapse bench` write it again",)),
+    "bench": Kept("bench/sampling-1m-cpu.json", _make_bench, _read_bench, _taken_back, ("let `collapse bench` write it again",)),
     "recorded machine": Kept(
         "bench/laptop.json",
         _make_machine,
