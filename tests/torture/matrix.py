@@ -39,7 +39,7 @@ COMPOSED = {
     "first_only": ["composition.json", "fresh/corpus.json", "fresh/shard-00001.arrow", "fresh/made_from.json"],
     "accumulate": ["composition.json"],
     "accumulate_subsample": ["composition.json", "rows-0.npy", "rows-1.npy"],
-    "mix": ["composition.json", "rows-0.npy", "fresh/shard-00000.arrow"],
+    "mix": ["composition.json", "rows-1.npy", "fresh/shard-00000.arrow"],
     "select": ["composition.json", "rows-0.npy"],
 }
 

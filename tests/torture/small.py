@@ -54,7 +54,7 @@ REGIMES: dict[str, dict[str, str]] = {
     "first_only": {"regime.name": "first_only"},
     "accumulate": {"regime.name": "accumulate"},
     "accumulate_subsample": {"regime.name": "accumulate_subsample"},
-    "mix": {"regime.name": "mix", "regime.share": "0.5", "regime.real": "fresh"},
+    "mix": {"regime.name": "mix", "regime.share": "0.9", "regime.real": "fresh"},
     "select": {"regime.name": "select", "regime.share": "0.5", "regime.verifier": "grammar"},
 }
 # A study of two chains.
