@@ -105,7 +105,8 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
         values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
         staging.text("includes/runs.md", pages.runs_table(runs))
         staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
-        staging.text("includes/viewer.md", viewer.viewer(runs))
+        shown = [file for run in runs for file in viewer.viewer_records(run)]
+        staging.made("includes/viewer.md", _digest([*_library(), *shown]), lambda: staging.text("includes/viewer.md", viewer.viewer(runs)))
         staging.text("includes/torture.md", campaign())
         for run in runs:
             _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")

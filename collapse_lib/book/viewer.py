@@ -12,6 +12,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from collapse_lib.book.runs import BookRun
@@ -38,6 +39,13 @@ def viewer(runs: Sequence[BookRun]) -> str:
     return FRAGMENT.format(runs=choice, hidden=" hidden" if len(runs) == 1 else "", data=data)
 
 
+def viewer_records(run: BookRun) -> list[Path]:
+    """The files that ``viewer_data`` is made from."""
+    read = ("continuations", "perplexity", "exact") if _are_continued(run) else ("sample", "completions", "perplexity", "exact")
+    steps = [run.step(generation, name) for generation in run.models for name in read if name in run.results[generation]]
+    return [run.run.folder / "protocol.yaml", *(step.metrics_file for step in steps)]
+
+
 def viewer_data(run: BookRun) -> dict[str, Any]:
     """What the viewer shows of a run: its ``generations``, one ``number`` of each, and ``beginnings`` with a continuation, or None, of each.
 
@@ -46,8 +54,7 @@ def viewer_data(run: BookRun) -> dict[str, Any]:
     where there is no finite one) and a character of ``levels`` (see ``surprise_level``) a piece.
     """
     generations = run.models
-    recorded = [run.results[generation].get("continuations", {}).get("examples", {}).get("continuations") for generation in generations]
-    by_beginning = _continued(recorded) if all(recorded) else _excerpts(run)
+    by_beginning = _continued(run) if _are_continued(run) else _excerpts(run)
     law = StoryGrammar(run.protocol.corpus.grammar).log_prefix_probabilities if run.protocol.corpus.source == "grammar" else None
     return {
         "run": run.name,
@@ -64,7 +71,12 @@ def surprise_level(loss: float | None) -> str:
     return IMPOSSIBLE if loss == math.inf else str(bisect_right(EDGES, loss))
 
 
-def _continued(recorded: Sequence[list[Continuation]]) -> dict[str, list[Continuation | None]]:
+def _are_continued(run: BookRun) -> bool:
+    return all("continuations" in run.results[generation] for generation in run.models)
+
+
+def _continued(run: BookRun) -> dict[str, list[Continuation | None]]:
+    recorded = [run.results[generation]["continuations"]["examples"]["continuations"] for generation in run.models]
     return {of_one[0]["beginning"]: list(of_one) for of_one in zip(*recorded, strict=True)}
 
 

@@ -12,7 +12,7 @@ from headless import headless_chromium
 from synthetic_runs import write_run
 
 from collapse_lib.book.runs import BookRun
-from collapse_lib.book.viewer import surprise_level, viewer, viewer_data
+from collapse_lib.book.viewer import surprise_level, viewer, viewer_data, viewer_records
 from collapse_lib.experiment.files import read_text, write_text
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.run import Run
@@ -47,6 +47,8 @@ def test_levels_go_from_expected_to_impossible():
 
 
 def test_what_is_shown_of_a_run(shown):
+    made_from = {file.stem for file in viewer_records(shown)}
+    assert {"protocol", "continuations", "perplexity"} <= made_from and "sample" not in made_from
     data = viewer_data(shown)
     assert data["generations"] == [1, 2, 3] and len(data["number"]["values"]) == len(data["number"]["said"]) == 3
     laws = [(one["text"], [*one["continuations"][0]["surprise"]]) for one in data["beginnings"]]
@@ -63,6 +65,7 @@ def test_a_run_without_the_step_shows_its_samples_untinted(shown):
     for generation in (1, 2, 3):
         del shown.results[generation]["continuations"]
     shown.results[3]["completions"] = {"examples": {"completions": [["Nobody had", " a cat."]]}}
+    assert "sample" in {file.stem for file in viewer_records(shown)}
     free, completed = viewer_data(shown)["beginnings"]
     assert free["text"] == "" and "".join(free["continuations"][0]["pieces"]) == shown.samples(1)[0]
     assert completed["continuations"][:2] == [None, None] and completed["continuations"][2]["pieces"] == [" a", " cat", "."]
