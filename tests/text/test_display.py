@@ -168,7 +168,7 @@ def test_plotly_gets_text_and_no_markup(text):
         ([4.1, 3.8, 3.61, 3.46], 4, r"^\*\*Cap reached, hold-out still falling by 0\.150 nats an epoch\*\*: `training\.max_epochs` = 4 ended"),
         ([4.1], 1, r"^\*\*Cap reached, hold-out still not seen to have stopped falling\*\*"),
         ([4.1, 3.8, 3.9], 2, r"^Early stopping: .* lowest after epoch 2, 3\.800 nats a token, and did not fall in the next\.$"),
-        ([], 3, r"^Nothing was held out here .* the epochs, 3, were given or had been decided in generation 1\.$"),
+        ([], 3, r"^No hold-out loss decided when to stop here: the epochs, 3, were given or had been decided in generation 1\.$"),
     ],
 )
 def test_what_ended_a_training_is_said(losses, epochs, said):
