@@ -9,8 +9,9 @@ A claim has parts, each one number a chain and a test over chains. What a part c
     underpowered        the test sees nothing; or there are fewer than ``inference.FEWEST`` chains, or not all that a study planned
     not tested          nothing was measured, or no arm was made for it
 
-A claim is ``reproduced`` if all its parts are, ``partly`` if some are, else what the gravest of its parts is. A claim about every chain and about a
-limit (``by_theory``) is not for chains to decide: a counterexample does, and chains stand beside it.
+To a source, a claim is ``reproduced`` if all its parts are, ``partly`` if some are, else what the gravest of its parts is. The source with the most
+chains decides; where another with enough of them sees the opposite of what that one sees, the claim is ``partly`` so. A claim about every chain and
+about a limit (``by_theory``) is not for chains to decide: a counterexample does, and chains stand beside it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ TURN = 25  # the paper's generation from which entropy falls and repetition is s
 
 Outcome = Literal["reproduced", "partly", "contradicted", "opposite so far", "not at this scale", "underpowered", "not tested"]
 EARLY: dict[Outcome, Outcome] = {"contradicted": "opposite so far", "underpowered": "not at this scale"}  # before the paper's generation
+OPPOSITES = {"reproduced": ("contradicted", "opposite so far"), "contradicted": ("reproduced",), "opposite so far": ("reproduced",)}
 Measure = tuple[str, str, bool]  # step, metric, whether its logarithm is taken
 LOSSES = ("perplexity.perplexity", "exact.excess_loss", "exact.log_excess_loss")
 PERPLEXITY: Measure = ("perplexity", "perplexity", True)
@@ -152,10 +154,13 @@ class Evidence:
         return max((part.last for part, _ in self.tested), default=0)
 
     @property
+    def can_decide(self) -> bool:
+        return any(not part.is_early for part, _ in self.tested)
+
+    @property
     def rank(self) -> tuple[bool, bool, int, int]:
         """What decides comes first: enough chains that are done, then the paper's generation reached, then more chains, then longer ones."""
-        can_decide = any(not part.is_early for part, _ in self.tested)
-        return can_decide, all(part.last >= part.seen_by for part, _ in self.tested), self.chains, self.last
+        return self.can_decide, all(part.last >= part.seen_by for part, _ in self.tested), self.chains, self.last
 
     @property
     def verdict(self) -> str:
@@ -185,8 +190,18 @@ class Answer:
     evidence: tuple[Evidence, ...]
 
     @property
+    def disputing(self) -> list[Evidence]:
+        """Other sources with enough chains that see the opposite of what the first one sees."""
+        if not (self.evidence and self.evidence[0].can_decide):
+            return []
+        against = OPPOSITES.get(self.evidence[0].verdict, ())
+        return [one for one in self.evidence[1:] if one.can_decide and one.verdict in against]
+
+    @property
     def verdict(self) -> str:
-        return self.claim.by_theory or (self.evidence[0].verdict if self.evidence else "not tested")
+        if self.claim.by_theory or not self.evidence:
+            return self.claim.by_theory or "not tested"
+        return "partly" if self.disputing else self.evidence[0].verdict
 
 
 def sources(runs: Sequence[str]) -> list[Source]:

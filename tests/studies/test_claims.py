@@ -105,6 +105,17 @@ def test_fewer_than_three_chains_are_underpowered_whatever_they_did(growths):
     assert f"{'one chain' if len(growths) == 1 else 'two chains'}, which went {way}: no verdict" in row.lower()
 
 
+def test_sources_that_see_opposite_things_make_a_claim_hold_in_part():
+    """Whichever has more chains: two laboratories that disagree have settled nothing."""
+    rising, falling = ([[sign * (0.01 + 0.001 * chain) * n for n in range(30)] for chain in range(5)] for sign in (1, -1))
+    more, fewer, few = ({("free_text", "repeated"): made} for made in (falling, rising[:3], rising[:2]))
+    assert verdict("repetition", source(more)) == "contradicted" and verdict("repetition", source(fewer)) == "reproduced"
+    assert verdict("repetition", source(more), replace(source(fewer), name="other")) == "partly"
+    assert verdict("repetition", source(more), replace(source(few), name="other")) == "contradicted", "two chains dispute nothing"
+    (answer,) = claims.answers([source(more), replace(source(fewer), name="other")], [claim for claim in claims.CLAIMS if claim.key == "repetition"])
+    assert "has enough chains as well and says: reproduced." in claims_table([answer]).data
+
+
 def test_a_study_that_is_not_finished_has_no_verdict():
     early = source(growing([1.2, 1.25, 1.3]))
     assert verdict("finding_1", replace(early, generations=10)) == "underpowered", "every chain stands at generation 4 of 10"

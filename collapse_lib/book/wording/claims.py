@@ -163,11 +163,11 @@ def verdict_lines(answers: Sequence[Answer]) -> str:
 
 
 def _verdict_line(answer: Answer) -> str:
-    """The verdict with the part that decides it: of what is reproduced in part, a part that is and one that is not."""
+    """The verdict with the part that decides it: of what is reproduced in part, a part, or a source, that is and one that is not."""
     if answer.claim.by_theory:
         return f"*{_capital(answer.verdict)}, by theory*: [the argument fails, the conclusion holds](theory/6_fates)."
     shown: dict[bool, str] = {}
-    for one in answer.evidence[:1]:
+    for one in [*answer.evidence[:1], *answer.disputing]:
         for part, outcome in one.tested:
             decides = answer.verdict in (outcome, "partly")
             if decides and (outcome == "reproduced") not in shown:
@@ -212,7 +212,8 @@ def _why(answer: Answer) -> str:
     first = answer.evidence[0]
     pairs = zip(first.parts, first.outcomes, strict=True)
     reasons = [f"{plain(part.what) if part else 'a part of it'}: {_reason(part, outcome)}" for part, outcome in pairs]
-    return "; ".join(reasons).capitalize() + "."
+    disputed = "".join(f" {_name(one.source)} has enough chains as well and says: {one.verdict}." for one in answer.disputing)
+    return "; ".join(reasons).capitalize() + "." + disputed
 
 
 def _reason(part: Part | None, outcome: Outcome) -> str:
