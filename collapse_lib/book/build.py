@@ -98,10 +98,10 @@ def build(runs: Sequence[str] = (), output: Path | None = None) -> BookReport:
 
 def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     """Put the book's whole source into ``stage``, touching only files whose content changes and dropping those no longer wanted."""
-    staging, values, table = Staging(stage), pages.numbers(runs[0]) | dict.fromkeys(LANDING, ""), results.load([run.name for run in runs])
-    wanted = _executions(stage, runs)
+    staging, wanted = Staging(stage), _executions(stage, runs)
     with executing([execution for executions in wanted.values() for _, execution in executions]):  # what follows is done meanwhile
-        values["studies"] = study_links()
+        table = results.load([run.name for run in runs])
+        values = pages.numbers(runs[0]) | dict.fromkeys(LANDING, "") | {"studies": study_links()}
         values["verdicts"] = verdict_lines(claims.answers(claims.sources([run.name for run in runs])))
         staging.text("includes/runs.md", pages.runs_table(runs))
         staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))

@@ -109,8 +109,12 @@ class Picture:
     @property
     def narrow_svg(self) -> str | None:
         """The same for a phone: ``narrow``, or the panels below each other, each as wide as the screen. None where they are not a plain grid."""
-        drawing = self.narrow or _stacked(self.figure)
-        return Picture(drawing, self.title).svg if drawing else None
+        drawing = copy.deepcopy(self.narrow) if self.narrow else _stacked(self.figure)
+        if drawing is None:
+            return None
+        file = io.StringIO()
+        self._draw(drawing, file, "svg")
+        return file.getvalue()
 
     def save(self, path: str | Path) -> None:
         """Write the figure in the format of the file's ending: .svg, .png, .pdf or another that matplotlib knows.
@@ -123,10 +127,13 @@ class Picture:
         self._write(path, ending)
 
     def _write(self, file: str | Path | io.StringIO | io.BytesIO, format: str) -> None:
+        # A copy, because a layout starts from the one before: drawn twice, a figure would move by a hair and its bytes would change.
+        self._draw(copy.deepcopy(self.figure), file, format)
+
+    def _draw(self, drawing: Figure, file: str | Path | io.StringIO | io.BytesIO, format: str) -> None:
         metadata = {"Title": self.title, "Date": None, "Creator": None} if format == "svg" else None
         with styled():
-            # A copy, because a layout starts from the one before: drawn twice, a figure would move by a hair and its bytes would change.
-            copy.deepcopy(self.figure).savefig(file, format=format, dpi=150, facecolor="white", metadata=metadata)
+            drawing.savefig(file, format=format, dpi=150, facecolor="white", metadata=metadata)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         narrow = self.narrow_svg
