@@ -224,4 +224,5 @@ def _watched(progress_file: Path, label: str) -> Iterator[None]:
         if watcher.ident:
             watcher.join()
         bar.close()
-        progress_file.unlink(missing_ok=True)
+        for file in (progress_file, Path(f"{progress_file}.tmp")):  # of the latter a kernel that was killed may have left one
+            file.unlink(missing_ok=True)

@@ -26,6 +26,8 @@ def progress(total: int | None, unit: str, description: str, initial: int = 0) -
     from tqdm import tqdm
 
     class PublishedBar(tqdm):
+        monitor_interval = 0  # no thread beside, which could publish when the step is over and its file is gone
+
         def display(self, *args: Any, **kwargs: Any) -> Any:
             publish(self)
             return super().display(*args, **kwargs)
