@@ -21,7 +21,7 @@ from collapse_lib.experiment.lineage import STEPS
 from collapse_lib.experiment.machine import choose_device
 from collapse_lib.experiment.paths import project_root, runs_root
 from collapse_lib.experiment.processes import process_count
-from collapse_lib.experiment.progress import PROGRESS_VARIABLE, read_progress, settled
+from collapse_lib.experiment.progress import PROGRESS_VARIABLE, clear_progress, read_progress, settled
 from collapse_lib.experiment.retention import let_go_of_unneeded
 from collapse_lib.experiment.run import Run, Step, fully_executed
 
@@ -224,5 +224,4 @@ def _watched(progress_file: Path, label: str) -> Iterator[None]:
         if watcher.ident:
             watcher.join()
         bar.close()
-        for file in (progress_file, Path(f"{progress_file}.tmp")):  # of the latter a kernel that was killed may have left one
-            file.unlink(missing_ok=True)
+        clear_progress(progress_file)

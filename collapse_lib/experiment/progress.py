@@ -50,12 +50,22 @@ def publish(bar: Any) -> None:
     """Write a bar's state to the progress file, if one is asked for."""
     if target := os.environ.get(PROGRESS_VARIABLE):
         state = {name: bar.format_dict[name] for name in ("prefix", "n", "total", "unit", "elapsed", "initial")}
-        beside = Path(f"{target}.tmp")
+        beside = _beside(target)
         try:
             beside.write_text(json.dumps(state), encoding="utf-8")
             beside.replace(target)
         except OSError:  # the watcher has gone and taken its folder along; the work matters more than its display
             pass
+
+
+def clear_progress(path: Path) -> None:
+    """Delete what was published to ``path``, and what a process that was killed while it published left beside it."""
+    for file in (path, _beside(path)):
+        file.unlink(missing_ok=True)
+
+
+def _beside(target: str | Path) -> Path:
+    return Path(f"{target}.tmp")
 
 
 def read_progress(path: Path) -> dict[str, Any] | None:

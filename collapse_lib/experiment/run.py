@@ -80,7 +80,7 @@ class Run:
         if not (folder / "protocol.yaml").is_file():
             return cls(folder, protocol)
         run = cls.open(name)
-        existing, steps = run.protocol, {file.stem for file in run.manifest_files()} & STEPS.keys()
+        existing, steps = run.protocol, {file.stem for file in run.manifest_files()}
         checkpoint = folder / "generation-01" / "checkpoint"  # of later generations, the first one's training is finished
         if (checkpoint / "checkpoint.pt").is_file():
             steps.add("train")

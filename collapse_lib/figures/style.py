@@ -95,9 +95,7 @@ class Picture:
     @property
     def svg(self) -> str:
         """The figure as SVG text, the same bytes for the same numbers."""
-        file = io.StringIO()
-        self._write(file, "svg")
-        return file.getvalue()
+        return self._svg(copy.deepcopy(self.figure))
 
     @property
     def png(self) -> bytes:
@@ -110,11 +108,7 @@ class Picture:
     def narrow_svg(self) -> str | None:
         """The same for a phone: ``narrow``, or the panels below each other, each as wide as the screen. None where they are not a plain grid."""
         drawing = copy.deepcopy(self.narrow) if self.narrow else _stacked(self.figure)
-        if drawing is None:
-            return None
-        file = io.StringIO()
-        self._draw(drawing, file, "svg")
-        return file.getvalue()
+        return self._svg(drawing) if drawing else None
 
     def save(self, path: str | Path) -> None:
         """Write the figure in the format of the file's ending: .svg, .png, .pdf or another that matplotlib knows.
@@ -126,7 +120,12 @@ class Picture:
             raise UserError(f"A figure cannot be written to '{Path(path).name}'; the name must end in .{', .'.join(sorted(known))}.")
         self._write(path, ending)
 
-    def _write(self, file: str | Path | io.StringIO | io.BytesIO, format: str) -> None:
+    def _svg(self, drawing: Figure) -> str:
+        file = io.StringIO()
+        self._draw(drawing, file, "svg")
+        return file.getvalue()
+
+    def _write(self, file: str | Path | io.BytesIO, format: str) -> None:
         # A copy, because a layout starts from the one before: drawn twice, a figure would move by a hair and its bytes would change.
         self._draw(copy.deepcopy(self.figure), file, format)
 

@@ -133,7 +133,7 @@ def _manifests(run: str) -> list[tuple[Path, dict[str, Any]]]:
     files = manifest_files(runs_root() / run)
     manifests = [(file.parents[1], read_manifest(file.parents[1], file.stem)) for file in files]
     order = {name: number for number, name in enumerate(STEPS)}  # of those that were begun in the same second
-    return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], order.get(found[1]["step"], len(order))))
+    return sorted(manifests, key=lambda found: (found[1]["generation"], found[1]["started"], order[found[1]["step"]]))
 
 
 def _short(value: float) -> str:

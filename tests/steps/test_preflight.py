@@ -152,8 +152,8 @@ def test_prompts_that_were_changed_between_generations_are_not_completed(runs, t
     begin("one", longer, "cpu")
     for text in ("[Tom saw, One day, Once upon]", "[One day]"):
         prompts.write_text(text)
-        for name, refused in (("completions", 2), ("continuations", 2)):
-            step = Run.open("one").step(refused, name)
+        for name in ("completions", "continuations"):
+            step = Run.open("one").step(2, name)
             with pytest.raises(UserError, match=rf"prompts\.yaml' are not those that {name} of generation \d in run 'one' was given; put them back"):
                 check_beginnings(step)
         with pytest.raises(UserError, match="put them back"):

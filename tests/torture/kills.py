@@ -22,7 +22,7 @@ from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import StudyRecord
 from torture.campaign import ROOT, Case, Outcome
-from torture.small import REGIMES, STUDY, contents, is_sound, made, other_than
+from torture.small import REGIMES, STUDY, composing, contents, is_sound, made, other_than
 from torture.states import command
 
 TITLE = "SIGKILL at random times"
@@ -94,11 +94,7 @@ ATTACKED: dict[str, Attacked] = {
     "run": Attacked(lambda folder: command("replace", 2), ("driver", "kernel", "group"), 90),
     "run in two processes": Attacked(lambda folder: command("replace", 1, "--processes", "2"), ("driver", "kernel", "group", "worker"), 40),
     **{
-        f"run, regime {regime}": Attacked(
-            lambda folder, regime=regime: command(regime, 3 if regime == "first_only" else 2),  # the first that learns from a composition
-            ("driver", "kernel", "group"),
-            5,
-        )
+        f"run, regime {regime}": Attacked(lambda folder, regime=regime: command(regime, composing(regime)), ("driver", "kernel", "group"), 5)
         for regime in REGIMES
         if regime != "replace"
     },

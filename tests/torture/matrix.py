@@ -17,7 +17,7 @@ from collapse_lib.studies import results
 from torture import kept
 from torture.campaign import Case, Outcome
 from torture.damages import DAMAGES, NotThere
-from torture.small import NAME, Refused, begin, contents, fingerprint, finish, is_sound, made, mended, other_than
+from torture.small import NAME, Refused, begin, composing, contents, fingerprint, finish, is_sound, made, mended, other_than
 
 TITLE = "Damaged files"
 
@@ -105,15 +105,10 @@ def _composed(place: Path) -> Iterator[Case]:
     for regime, files in COMPOSED.items():
         for file in files:
             for damage in DAMAGES:
-                last = _composing(regime)
+                last = composing(regime)
                 path = f"generation-{last:02d}/composition/{file}"
                 attempt = _attempt(place, lambda regime=regime, last=last: _made(place, regime, last), regime, path, damage, last)
                 yield Case(f"regime {regime}, {file}: {damage}", attempt)
-
-
-def _composing(regime: str) -> int:
-    """The first generation that learns from a composition."""
-    return 3 if regime == "first_only" else 2
 
 
 def _made(place: Path, regime: str, generations: int, seed: int = 1) -> Path:
@@ -186,7 +181,7 @@ def measure_again(run: Run, target: Path) -> None:
     But not what was recorded in ``target``, which would be gone before anything has read it.
     """
     regime = run.protocol.regime.name
-    learned = [] if regime == "replace" else [run.step(_composing(regime), "train")]
+    learned = [] if regime == "replace" else [run.step(composing(regime), "train")]
     for step in [*(run.step(1, name) for name in ("perplexity", "free_text", "texture", "continuations")), *learned]:
         if step.manifest_file.exists() and target not in (step.manifest_file, step.metrics_file):
             step.drop()

@@ -57,6 +57,13 @@ REGIMES: dict[str, dict[str, str]] = {
     "mix": {"regime.name": "mix", "regime.share": "0.9", "regime.real": "fresh"},
     "select": {"regime.name": "select", "regime.share": "0.5", "regime.verifier": "grammar"},
 }
+
+
+def composing(regime: str) -> int:
+    """The first generation that learns from a composition under a regime other than ``replace``."""
+    return 3 if regime == "first_only" else 2
+
+
 # A study of two chains.
 STUDY = {
     "name": "pair",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from collapse_lib.experiment.run import Run
 from torture.campaign import Case, Outcome
-from torture.small import NAME, REGIMES, SETTINGS, Refused, begin, contents, finish, is_sound, made, other_than
+from torture.small import NAME, REGIMES, SETTINGS, Refused, begin, composing, contents, finish, is_sound, made, other_than
 from torture.watched import States, compiler, finished_in_itself, put, python, watching
 
 TITLE = "An exit at every state of the files"
@@ -22,7 +22,7 @@ BY_COMMAND = 10  # of so many states of a run by the command, from one it is the
 RECORDED: dict[str, tuple[str, int, list[str] | None]] = {
     "a run by the command": ("replace", 2, []),
     "a run by the command, in two processes": ("replace", 1, ["--processes", "2"]),
-    **{f"regime {regime}": (regime, 3 if regime == "first_only" else 2, None) for regime in REGIMES if regime != "replace"},
+    **{f"regime {regime}": (regime, composing(regime), None) for regime in REGIMES if regime != "replace"},
 }
 
 

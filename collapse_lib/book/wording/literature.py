@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from collapse_lib.book.wording.numbers import number, pipe_table
-from collapse_lib.studies.analysis import analyse
+from collapse_lib.studies.analysis import Analysis, analyse
 from collapse_lib.studies.study import open_study, studies_with_results, table
 
 if TYPE_CHECKING:
@@ -54,22 +55,27 @@ def literature(works: str = "all") -> Markdown:
     """A table: each work's scale and outcome, our scale and ours; "not run" where the study has no results. ``works`` may name one alone."""
     from IPython.display import Markdown
 
+    @cache  # several works ask the same study
+    def found(name: str) -> tuple[Analysis, DataFrame] | None:
+        if name not in studies_with_results():
+            return None
+        study = open_study(name)
+        numbers = table(study)
+        return analyse(study, numbers), numbers
+
     rows = []
     for work in (work for work in WORKS if works in ("all", work.name)):
-        said = {question: _said(*question) for question in work.asked_here}
-        scales = dict.fromkeys(_scale(study, arm) for (study, arm, _), words in said.items() if words)
+        said = {(name, arm, against): _said(of[0], arm, against) if (of := found(name)) else "" for name, arm, against in work.asked_here}
+        scales = dict.fromkeys(_scale(*found(study), arm) for (study, arm, _), words in said.items() if words)
         missing = dict.fromkeys(f"`{study}`: not run" for (study, _, _), words in said.items() if not words)
         rows.append((work.name, work.scale, work.found, "; ".join(scales) or "not run", "; ".join([*filter(None, said.values()), *missing])))
     return Markdown(pipe_table(("work", "its scale", "what it found", "scale here", "what came out here"), rows))
 
 
-def _said(name: str, arm: str, against: str) -> str:
+def _said(found: Analysis, arm: str, against: str) -> str:
     """The answer to a study's contrast, or a comparison with its control, in words; "" as long as no chain can answer."""
-    if name not in studies_with_results():
-        return ""
-    study = open_study(name)
-    found = analyse(study, table(study))
-    what = f"`{name}`: {arm} − {against}, "
+    study = found.study
+    what = f"`{study.name}`: {arm} − {against}, "
     for answer in found.contrasts:
         if (answer.question.arm, answer.question.against) == (arm, against):
             difference = f"{_difference(answer.test)}, {_chains(answer.test)}, " if answer.test else ""
@@ -88,9 +94,7 @@ def _chains(test: Permutation | Comparison) -> str:
     return f"{' and '.join(map(str, test.chains))} chains"
 
 
-def _scale(name: str, arm: str) -> str:
-    study = open_study(name)
-    numbers: DataFrame = table(study)
+def _scale(found: Analysis, numbers: DataFrame, arm: str) -> str:
     measured = numbers[numbers["arm"] == arm].drop_duplicates("metric").set_index("metric")["value"]
     parameters, tokens = (number(measured[name]) for name in ("parameters", "train_tokens"))
-    return f"{parameters} parameters, {tokens} tokens in the initial corpus, {study.generations} generations"
+    return f"{parameters} parameters, {tokens} tokens in the initial corpus, {found.study.generations} generations"
