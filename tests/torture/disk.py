@@ -16,7 +16,7 @@ from torture.watched import FULL, GO, Operation, compiler, finished_in_itself, p
 TITLE = "A full disk at every write"
 GROWING = ("open", "write", "mkdir", "rename")  # what needs room
 GENERATIONS = 1
-BY_COMMAND = 12  # every so-many-th operation is tried with the command, notebooks and all
+BY_COMMAND = 24  # every so-many-th operation is tried with the command, notebooks and all
 
 
 def cases(place: Path, order: random.Random) -> Iterator[Case]:

@@ -1,4 +1,5 @@
-"""SIGKILL at random times: to the command, its kernel, one of several processes or all of them; the next call ends with the same numbers."""
+"""SIGKILL at random times: to the command, its kernel, one of several processes or all of them, again and again; the last call ends with the same
+numbers."""
 
 from __future__ import annotations
 
@@ -25,8 +26,10 @@ from torture.campaign import ROOT, Case, Outcome
 from torture.small import REGIMES, STUDY, composing, contents, is_sound, made, other_than
 from torture.states import command
 
-TITLE = "SIGKILL at random times"
+EACH = 5  # kills of a case: what starting Python takes, and the work that is done once, are then paid once for five
+TITLE = "Five SIGKILLs at random times"
 KILLS = 200
+LONGEST = 0.5  # of the time that the undisturbed takes: a process lives no longer before it is hit
 PATIENCE = 1800.0  # seconds
 # A study's chains, and then its record, in one process.
 STUDIED = """
@@ -105,18 +108,18 @@ ATTACKED: dict[str, Attacked] = {
 
 
 def cases(place: Path, order: random.Random) -> list[Case]:
-    plan = [name for name, attacked in ATTACKED.items() for _ in range(attacked.share)]
-    assert len(plan) == KILLS
+    plan = [name for name, attacked in ATTACKED.items() for _ in range(attacked.share // EACH)]
+    assert len(plan) * EACH == KILLS
     order.shuffle(plan)
     found = []
     for number, name in enumerate(plan):
-        victim, moment, again = order.choice(ATTACKED[name].victims), order.random(), order.random() < 0.25
-        what = f"kill {number + 1}: {name}, {victim} at {moment:.3f} of its time{', and again' if again else ''}"
-        found.append(Case(what, _attempt(place, name, victim, moment, again)))
+        kills = [(order.choice(ATTACKED[name].victims), LONGEST * order.random()) for _ in range(EACH)]
+        told = ", ".join(f"{victim} {moment:.3f}" for victim, moment in kills)
+        found.append(Case(f"{number + 1}: {name}; {told} of its time", _attempt(place, name, kills)))
     return found
 
 
-def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) -> Callable[[Path], Outcome]:
+def _attempt(place: Path, name: str, kills: list[tuple[str, float]]) -> Callable[[Path], Outcome]:
     attacked = ATTACKED[name]
 
     def attempt(scratch: Path) -> Outcome:
@@ -124,27 +127,28 @@ def _attempt(place: Path, name: str, victim: str, moment: float, again: bool) ->
             return Outcome("absent", attacked.is_missing)
         undisturbed = made(place, name.replace(" ", "-").replace(",", ""), lambda folder: _undisturbed(folder, attacked))
         seconds = float((undisturbed / "seconds").read_text())
-        struck = []
-        for _ in range(2 if again else 1):
+        left, struck = list(kills), []
+        while True:
             process = start(attacked.arguments(scratch), scratch)
-            try:
-                process.wait(moment * seconds)
-            except subprocess.TimeoutExpired:
-                struck.append(strike(process, victim, moment))
+            hit = _struck_in_time(process, *left[0], seconds) if left else ""
             try:
                 _, said = process.communicate(timeout=PATIENCE)  # until nobody holds its standard error: what it started has ended too
             except subprocess.TimeoutExpired:
                 return Outcome("left running", f"after {struck}: {_left(process)}")
             if "Traceback" in said and process.returncode != -signal.SIGKILL:
                 return Outcome("traceback", f"after {struck}: {said[-2000:]}")
-        if not any(struck):
-            return Outcome("absent", "it had ended before")
-        process = start(attacked.arguments(scratch), scratch)
-        _, said = process.communicate(timeout=PATIENCE)
-        if process.returncode or "Traceback" in said:
-            return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
-        difference = differences(scratch / "runs", undisturbed / "runs")
-        return Outcome("different", f"after {struck}: {difference}") if difference else Outcome("same", f"killed {', '.join(filter(None, struck))}")
+            if process.returncode and not hit:
+                return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
+            if hit:
+                struck.append(hit)
+                del left[0]
+            if process.returncode == 0:
+                if found := differences(scratch / "runs", undisturbed / "runs"):
+                    return Outcome("different", f"after {struck}: {found}")
+                if not left:
+                    return Outcome("same", f"killed {', '.join(struck)}")
+                shutil.rmtree(scratch)  # it came to its end before all kills: the others hit a new one
+                scratch.mkdir()
 
     return attempt
 
@@ -172,6 +176,15 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def _struck_in_time(process: subprocess.Popen[str], victim: str, moment: float, seconds: float) -> str:
+    """Whom ``strike`` hit after that part of the seconds; "" if the process had ended."""
+    try:
+        process.wait(moment * seconds)
+    except subprocess.TimeoutExpired:
+        return strike(process, victim, moment)
+    return ""
 
 
 def strike(process: subprocess.Popen[str], victim: str, chance: float) -> str:

@@ -16,7 +16,7 @@ from torture.watched import States, compiler, finished_in_itself, put, python, w
 
 TITLE = "An exit at every state of the files"
 UNFINISHED = ("checkpoint", "classification")
-BY_COMMAND = 10  # of so many states of a run by the command, from one it is the command that goes on, notebooks and all
+BY_COMMAND = 30  # of so many states of a run by the command, from one it is the command that goes on, notebooks and all
 
 # Runs whose every state is kept: the regime, the generations, and the options of the command that makes them; None: made in one process.
 RECORDED: dict[str, tuple[str, int, list[str] | None]] = {
@@ -59,7 +59,10 @@ def record(folder: Path, regime: str, generations: int, options: list[str] | Non
             done = python(command(regime, generations, *options), variables | {"COLLAPSE_RUNS": str(runs)})
     if done.returncode:
         raise RuntimeError(done.stderr)
-    (folder / "states.json").write_text(json.dumps(list(states.known.values())))
+    known = list(states.known.values())
+    if regime != "replace":  # whose generations are made like these, until one is that composes its text
+        known = [state for state in known if f"{NAME}/generation-{composing(regime):02d}" in state]
+    (folder / "states.json").write_text(json.dumps(known))
 
 
 def _attempt(folder: Path, state: dict[str, str | None], name: str, number: int) -> Callable[[Path], Outcome]:
