@@ -10,6 +10,7 @@ from collapse_lib.experiment.errors import UserError
 from collapse_lib.figures import style
 from collapse_lib.figures.style import COLOURS, GREY, Interactive, Line, Picture, View, styled
 from collapse_lib.metrics.gpt_eval import RANKED
+from collapse_lib.studies.grades import can_fall
 from collapse_lib.studies.results import Runs, executed, measured, metric, select
 from collapse_lib.text.display import figure_text
 
@@ -26,7 +27,7 @@ CONTROLS = {
     "random": ("random tokens", COLOURS[4]),
 }
 BASELINE = "untrained baseline"
-TRUSTED, DISTRUSTED = ("generations", COLOURS[0]), ("generations, unreliable", GREY)
+TRUSTED, DISTRUSTED, LOWEST = ("generations", COLOURS[0]), ("generations, unreliable", GREY), ("generations, nothing to lose", GREY)
 LIMITS = (-0.3, 9.3)  # of an axis for grades from 0 to 9
 
 
@@ -35,8 +36,8 @@ def figure_3(table: DataFrame, runs: str | Sequence[str]) -> Picture:
     """Figure 3: mean grades for grammar (left) and consistency (right), 0 to 9, by generation, with one standard error over beginnings.
 
     Lines are the untrained baseline and the control rows. A grade in which the judge does not rank these is grey and hollow (``metrics.gpt_eval`` has
-    the rule). Each of several runs gets a row, with its judge below: grades can only be compared with the same run's control rows. Raises
-    ``UserError`` for a run that was not graded.
+    the rule), and so is one that gives generation 1 no more than random tokens (``studies.grades``): it cannot fall. Each of several runs gets a row,
+    with its judge below: grades can only be compared with the same run's control rows. Raises ``UserError`` for a run that was not graded.
 
     Example: ``figures.figure_3(results.load("demo"), "demo")``
     """
@@ -56,7 +57,9 @@ def _by_run(table: DataFrame, names: Sequence[str], is_narrow: bool = False) -> 
         _grade_panels(part.subplots(down, across, sharey=True), table, run, record)
         if len(names) > 1:
             part.suptitle(run, fontsize=11)
-        judge = figure_text(judge_label(record))
+        lowest = cannot_fall(table, run, record)
+        note = f"; generation 1 is graded no better than random tokens in {' and '.join(lowest)}: no verdict" if lowest else ""
+        judge = figure_text(judge_label(record) + note)
         part.supxlabel(textwrap.fill(judge, 48) if is_narrow else judge, fontsize=10, color="#B00020" if distrusted(record) else "#222222")
     handles = style.lines_only_once(figure.axes)
     style.legend_above(figure, handles, columns=1 if is_narrow else len(handles))
@@ -66,8 +69,8 @@ def _by_run(table: DataFrame, names: Sequence[str], is_narrow: bool = False) -> 
 def _grade_panels(panels: Iterable[Axes], table: DataFrame, run: str, record: dict[str, Any]) -> None:
     for panel, name in zip(panels, GRADES[:2], strict=True):
         points, levels = grades(table, run, name)
-        error, (label, colour) = points["standard_error"], _look(record, name)
-        face = {"markerfacecolor": "white"} if (label, colour) == DISTRUSTED else {}
+        error, (label, colour) = points["standard_error"], _look(table, run, record, name)
+        face = {"markerfacecolor": "white"} if colour == GREY else {}
         panel.errorbar(points["generation"], points["value"], yerr=error, color=colour, marker="o", capsize=3, label=label, **face)
         for (label, colour, dash), level in levels.items():
             panel.axhline(level, color=colour, linestyle=dash, linewidth=1.4, label=label)
@@ -87,8 +90,8 @@ def figure_3_interactive(table: DataFrame, run: str) -> Interactive:
         first, last = points["generation"].iloc[[0, -1]].tolist()
         ends = [first, last] if last > first else [first - 0.5, first + 0.5]
         lines = [Line(label, ends, [level] * 2, [None] * 2, colour, "", dash) for (label, colour, dash), level in levels.items()]
-        of_either = [Line.of(label, points, colour) for label, colour in (TRUSTED, DISTRUSTED)]  # all views have the same lines
-        own = [line if line.label == _look(record, name)[0] else line.emptied() for line in of_either]
+        of_either = [Line.of(label, points, colour) for label, colour in (TRUSTED, DISTRUSTED, LOWEST)]  # all views have the same lines
+        own = [line if line.label == _look(table, run, record, name)[0] else line.emptied() for line in of_either]
         views[name] = View(f"{name} (0 to 9)", [*own, *lines])
     made = style.interactive(f"figure-3-{run}", views, legend=style.LEGEND_BELOW)
     made.figure.update_yaxes(range=LIMITS)
@@ -146,6 +149,14 @@ def judge_label(record: dict[str, Any]) -> str:
     return f"judge {judge}{asked}{verdict}"
 
 
-def _look(record: dict[str, Any], grade: str) -> tuple[str, str]:
+def cannot_fall(table: DataFrame, run: str, record: dict[str, Any]) -> list[str]:
+    """Of the grades that conclusions are drawn from, those that the judge is trusted in and that cannot fall."""
+    of_run = table[table["run"] == run]
+    return [name for name in RANKED if is_trusted(record, name) and can_fall(of_run, name) is False]
+
+
+def _look(table: DataFrame, run: str, record: dict[str, Any], grade: str) -> tuple[str, str]:
     """Label and colour of a grade's points."""
-    return TRUSTED if is_trusted(record, grade) else DISTRUSTED
+    if not is_trusted(record, grade):
+        return DISTRUSTED
+    return LOWEST if can_fall(table[table["run"] == run], grade) is False else TRUSTED

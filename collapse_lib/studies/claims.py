@@ -30,6 +30,7 @@ from collapse_lib.studies import inference
 from collapse_lib.studies.analysis import ContrastAnswer, analyse
 from collapse_lib.studies.chains import experiments, sizes
 from collapse_lib.studies.design import Study
+from collapse_lib.studies.grades import can_fall
 from collapse_lib.studies.results import load
 from collapse_lib.studies.study import open_study, studies_with_results, table
 from collapse_lib.studies.twins import comparisons
@@ -431,9 +432,10 @@ def _finding_2(source: Source) -> list[Part | None]:
 
 
 def _finding_3(source: Source) -> list[Part | None]:
-    """A grade counts where the judge ranks its controls in it; grammar has an exact judge as well, where the stories are the grammar's."""
+    """A grade counts where the judge ranks its controls in it and it can fall; of the grammar's stories there is an exact judge as well."""
     grammar, consistency = (
-        trend(source, ("gpt_eval", name, False), -1, f"{name} grade") if _is_trusted(source, name) else None for name in ("grammar", "consistency")
+        trend(source, ("gpt_eval", name, False), -1, f"{name} grade") if _is_trusted(source, name) and can_fall(source.table, name) else None
+        for name in ("grammar", "consistency")
     )
     return [grammar or trend(source, ("exact", "legal_share", False), -1, "share of a story before it breaks the grammar"), consistency]
 

@@ -523,7 +523,10 @@ def test_the_controls_decide_grade_by_grade_what_is_grey(tiny, server):
         record = steps.gpt_eval(run, generation)
     ranks = {f"judge_ranks_{name}": {"value": int(name == "grammar"), "unit": "1", "definition": "made up"} for name in module.MEASURES}
     record["metrics"] |= ranks | {"judge_ranks_controls": {"value": 0, "unit": "1", "definition": "made up"}}
-    rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
+    for name in ("grammar", "consistency"):
+        record["metrics"][f"control_random_{name}"]["value"] = 1.0  # of a judge that gives everything a 6
+    for generation in (0, 1):
+        rewrite_metrics(run.step(generation, "gpt_eval"), record | {"generation": generation})
     table = results.load("tiny")
     picture = figures.figure_3(table, "tiny")
     assert colours_of(picture) == ["#0072B2", "#777777"] and "FAILS its control rows in consistency: unreliable" in picture.svg
@@ -535,6 +538,14 @@ def test_the_controls_decide_grade_by_grade_what_is_grey(tiny, server):
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})
     assert colours_of(figures.figure_3(table, "tiny")) == ["#0072B2", "#0072B2"]
     assert "ranks the control rows correctly" in wording.table_a2("tiny").data and "⚠" not in wording.table_a2("tiny").data
+    of_random = record["metrics"]["control_random_consistency"]
+    of_random["value"] = record["metrics"]["consistency"]["value"]
+    for generation in (0, 1):
+        rewrite_metrics(run.step(generation, "gpt_eval"), record | {"generation": generation})
+    lowest = figures.figure_3(results.load("tiny"), "tiny")
+    assert colours_of(lowest) == ["#0072B2", "#777777"] and "random tokens in consistency: no verdict" in re.sub(r"\s+", " ", lowest.svg)
+    assert "**no more than random tokens** in consistency" in wording.table_a2("tiny").data
+    assert "generations, nothing to lose" in figures.figure_3_interactive(results.load("tiny"), "tiny").html
     for name in ranks:  # as older records have it: one word for both grades
         del record["metrics"][name]
     rewrite_metrics(run.step(0, "gpt_eval"), record | {"generation": 0})

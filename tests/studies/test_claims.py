@@ -212,12 +212,15 @@ def test_tasks_that_generation_1_does_not_learn_have_no_say():
 
 def test_grades_of_a_judge_that_fails_its_controls_do_not_count():
     grades = {("gpt_eval", name): [[8 - n - 0.1 * chain for n in range(40)] for chain in range(3)] for name in ("grammar", "consistency")}
+    grades |= {("gpt_eval", f"control_random_{name}"): [[1.0] * 40] * 3 for name in ("grammar", "consistency")}
     trusted = [[1.0] * 40 for _ in range(3)]
     assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "reproduced"
     trusted[1] = [0.0] * 40
     assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted})) == "not tested"
     by_grade = {("gpt_eval", f"judge_ranks_{name}"): [[float(name == "grammar")] * 40] * 3 for name in ("grammar", "consistency")}
     assert verdict("finding_3", source(grades | by_grade)) == "partly", "its grades of grammar count, and those of consistency do not"
+    trusted[1], ruins = [1.0] * 40, {("gpt_eval", "control_random_consistency"): [[1.0] * 40, [1.0] * 40, [7.8] * 40]}
+    assert verdict("finding_3", source(grades | {("gpt_eval", "judge_ranks_controls"): trusted} | ruins)) == "partly", "one has nothing to lose"
     legality = {("exact", "legal_share"): [[0.5 - 0.1 * n - 0.01 * chain for n in range(4)] for chain in range(3)]}
     assert verdict("finding_3", source(legality)) == "partly", "legality stands for grammar, and nothing for consistency"
 

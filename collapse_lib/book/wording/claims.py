@@ -64,8 +64,8 @@ CLAIMS = {
         "Finding 3",
         "Completions become less grammatical and less consistent with their prompts, the latter faster (section 3.2.2, Fig. 3, Table A2).",
         "Nothing is derived about it.",
-        "Two parts, grammar and consistency; which falls faster is not tested. A grade counts only where the judge ranks its controls in it. Where "
-        "the stories are the grammar's, legality stands for grammar.",
+        "Two parts, grammar and consistency; which falls faster is not tested. A grade counts only where the judge ranks its controls in it and "
+        "gives generation 1 more than random tokens. Where the stories are the grammar's, legality stands for grammar.",
     ),
     "finding_4": Said(
         "Finding 4",

@@ -9,8 +9,8 @@ from IPython.display import Markdown
 
 from collapse_lib.book.wording.numbers import pipe_table
 from collapse_lib.experiment.errors import UserError
-from collapse_lib.figures.judged import BASELINE, CONTROLS, distrusted, graded_generations, is_trusted, judge_record
-from collapse_lib.studies.results import measured
+from collapse_lib.figures.judged import BASELINE, CONTROLS, cannot_fall, distrusted, graded_generations, is_trusted, judge_record
+from collapse_lib.studies.results import load, measured
 from collapse_lib.text.display import literal
 
 COLUMNS = ("grammar", "creativity", "consistency")
@@ -52,7 +52,9 @@ def table_a2(run: str, beginning: int = 0, each: int = 2) -> Markdown:
             rows.append((str(generation or "Baseline"), literal(first_sentence(case["completion"])), *grades))
     heads = (name.capitalize() + " ⚠" * (not is_trusted(record, name)) for name in COLUMNS)
     table = pipe_table(("Generation", "Completion", *heads), rows, "llrrr")
-    return Markdown(f"{judge_verdict(record).data}\n\nThe beginning: {literal(beginnings[beginning])}\n\n{table}")
+    lowest = cannot_fall(load(run), run, record)
+    note = f" It gives generation 1 **no more than random tokens** in {' and '.join(lowest)}: there is nothing left to fall." if lowest else ""
+    return Markdown(f"{judge_verdict(record).data}{note}\n\nThe beginning: {literal(beginnings[beginning])}\n\n{table}")
 
 
 def first_sentence(text: str) -> str:
