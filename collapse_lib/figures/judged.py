@@ -60,9 +60,9 @@ def _by_run(table: DataFrame, names: Sequence[str], is_narrow: bool = False) -> 
         lowest = cannot_fall(table, run, record)
         note = f"; generation 1 is graded no better than random tokens in {' and '.join(lowest)}: no verdict" if lowest else ""
         judge = figure_text(judge_label(record) + note)
-        part.supxlabel(textwrap.fill(judge, 48) if is_narrow else judge, fontsize=10, color="#B00020" if distrusted(record) else "#222222")
+        part.supxlabel(textwrap.fill(judge, 48 if is_narrow else 120), fontsize=10, color="#B00020" if distrusted(record) else "#222222")
     handles = style.lines_only_once(figure.axes)
-    style.legend_above(figure, handles, columns=1 if is_narrow else len(handles))
+    style.legend_above(figure, handles, columns=1 if is_narrow else 4)
     return figure
 
 
