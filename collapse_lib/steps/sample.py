@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,5 +60,7 @@ def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, p
         remove(folder)
         write_json(folder / "made_from.json", made_from)
     task.group.wait()
-    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=settings.start == "endoftext") as writer:
+    origin = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    has_start = settings.start == "endoftext"
+    with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=has_start, origin=origin) as writer:
         return sample_corpus(model, settings, task.seed(purpose), writer, dtype, task.group)

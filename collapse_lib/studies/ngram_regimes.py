@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
@@ -120,9 +121,12 @@ def run(arms: Mapping[str, Arm] = ARMS, generations: int = GENERATIONS, workers:
         wanted.sort(key=lambda chain: (-arms[chain[0]].chains, chain[1]))  # quick ones first, and something of each arm
         missing = [chain for chain in wanted if chain not in have]
         with ProcessPoolExecutor(workers or len(os.sched_getaffinity(0)), get_context("spawn"), end_with_parent) as pool:
-            for future in as_completed([pool.submit(one_chain, name, arms[name], seed, generations) for name, seed in missing]):
-                done = concat([part for part in (done, future.result()) if len(part)], ignore_index=True)
-                _store(done, list(arms), file, origins | made)
+            try:
+                for future in as_completed([pool.submit(one_chain, name, arms[name], seed, generations) for name, seed in missing]):
+                    done = concat([part for part in (done, future.result()) if len(part)], ignore_index=True)
+                    _store(done, list(arms), file, origins | made)
+            except BrokenProcessPool:
+                raise UserError(f"A process of the n-gram chains was killed; what is done is in {file}, and the same call goes on.") from None
     return load()
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SHARD_TOKENS = 1 << 22  # of an initial corpus: 8 MiB a file
 STORIES_AT_ONCE = 1024  # encoded in parallel
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow; without it the rows are whole and the file is another one
-DIGEST = b"collapse_lib.sha256"  # where a shard's schema keeps the hash of its rows
+DIGEST, ORIGIN = b"collapse_lib.sha256", b"collapse_lib.origin"  # where a shard's schema keeps the hash of its rows, and what decided them
 
 
 Rows = Sequence[np.ndarray] | np.ndarray  # one integer array a row, or an array [rows, tokens]
@@ -185,14 +185,15 @@ class CorpusWriter:
     """Writes a corpus shard by shard; each shard appears under its name only when it is whole, ``corpus.json`` only at ``finish``.
 
     Shards that an interrupted writer left in the folder are kept: ``has_shard`` tells which, so that the work can go on from
-    there. Several processes may write different shards; one of them, when all are done, calls ``finish``.
+    there. ``origin`` says what decides the rows; a shard of another origin, or of another place in the corpus, is none of it.
+    Several processes may write different shards; one of them, when all are done, calls ``finish``.
     """
 
-    def __init__(self, folder: str | Path, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True) -> None:
+    def __init__(self, folder: str | Path, eos_id: int, vocabulary: int, rows_are_complete: bool, has_start: bool = True, origin: str = "") -> None:
         _check_vocabulary(vocabulary)  # before anyone samples a shard
         self.folder = Path(folder)
         self.eos_id, self.vocabulary = eos_id, vocabulary
-        self.rows_are_complete, self.has_start = rows_are_complete, has_start
+        self.rows_are_complete, self.has_start, self.origin = rows_are_complete, has_start, origin
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "corpus.json").unlink(missing_ok=True)  # while shards change, nothing may pass for finished
 
@@ -204,8 +205,8 @@ class CorpusWriter:
             leftover.unlink()
 
     def has_shard(self, index: int, rows: int | None = None) -> bool:
-        """Whether shard ``index`` is there, as it was written, and has as many ``rows`` if that is given."""
-        shard = _read_shard(self.folder / _shard_name(index), checked=True)
+        """Whether shard ``index`` is there, as a writer of this origin wrote it, and has as many ``rows`` if that is given."""
+        shard = _read_shard(self.folder / _shard_name(index), self._marks(index))
         return shard is not None and rows in (None, len(shard.offsets) - 1)
 
     def write_shard(self, index: int, rows: Rows) -> None:
@@ -218,7 +219,7 @@ class CorpusWriter:
 
         shard = _shard_of(rows, self.eos_id if self.has_start else None, self.vocabulary)
         column = pa.ListArray.from_arrays(pa.array(shard.offsets), pa.array(shard.values))
-        schema = pa.schema([("input_ids", column.type)], metadata={DIGEST: _digest(shard)})
+        schema = pa.schema([("input_ids", column.type)], metadata=self._marks(index) | {DIGEST: _digest(shard).encode()})
         batch = pa.record_batch([column], schema=schema)
         path = self.folder / _shard_name(index)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -239,8 +240,8 @@ class CorpusWriter:
         for leftover in {*self.folder.glob("shard-*.arrow"), *self.folder.glob(".shard-*.tmp")} - {self.folder / name for name in names}:
             leftover.unlink()
         found = []
-        for name in names:
-            shard = _read_shard(self.folder / name, checked=True)
+        for index, name in enumerate(names):
+            shard = _read_shard(self.folder / name, self._marks(index))
             if shard is None:
                 raise FileNotFoundError(f"{self.folder / name} is missing or damaged")
             found.append({"file": name, "rows": len(shard.offsets) - 1, "tokens": len(shard.values), "sha256": sha256(self.folder / name)})
@@ -249,6 +250,10 @@ class CorpusWriter:
             raise ValueError(f"the shards in {self.folder} have {record['rows']} rows, not {rows}")
         write_json(self.folder / "corpus.json", record)
         return TokenCorpus.open(self.folder)
+
+    def _marks(self, index: int) -> dict[bytes, bytes]:
+        """What the schema of shard ``index`` has beside its hash."""
+        return {ORIGIN: f"{self.origin} {index}".encode()} if self.origin else {}
 
 
 def build_initial_corpus(protocol: Protocol, tokenizer: Tokenizer, folder: str | Path, seed: int) -> dict[str, TokenCorpus]:
@@ -361,8 +366,8 @@ def _shard_name(index: int) -> str:
     return f"shard-{index:05d}.arrow"
 
 
-def _read_shard(path: Path, checked: bool = False) -> Shard | None:
-    """A shard's arrays, backed by the file; None if it is missing, not whole or, where that is ``checked``, not as it was written."""
+def _read_shard(path: Path, marks: dict[bytes, bytes] | None = None) -> Shard | None:
+    """A shard's arrays, backed by the file; None if it is missing, not whole or, where ``marks`` are given, not as it was written with these."""
     import pyarrow as pa
 
     try:
@@ -370,11 +375,13 @@ def _read_shard(path: Path, checked: bool = False) -> Shard | None:
         with pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_stream(file)
             column = reader.read_next_batch().column("input_ids")
-            recorded = (reader.schema.metadata or {}).get(DIGEST)
+            recorded = dict(reader.schema.metadata or {})
         shard = Shard(column.offsets.to_numpy(), column.values.to_numpy())
     except (OSError, pa.ArrowException, StopIteration, KeyError, AttributeError):
         return None
-    is_as_written = not checked or (recorded == _digest(shard).encode() and path.read_bytes().endswith(END_OF_STREAM))
+    if marks is None:
+        return shard
+    is_as_written = recorded == marks | {DIGEST: _digest(shard).encode()} and path.read_bytes().endswith(END_OF_STREAM)
     return shard if is_as_written else None
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -47,13 +49,27 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+def at_work(tmp_path: Path) -> tuple[psutil.Popen, list[psutil.Process]]:
+    """A process that makes chains, with its two workers."""
     (tmp_path / "chains.py").write_text(LONG)
-    driver = psutil.Popen([sys.executable, str(tmp_path / "chains.py")], env=os.environ | {"COLLAPSE_RUNS": str(tmp_path)})
+    environment = os.environ | {"COLLAPSE_RUNS": str(tmp_path)}
+    driver = psutil.Popen([sys.executable, str(tmp_path / "chains.py")], env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while len(workers := [child for child in driver.children() if "spawn_main" in " ".join(child.cmdline())]) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)  # until they work, or wait for work
+    return driver, workers
+
+
+def test_a_worker_that_is_killed_is_explained(tmp_path):
+    driver, workers = at_work(tmp_path)
+    workers[0].kill()
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 1 and "UserError: A process of the n-gram chains was killed; what is done is in " in said
+
+
+def test_workers_end_with_a_driver_that_is_killed(tmp_path):
+    driver, workers = at_work(tmp_path)
     driver.kill()
     driver.wait()
     assert len(workers) == 2 and psutil.wait_procs(workers, timeout=120)[1] == []

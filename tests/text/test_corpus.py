@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,6 +201,23 @@ def test_a_later_writer_goes_on_from_whole_shards(tmp_path, shards, corpus):
             writer.write_shard(index, shards[index])
         assert writer.finish(4).hash == corpus.hash
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.json", *(f"shard-0000{index}.arrow" for index in range(4))]
+
+
+def test_a_shard_of_another_origin_or_place_is_none_of_the_corpus(tmp_path, shards):
+    def writer(folder: str, origin: str) -> CorpusWriter:
+        return CorpusWriter(tmp_path / folder, EOS, VOCABULARY, rows_are_complete=False, origin=origin)
+
+    for folder, origin in (("own", "this model"), ("other", "that model")):
+        for index in range(2):
+            writer(folder, origin).write_shard(index, shards[0])
+    assert [writer("own", "this model").has_shard(index) for index in range(2)] == [True, True]
+    shutil.copy(tmp_path / "other" / "shard-00000.arrow", tmp_path / "own" / "shard-00000.arrow")
+    shutil.copy(tmp_path / "other" / "shard-00000.arrow", tmp_path / "other" / "shard-00001.arrow")
+    assert [writer("own", "this model").has_shard(index) for index in range(2)] == [False, True]
+    assert [writer("other", "that model").has_shard(index) for index in range(2)] == [True, False]
+    assert [writer("own", "").has_shard(index) for index in range(2)] == [False, False]
+    with pytest.raises(FileNotFoundError, match=r"shard-00000\.arrow is missing or damaged"):
+        writer("own", "this model").finish(2)
 
 
 KILLED = """

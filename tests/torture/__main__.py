@@ -57,7 +57,7 @@ def main() -> int:
         parser.exit(2, f"torture: {refusal}\n")
     campaign = Campaign(parts, options.folder.resolve(), options.seed, options.share, options.jobs, earlier)
     try:
-        with exclusive(campaign.folder / f"share-{options.share}.lock", "This campaign", patience=5.0):
+        with exclusive(campaign.folder / f"share-{options.share}.lock", "This campaign", patience=90.0 if options.share else 5.0):
             return _tried(campaign, options, file, earlier)
     except UserError as refusal:
         parser.exit(2, f"torture: {refusal}\n")
@@ -80,8 +80,9 @@ def _tried(campaign: Campaign, options: argparse.Namespace, file: Path, earlier:
         campaign.run(options.minutes, options.cases, say, options.only)
     except KeyboardInterrupt:
         was_stopped = True
-    for helper in helpers:
-        helper.wait()
+        for helper in helpers:
+            helper.stdin.close()
+    ended_badly = [helper.args for helper in helpers if helper.wait() and not was_stopped]
     if options.share:
         return 0
     found = report(campaign, earlier, PARTS)
@@ -89,7 +90,9 @@ def _tried(campaign: Campaign, options: argparse.Namespace, file: Path, earlier:
     write(found, file)
     if was_stopped:
         return 130
-    return 1 if any(faults_of(part, found["meaning"]) for part in found["parts"] if part["part"] in campaign.parts) else 0
+    for command in ended_badly:
+        print(f"torture: a process that shared the cases ended before them: {' '.join(map(str, command))}", file=sys.stderr)
+    return 1 if ended_badly or any(faults_of(part, found["meaning"]) for part in found["parts"] if part["part"] in campaign.parts) else 0
 
 
 def _helper(share: int, options: argparse.Namespace) -> subprocess.Popen:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -94,7 +95,7 @@ class Campaign:
         taken = dict.fromkeys(self.parts, 0)
         while waiting:
             for part in list(waiting):
-                case = next(waiting[part], None) if taken[part] < cases else None
+                case = self._next(part, waiting[part], say) if taken[part] < cases else None
                 if case is None:
                     del waiting[part]
                     continue
@@ -128,7 +129,9 @@ class Campaign:
     def plan_of(self, part: str) -> int | None:
         """How many cases a part has; None as long as nobody knows."""
         file = self.folder / f"planned-{part}.txt"
-        return int(file.read_text(encoding="utf-8")) if file.is_file() else self.recorded.get(part, {}).get("planned")
+        with suppress(OSError, ValueError):  # another process may just be writing it
+            return int(file.read_text(encoding="utf-8"))
+        return self.recorded.get(part, {}).get("planned")
 
     def _waiting(self, part: str, only: str) -> Iterator[Case]:
         done = {tried.case for tried in self.outcomes() if tried.part == part}
@@ -141,10 +144,20 @@ class Campaign:
                 yield case
         known.write_text(str(number), encoding="utf-8")
 
+    def _next(self, part: str, waiting: Iterator[Case], say: Callable[[str], object]) -> Case | None:
+        """The next case; None, and a fault of the part, where there is none for an error."""
+        try:
+            return next(waiting, None)
+        except Exception:
+            broke = Tried(part, "its next case", "broke", traceback.format_exc(limit=-6), 0.0)
+            say(f"{part:<8} broke\n{broke.said}")
+            self._keep(broke)
+            return None
+
     def _try(self, part: str, case: Case) -> Tried:
-        scratch = self.folder / f"scratch-{self.share}"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
+        for left in self.folder.glob(f"scratch-{self.share}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f"scratch-{self.share}-", dir=self.folder))  # in another, an orphan may still be writing
         began = time.perf_counter()
         try:
             with kept_surroundings():
@@ -152,10 +165,13 @@ class Campaign:
         except Exception:
             outcome = Outcome("broke", traceback.format_exc(limit=-6))
         tried = Tried(part, case.name, outcome.verdict, outcome.said, round(time.perf_counter() - began, 2))
-        with (self.folder / f"outcomes-{self.share}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(f"\n{json.dumps(vars(tried), ensure_ascii=False)}")  # behind whatever a kill left of a line
+        self._keep(tried)
         shutil.rmtree(scratch, ignore_errors=True)
         return tried
+
+    def _keep(self, tried: Tried) -> None:
+        with (self.folder / f"outcomes-{self.share}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps(vars(tried))}")  # behind whatever a kill left of a line
 
 
 def source_hash() -> str:

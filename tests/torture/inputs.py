@@ -16,6 +16,7 @@ import nbformat
 from synthetic_runs import write_run
 
 from torture.campaign import Case, Outcome
+from torture.small import fingerprint
 
 TITLE = "Bad input"
 LONG = "n" * 300
@@ -86,7 +87,8 @@ def attempt(row: Row, place: Path) -> Outcome:
         return Outcome("not one sentence", said)
     if row.said not in said:
         return Outcome("another sentence", said)
-    if left := sorted(everything(place) ^ before):
+    after = everything(place)
+    if left := sorted(path for path in after.keys() | before.keys() if after.get(path) != before.get(path)):
         return Outcome("left behind", ", ".join(left))
     return Outcome("refused", said.strip())
 
@@ -104,9 +106,9 @@ def called(arguments: list[str]) -> tuple[int, str, str]:
     return status, errors.getvalue(), printed.getvalue()
 
 
-def everything(folder: Path) -> set[str]:
-    """The paths in a folder, but for locks, which are left to be taken again."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix != ".lock"}
+def everything(folder: Path) -> dict[str, str]:
+    """What is in a folder: files with their hashes and folders, but for locks, which are left to be taken again."""
+    return {str(path.relative_to(folder)): "" for path in folder.rglob("*") if path.suffix != ".lock"} | fingerprint(folder)
 
 
 def write_there(runs: Path) -> None:

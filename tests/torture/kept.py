@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from collapse_lib.studies.ngram_regimes import Arm
 from torture.campaign import ROOT, Campaign, Case, Outcome
 from torture.damages import DAMAGES, NotThere
 from torture.record import report, write
-from torture.small import NAME, SETTINGS, STUDY, WORK, made
+from torture.small import NAME, SETTINGS, STUDY, WORK, content_of, made
 
 HEAD, NUMBERS = "studies/pair/study.json", "studies/pair/numbers.parquet"
 CHAIN = "pair-plain-1"
@@ -241,6 +242,8 @@ def verdict(kept: Kept, target: Path, damage: str, other: Path, whole: Path, exp
         said = str(refusal)
     else:
         if damage == "deleted" and content_of(target) is None:
+            if strange := told_otherwise(found, expected):
+                return Outcome("used", strange)
             return Outcome("noticed", "what is not there is not shown") if found != expected else Outcome("harmless")
         if found != expected:
             return Outcome("used", differing(found, expected))
@@ -254,14 +257,16 @@ def verdict(kept: Kept, target: Path, damage: str, other: Path, whole: Path, exp
     return Outcome("noticed", said) if found == expected else Outcome("used", f"{said} -- and then {differing(found, expected)}")
 
 
+def told_otherwise(found: str, expected: str) -> str:
+    """The first line with a number that is in one text and not in the other, whatever the number of its row."""
+    known = {re.sub(r"^\d+,", "", line) for line in expected.splitlines()}
+    return next((line for line in found.splitlines() if re.search(r"\d", line) and re.sub(r"^\d+,", "", line) not in known), "")
+
+
 def differing(found: str, expected: str) -> str:
     """The first line in which two texts differ."""
     pairs = zip_longest(found.splitlines(), expected.splitlines(), fillvalue="nothing")
     return next((f"{one[:150]} instead of {other[:150]}" for one, other in pairs if one != other), "the same")
-
-
-def content_of(file: Path) -> bytes | None:
-    return file.read_bytes() if file.is_file() else None
 
 
 # --- the judge's answers -----------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from collapse_lib.experiment.files import read_json
 from collapse_lib.experiment.run import Run
 from collapse_lib.experiment.shapes import StudyRecord
 from torture.campaign import ROOT, Case, Outcome
-from torture.small import REGIMES, STUDY, composing, contents, is_sound, made, other_than
+from torture.small import REGIMES, STUDY, composing, contents, finished, is_sound, lost, made, other_than
 from torture.states import command
 
 EACH = 5  # kills of a case: what starting Python takes, and the work that is done once, are then paid once for five
@@ -46,10 +47,15 @@ os.execv(command[0], command)
 """
 # Chains of the learner that counts, two at once.
 NGRAM = """
+import sys
+from collapse_lib.experiment.errors import UserError
 from collapse_lib.experiment.regimes import Regime
 from collapse_lib.studies.ngram_regimes import Arm, run
 if __name__ == "__main__":
-    run({"replace": Arm(tokens=500, chains=2), "mix": Arm(Regime("mix", 0.5), tokens=500, chains=2)}, generations=3, workers=2)
+    try:
+        run({"replace": Arm(tokens=500, chains=2), "mix": Arm(Regime("mix", 0.5), tokens=500, chains=2)}, generations=3, workers=2)
+    except UserError as refusal:
+        sys.exit(str(refusal))
 """
 
 
@@ -127,46 +133,54 @@ def _attempt(place: Path, name: str, kills: list[tuple[str, float]]) -> Callable
             return Outcome("absent", attacked.is_missing)
         undisturbed = made(place, name.replace(" ", "-").replace(",", ""), lambda folder: _undisturbed(folder, attacked))
         seconds = float((undisturbed / "seconds").read_text())
-        left, struck = list(kills), []
+        left, struck, done, runs = list(kills), [], {}, scratch / "runs"
         while True:
-            process = start(attacked.arguments(scratch), scratch)
-            hit = _struck_in_time(process, *left[0], seconds) if left else ""
-            try:
-                _, said = process.communicate(timeout=PATIENCE)  # until nobody holds its standard error: what it started has ended too
-            except subprocess.TimeoutExpired:
-                return Outcome("left running", f"after {struck}: {_left(process)}")
+            began = time.monotonic()
+            with started(attacked.arguments(scratch), scratch) as process:
+                hit, below = _struck_in_time(process, *left[0], seconds) if left else ("", [])
+                try:
+                    _, said = process.communicate(timeout=PATIENCE)
+                except subprocess.TimeoutExpired:
+                    return Outcome("left running", f"after {struck}: {_ended([*below, *_below(process)])}")
+            if alive := _ended(below, 60.0):  # chains and workers, which notice within seconds that they are alone
+                return Outcome("left running", f"after {struck}: {alive}")
             if "Traceback" in said and process.returncode != -signal.SIGKILL:
                 return Outcome("traceback", f"after {struck}: {said[-2000:]}")
             if process.returncode and not hit:
                 return Outcome("refused to go on", f"after {struck}: exit status {process.returncode}: {said[-2000:]}")
+            if gone := lost(done, runs):
+                return Outcome("lost", f"after {struck}: {gone}")
+            done = finished(runs)
             if hit:
                 struck.append(hit)
                 del left[0]
             if process.returncode == 0:
-                if found := differences(scratch / "runs", undisturbed / "runs"):
+                if found := differences(runs, undisturbed / "runs"):
                     return Outcome("different", f"after {struck}: {found}")
                 if not left:
                     return Outcome("same", f"killed {', '.join(struck)}")
                 shutil.rmtree(scratch)  # it came to its end before all kills: the others hit a new one
                 scratch.mkdir()
+                done, seconds = {}, min(seconds, time.monotonic() - began)
 
     return attempt
 
 
 def _undisturbed(folder: Path, attacked: Attacked) -> None:
     began = time.monotonic()
-    process = start(attacked.arguments(folder), folder)
-    _, said = process.communicate(timeout=PATIENCE)
+    with started(attacked.arguments(folder), folder) as process:
+        _, said = process.communicate(timeout=PATIENCE)
     if process.returncode:
         raise RuntimeError(said)
     (folder / "seconds").write_text(str(time.monotonic() - began))
 
 
-def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
-    """Start a Python, the leader of a group of its own, on the runs in ``folder``."""
+@contextmanager
+def started(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A Python, the leader of a group of its own, on the runs in ``folder``; whatever is left of it at the end of the block is killed."""
     variables = {"COLLAPSE_RUNS": str(folder / "runs"), "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     (folder / "runs").mkdir(exist_ok=True)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *arguments],
         env=os.environ | variables,
         cwd=ROOT,
@@ -176,25 +190,49 @@ def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            below = _below(process)
+            process.kill()
+            _ended(below)
 
 
-def _struck_in_time(process: subprocess.Popen[str], victim: str, moment: float, seconds: float) -> str:
-    """Whom ``strike`` hit after that part of the seconds; "" if the process had ended."""
+def _below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """What a process has started, directly or not."""
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _ended(processes: list[psutil.Process], patience: float = 0.0) -> str:
+    """Kill those of some processes that have not ended in so many seconds; returns their commands."""
+    _, alive = psutil.wait_procs(processes, timeout=patience)
+    told = "; ".join(_line(process)[-80:] for process in alive)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    return told
+
+
+def _struck_in_time(process: subprocess.Popen[str], victim: str, moment: float, seconds: float) -> tuple[str, list[psutil.Process]]:
+    """Whom ``strike`` hit after that part of the seconds, "" if the process had ended; and what had been started below it."""
     try:
         process.wait(moment * seconds)
     except subprocess.TimeoutExpired:
-        return strike(process, victim, moment)
-    return ""
+        below = _below(process)
+        return strike(process, below, victim, moment), below
+    return "", []
 
 
-def strike(process: subprocess.Popen[str], victim: str, chance: float) -> str:
+def strike(process: subprocess.Popen[str], below: list[psutil.Process], victim: str, chance: float) -> str:
     """SIGKILL the driver, one of its kernels or workers (the driver, where there is none just now), or everything that it has started.
 
     ``chance``, in [0, 1), is which of several. Returns who was hit; "" if it had ended.
     """
-    try:
-        below = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
+    if process.poll() is not None:
         return ""
     words = {"kernel": "ipykernel", "worker": "worker" if any("steps.worker" in _line(child) for child in below) else "spawn_main"}.get(victim, "")
     found = [child for child in below if words and words in _line(child)]
@@ -202,28 +240,10 @@ def strike(process: subprocess.Popen[str], victim: str, chance: float) -> str:
     if found:
         targets = [found[int(1000 * chance) % len(found)].pid]
     for target in targets:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
     hit = f"the driver, there being no {victim}" if words and not found else victim
     return f"{hit} ({len(targets)})"
-
-
-def _left(process: subprocess.Popen[str]) -> str:
-    """End what is left of the group that a process led, and name it."""
-    left = [other for other in psutil.process_iter() if _group(other) == process.pid]
-    names = [f"{_line(other)[-80:]} ({other.status()})" for other in left]
-    for other in left:
-        other.kill()
-    return "; ".join(names)
-
-
-def _group(process: psutil.Process) -> int | None:
-    try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
-        return None
 
 
 def _line(process: psutil.Process) -> str:

@@ -17,7 +17,7 @@ from collapse_lib.studies import results
 from torture import kept
 from torture.campaign import Case, Outcome
 from torture.damages import DAMAGES, NotThere
-from torture.small import NAME, Refused, begin, composing, contents, fingerprint, finish, is_sound, made, mended, other_than
+from torture.small import NAME, Refused, begin, composing, content_of, contents, fingerprint, finish, is_sound, made, mended, other_than
 
 TITLE = "Damaged files"
 
@@ -91,13 +91,14 @@ def _unfinished(place: Path) -> Iterator[Case]:
     for moment, (_, _, files) in MOMENTS.items():
         for file in files:
             for damage in DAMAGES:
-                attempt = _attempt(place, lambda moment=moment: _broken(place, moment), "replace", f"generation-01/{file}", damage, 1)
+                path, other = f"generation-01/{file}", lambda moment=moment: _broken(place, moment, "2")
+                attempt = _attempt(place, lambda moment=moment: _broken(place, moment), "replace", path, damage, 1, other)
                 yield Case(f"broken off in {moment}, {file}: {damage}", attempt)
 
 
-def _broken(place: Path, moment: str) -> Path:
+def _broken(place: Path, moment: str, seed: str = "1") -> Path:
     name, times, _ = MOMENTS[moment]
-    return made(place, f"broken-{moment}", lambda runs: broken_off(begin(runs), name, times)) / NAME
+    return made(place, f"broken-{moment}-{seed}", lambda runs: broken_off(begin(runs, seed=seed), name, times)) / NAME
 
 
 def _composed(place: Path) -> Iterator[Case]:
@@ -123,16 +124,24 @@ def _made(place: Path, regime: str, generations: int, seed: int = 1) -> Path:
     return made(place, f"{regime}-{generations}-{seed}", make) / NAME
 
 
-def _attempt(place: Path, folder: Callable[[], Path], regime: str, file: str, damage: str, generations: int) -> Callable[[Path], Outcome]:
+def _attempt(
+    place: Path,
+    folder: Callable[[], Path],
+    regime: str,
+    file: str,
+    damage: str,
+    generations: int,
+    other: Callable[[], Path] | None = None,
+) -> Callable[[Path], Outcome]:
     def attempt(scratch: Path) -> Outcome:
         expected = contents(Run(_made(place, regime, generations), begin(scratch / "asked", regime, generations).protocol))
-        other = _made(place, regime, 1 if regime == "replace" else generations, seed=2)
+        strange = other() if other else _made(place, regime, 1 if regime == "replace" else generations, seed=2)
         runs = scratch / "runs"
         shutil.copytree(folder(), runs / NAME)
         target = runs / NAME / file
         before = target.read_bytes()
         try:
-            DAMAGES[damage](target, other)
+            DAMAGES[damage](target, strange)
         except NotThere:
             return Outcome("absent", "the file cannot have this damage")
         os.environ["COLLAPSE_RUNS"] = str(runs)
@@ -143,7 +152,7 @@ def _attempt(place: Path, folder: Callable[[], Path], regime: str, file: str, da
 
 def verdict(runs: Path, regime: str, generations: int, target: Path, before: bytes, expected: dict) -> Outcome:
     """What a run says to its damaged file when everything that reads it does."""
-    said = ""
+    said, damaged = "", content_of(target)
     try:
         run = begin(runs, regime, generations)
         measure_again(run, target)
@@ -165,7 +174,7 @@ def verdict(runs: Path, regime: str, generations: int, target: Path, before: byt
     run = Run.open(NAME)
     if different := other_than(contents(run), expected):
         return Outcome("used", f"other numbers in {different}")
-    is_rebuilt = target.is_file() and target.read_bytes() == before
+    is_rebuilt = content_of(target) != damaged
     found = repair(run, missing=True)
     if found:
         finish(run)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import select
+import signal
 import tempfile
 from collections.abc import Callable
 from importlib import import_module
@@ -40,6 +42,7 @@ WRITES = [
 ]
 BEGINS = [["run", "smoke", "--name", "mine"], ["study", "run", "smoke"], ["twins", "smoke"], ["results", "there", "--output", "RUNS/numbers.csv"]]
 NOBODY = 65534
+LONGEST = 120.0  # seconds that a command may take
 IMPORTED = ("glob", "resource", "torch")
 IMPORTED += ("collapse_lib.cost.plan", "collapse_lib.cost.calibration", "collapse_lib.cost.corpus_size", "collapse_lib.cost.check")
 IMPORTED += ("collapse_lib.steps.preflight", "collapse_lib.studies.study", "collapse_lib.studies.twins", "collapse_lib.experiment.warm_kernel")
@@ -136,6 +139,8 @@ def as_nobody(words: list[str]) -> tuple[int, str]:
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as file:
+        if not select.select([file], [], [], LONGEST)[0]:  # a child of a process with threads may wait for one that it does not have
+            os.kill(child, signal.SIGKILL)
         status, _, said = file.read().partition("\n")
     os.waitpid(child, 0)
-    return int(status or 1), said
+    return int(status or 1), said or "Traceback: it ended without a word, or took too long"

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from collapse_lib import steps
+from collapse_lib.experiment import tables
 from collapse_lib.experiment.errors import UserError, explained
 from collapse_lib.experiment.files import exclusive
 from collapse_lib.experiment.protocol import load_preset
@@ -110,6 +111,21 @@ def contents(run: Run, only: Iterable[Step] | None = None) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
+def finished(runs: Path) -> dict[str, str]:
+    """When each step below a folder was finished, by the path of its manifest, and which n-gram chains are stored."""
+    found = {str(file.relative_to(runs)): json.loads(file.read_text())["finished"] for file in runs.glob("*/generation-*/manifests/*.json")}
+    for file in runs.glob("studies/ngram_regimes.parquet"):
+        chains = tables.load(file, "make it again")
+        found |= {f"n-gram chain {arm} {seed}": "" for arm, seed in zip(chains["arm"], chains["seed"], strict=True)}
+    return found
+
+
+def lost(before: dict[str, str], runs: Path) -> str:
+    """What was ``finished`` and is not, or was done again."""
+    now = finished(runs)
+    return ", ".join(path for path, moment in before.items() if now.get(path) != moment)
+
+
 def is_sound(run: Run) -> bool:
     """Whether every byte that is recorded is there and is what was recorded."""
     return not faults(run, missing=True)
@@ -132,6 +148,10 @@ def made(place: Path, name: str, make: Any) -> Path:
                 make(beside)
                 beside.rename(folder)
     return folder
+
+
+def content_of(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
 
 
 def mended(run: Run, sentence: str, most: int = 12) -> bool:

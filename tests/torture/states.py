@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from collapse_lib.experiment.run import Run
 from torture.campaign import Case, Outcome
-from torture.small import NAME, REGIMES, SETTINGS, Refused, begin, composing, contents, finish, is_sound, made, other_than
+from torture.small import NAME, REGIMES, SETTINGS, Refused, begin, composing, contents, finish, finished, is_sound, lost, made, other_than
 from torture.watched import States, compiler, finished_in_itself, put, python, watching
 
 TITLE = "An exit at every state of the files"
+OF_THE_COMMAND = re.compile(r"\.tmp\.ipynb$|/manifests/\w+\.json\.tmp$")  # which executes notebooks, and then adds their hashes to manifests
 UNFINISHED = ("checkpoint", "classification")
+OF_TWO_PROCESSES = 3  # of so many states of a run in two processes, which are started for every step anew, one is tried
 BY_COMMAND = 30  # of so many states of a run by the command, from one it is the command that goes on, notebooks and all
 
 # Runs whose every state is kept: the regime, the generations, and the options of the command that makes them; None: made in one process.
@@ -41,7 +44,7 @@ def cases(place: Path, order: random.Random) -> Iterator[Case]:
             continue
         folder = made(place, name.replace(" ", "-"), lambda folder, name=name: record(folder, *RECORDED[name]))
         states = json.loads((folder / "states.json").read_text())
-        numbers = list(range(len(states)))
+        numbers = list(range(0, len(states), OF_TWO_PROCESSES if "two" in name else 1))
         order.shuffle(numbers)
         for number in numbers:
             yield Case(f"{name}, state {number + 1} of {len(states)}", _attempt(folder, states[number], name, number))
@@ -72,7 +75,7 @@ def _attempt(folder: Path, state: dict[str, str | None], name: str, number: int)
         runs = scratch / "runs"
         runs.mkdir()
         put(state, folder / "store", runs)
-        is_by_command = options is not None and number % BY_COMMAND == 0
+        is_by_command, before = options is not None and number % BY_COMMAND == 0, finished(runs)
         os.environ["COLLAPSE_RUNS"] = str(runs)
         try:
             if is_by_command:
@@ -83,6 +86,8 @@ def _attempt(folder: Path, state: dict[str, str | None], name: str, number: int)
                 finish(begin(runs, regime, generations), 2 if options and "--processes" in options else 1)  # whose sums have other last digits
         except Refused as refusal:
             return Outcome("refused to go on", str(refusal))
+        if gone := lost(before, runs):
+            return Outcome("lost", gone)
         return compared(scratch, folder / "runs", is_by_command)
 
     return attempt
@@ -96,7 +101,7 @@ def compared(scratch: Path, undisturbed: Path, is_by_command: bool) -> Outcome:
     if not is_sound(run):
         return Outcome("different", "a file is not what was recorded")
     found = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.name in UNFINISHED or ".tmp" in path.name}
-    if left := sorted(path for path in found if is_by_command or not path.endswith(".tmp.ipynb")):  # notebooks are the command's
+    if left := sorted(path for path in found if is_by_command or not OF_THE_COMMAND.search(path)):
         return Outcome("left behind", ", ".join(left))
     if is_by_command and not all(step.is_finished() for step in run.steps()):
         return Outcome("different", "a notebook is missing")

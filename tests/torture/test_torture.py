@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,12 +12,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from synthetic_runs import write_run
 
 from collapse_lib.book.wording.campaign import campaign, faults_of, tried_of
 from collapse_lib.experiment.files import sealed
 from torture.__main__ import PARTS
 from torture.campaign import HELD, Campaign, Case, Outcome
+from torture.kept import told_otherwise
 from torture.record import read, report, table, write
+from torture.small import finished, lost
 from torture.watched import FULL, GO, States, compiler, put, watching
 
 SAMPLE = ["kills", "states", "matrix", "disk", "others", "judge", "hub"]  # stories and bad input have tests of their own
@@ -108,6 +113,36 @@ def test_a_campaign_goes_on_from_its_record_alone(tmp_path, monkeypatch):
     assert other.outcomes() == [] and report(other, found)["parts"] == found["parts"]  # of another seed: nothing to go on from, and nothing lost
 
 
+def test_a_part_whose_cases_cannot_be_made_is_a_fault_and_ends_no_other(tmp_path):
+    def cases(place, order):
+        yield Case("the first", lambda scratch: Outcome("same"))
+        raise OSError("no room to record anything")
+
+    parts = {"broken": SimpleNamespace(TITLE="Broken", cases=cases), "made-up": attacked(*[lambda scratch: Outcome("same")] * 3)}
+    campaign = Campaign(parts, tmp_path)
+    campaign.run()
+    broken, whole = report(campaign)["parts"]
+    assert broken["verdicts"] == {"broke": ["its next case"], "same": ["the first"]} and tried_of(whole) == 3
+    assert "no room to record anything" in broken["said"]["its next case"]
+
+
+def test_work_that_was_finished_and_is_done_again_is_lost(tmp_path):
+    write_run(tmp_path, "there", 1)
+    before = finished(tmp_path)
+    assert before and lost(before, tmp_path) == ""
+    first, second, *_ = sorted(before)
+    (tmp_path / first).unlink()
+    manifest = json.loads((tmp_path / second).read_text())
+    (tmp_path / second).write_text(json.dumps(manifest | {"finished": "2030-01-01T00:00:00"}))
+    assert lost(before, tmp_path) == f"{first}, {second}"
+
+
+def test_numbers_that_are_shown_without_their_file_have_to_be_those_with_it():
+    assert told_otherwise("name,rate\n0,7.5\n", "name,rate\n0,3.1\n1,7.5\n") == ""
+    assert told_otherwise("no campaign\n", "7 tried\n") == ""
+    assert told_otherwise("name,rate\n0,7.6\n", "name,rate\n0,7.5\n") == "0,7.6"
+
+
 def test_processes_share_the_cases(tmp_path):
     parts = {"made-up": attacked(*[lambda scratch: Outcome("same")] * 7)}
     for share in range(3):
@@ -182,6 +217,14 @@ def test_every_state_is_kept_and_a_disk_can_be_full_at_each(tmp_path):
         return GO if left[0] > 0 else FULL
 
     assert "No space left on device" in ended(fill).stderr and not (folder / "a" / "x").exists()
+
+    def fail(operation):
+        raise KeyError(operation.path)
+
+    shutil.rmtree(folder / "a")
+    with pytest.raises(KeyError, match="a"):
+        ended(fail)
+    assert (folder / "near").exists(), "who asked was told to go on"
 
 
 @pytest.mark.slow

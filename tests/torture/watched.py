@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple
 
 from torture.campaign import ROOT
@@ -46,6 +47,8 @@ def watching(folder: Path, decide: Decide) -> Iterator[dict[str, str]]:
         server.bind(address)
         server.listen(64)
 
+        failures: list[Exception] = []
+
         def answer() -> None:
             while True:
                 asking, _ = server.accept()
@@ -54,7 +57,11 @@ def watching(folder: Path, decide: Decide) -> Iterator[dict[str, str]]:
                     if not line:
                         return
                     kind, _, path = line.partition("\t")
-                    asking.send(decide(Operation(kind, path.removeprefix(f"{folder}/"))))
+                    try:
+                        asking.send(decide(Operation(kind, path.removeprefix(f"{folder}/"))))
+                    except Exception as error:  # who is asking waits for an answer, whatever becomes of this
+                        failures.append(error)
+                        asking.send(GO)
 
         listener = threading.Thread(target=answer, daemon=True)
         listener.start()
@@ -65,6 +72,8 @@ def watching(folder: Path, decide: Decide) -> Iterator[dict[str, str]]:
                 last.connect(address)
             listener.join(timeout=10)
             server.close()
+        if failures:
+            raise failures[0]
 
 
 # What a watched process does: all steps of a small run, in itself.
@@ -112,14 +121,15 @@ class States:
         """Keep the state before an operation."""
         state: dict[str, str | None] = {}
         for path in sorted(self.folder.rglob("*")):
-            state[str(path.relative_to(self.folder))] = self._content(path) if path.is_file() else None
+            with suppress(FileNotFoundError):  # another process was told to go on, and moves it just now
+                status = path.stat()
+                state[str(path.relative_to(self.folder))] = None if S_ISDIR(status.st_mode) else self._content(path, status)
         told = {name: content if content is None or ".tmp" not in name else path_is_empty(content) for name, content in state.items()}
         key = hashlib.sha256(json.dumps({name: None if name.endswith(".lock") else content for name, content in told.items()}).encode()).hexdigest()
         self.known.setdefault(key, state)
         return GO
 
-    def _content(self, path: Path) -> str:
-        status = path.stat()
+    def _content(self, path: Path, status: os.stat_result) -> str:
         version = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if version not in self.hashes:
             content = path.read_bytes()
