@@ -236,6 +236,7 @@ def test_figures_are_visible_and_not_blank(reader: Reader, bases: dict[str, str]
     seen = 0
     for page in _some(pages):
         reader.open(bases["root"] + page, dark=dark)
+        reader.run("document.querySelectorAll('article details').forEach(folded => { folded.open = true; })")
         reader.until(PICTURES_ARE_LOADED)
         for image in reader.find("article img"):
             assert image.is_displayed() and image.get_attribute("alt"), f"{page}: {image.get_attribute('src')}"
