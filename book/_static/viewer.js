@@ -24,7 +24,7 @@
 
   function start(viewer) {
     const part = name => viewer.querySelector(`.viewer-${name}`);
-    const runs = JSON.parse(part("data").textContent);
+    const runs = window.collapseViewer;
     const [runChoice, beginningChoice, lawChoice, slider, play] = ["run", "beginning", "law", "slider", "play"].map(part);
     let timer = 0;
 
@@ -119,5 +119,5 @@
   }
 
   const startAll = () => document.querySelectorAll(".viewer").forEach(start);
-  document.readyState === "loading" ? document.addEventListener("DOMContentLoaded", startAll) : startAll();
+  window.collapseViewer ? startAll() : document.addEventListener("DOMContentLoaded", startAll); // when the data, which are deferred, are there
 })();

@@ -106,7 +106,7 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
         staging.text("includes/runs.md", pages.runs_table(runs))
         staging.text("includes/excerpts.md", pages.excerpts_page(runs[0]))
         shown = [file for run in runs for file in viewer.viewer_records(run)]
-        staging.made("includes/viewer.md", _digest([*_library(), *shown]), lambda: staging.text("includes/viewer.md", viewer.viewer(runs)))
+        staging.made("includes/viewer.md", _digest([*_library(), *shown]), lambda: _stage_viewer(staging, runs))
         staging.text("includes/torture.md", campaign())
         for run in runs:
             _stage_run(staging, run, results.formatted(table[table["run"] == run.name], "csv") + "\n")
@@ -141,6 +141,12 @@ def _stage(stage: Path, source: Path, runs: Sequence[BookRun]) -> None:
     staging.bytes(f"extra/{sphinx_pages.PREVIEW}", figures.figure_1(table).png)
     staging.text("extra/.nojekyll", "")  # or a host that hides folders whose names begin with an underscore hides the styles
     staging.sweep()
+
+
+def _stage_viewer(staging: Staging, runs: Sequence[BookRun]) -> None:
+    script = viewer.viewer_script(runs)
+    staging.text(f"extra/{viewer.SCRIPT}", script)
+    staging.text("includes/viewer.md", viewer.viewer(runs, script))
 
 
 def _stage_run(staging: Staging, run: BookRun, table: str) -> None:

@@ -1,11 +1,12 @@
 """The viewer of the landing page: one beginning, and what each generation makes of it, tinted by how surprising it is to the truth.
 
-Everything that it shows is in one HTML fragment: controls, and the data as JSON in a script element that no browser executes.
-``book/_static/viewer.js`` puts the texts in as text, never as HTML.
+Its controls are an HTML fragment. Its data, one JSON literal in a script that does nothing else, are fetched while the page is already there to be
+read; ``book/_static/viewer.js`` puts the texts in as text, never as HTML.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import math
@@ -23,6 +24,7 @@ from collapse_lib.text.grammar import StoryGrammar
 
 EDGES = (0.5, 2.0, 4.0, 7.0)  # nats: a piece of probability 0.61, 0.14, 0.018, 0.0009
 IMPOSSIBLE, BEYOND = "5", "6"  # levels beside the digits 0 to 4 of ``EDGES``
+SCRIPT = "viewer-data.js"  # at the root: what lies in _static, every page would load
 BEGINNINGS = 4  # that are shown of a run whose generations completed beginnings before there was a step ``continuations``
 PIECES = re.compile(r"\s*(?:\w+|[^\w\s]+)|\s+")
 
@@ -30,13 +32,19 @@ Continuation = dict[str, Any]
 Law = Callable[[str], Sequence[float]]  # the logarithm of the probability of every beginning of a text
 
 
-def viewer(runs: Sequence[BookRun]) -> str:
-    """The viewer of some runs as an HTML fragment without blank lines, which Markdown takes as it is."""
+def viewer(runs: Sequence[BookRun], script: str) -> str:
+    """The viewer of some runs as an HTML fragment without blank lines, which Markdown takes as it is; ``script`` is its ``viewer_script``."""
+    choice = "".join(f"<option>{html.escape(run.name)}</option>" for run in runs)
+    version = hashlib.sha256(script.encode()).hexdigest()[:8]  # a browser that has read an earlier book asks for this one's
+    return FRAGMENT.format(runs=choice, hidden=" hidden" if len(runs) == 1 else "", source=f"{SCRIPT}?v={version}")
+
+
+def viewer_script(runs: Sequence[BookRun]) -> str:
+    """The data of the viewer of some runs as a script, which is kept under the name ``SCRIPT``."""
     data = json.dumps([viewer_data(run) for run in runs], separators=(",", ":"))
     for sign in "<>&":
-        data = data.replace(sign, f"\\u{ord(sign):04x}")  # nothing in it can end the script element
-    choice = "".join(f"<option>{html.escape(run.name)}</option>" for run in runs)
-    return FRAGMENT.format(runs=choice, hidden=" hidden" if len(runs) == 1 else "", data=data)
+        data = data.replace(sign, f"\\u{ord(sign):04x}")
+    return f"window.collapseViewer = {data};\n"
 
 
 def viewer_records(run: BookRun) -> list[Path]:
@@ -140,6 +148,6 @@ FRAGMENT = """<div class="viewer" role="group" aria-label="A text by generation"
 </div>
 <p class="viewer-legend"></p>
 <noscript>The viewer needs JavaScript; the same texts are on the pages of the generations.</noscript>
-<script type="application/json" class="viewer-data">{data}</script>
+<script defer src="{source}"></script>
 </div>
 """

@@ -12,7 +12,7 @@ from headless import headless_chromium
 from synthetic_runs import write_run
 
 from collapse_lib.book.runs import BookRun
-from collapse_lib.book.viewer import surprise_level, viewer, viewer_data, viewer_records
+from collapse_lib.book.viewer import SCRIPT, surprise_level, viewer, viewer_data, viewer_records, viewer_script
 from collapse_lib.experiment.files import read_text, write_text
 from collapse_lib.experiment.paths import project_root
 from collapse_lib.experiment.run import Run
@@ -74,11 +74,12 @@ def test_a_run_without_the_step_shows_its_samples_untinted(shown):
 
 
 def test_no_text_leaves_the_data(shown):
-    fragment = viewer([shown])
+    script = viewer_script([shown])
+    fragment = viewer([shown], script)
     assert "\n\n" not in fragment, "Markdown would end the fragment at a blank line"
-    assert re.findall(r"<script[^>]*>", fragment) == ['<script type="application/json" class="viewer-data">'] and fragment.count("</script>") == 1
-    assert "<img" not in fragment and "stolen" in fragment
-    (data,) = json.loads(re.search(r'viewer-data">(.*)</script>', fragment)[1])
+    assert re.findall(r"<script[^>]*>", fragment)[0].startswith('<script defer src="viewer-data.js?v=') and fragment.count("<script") == 1
+    assert "stolen" not in fragment and "<" not in script and "stolen" in script and script.count("\n") == 1
+    (data,) = json.loads(script.removeprefix("window.collapseViewer = ").removesuffix(";\n"))
     assert data["beginnings"][0]["continuations"][1]["pieces"][2] == HOSTILE
     assert data["beginnings"][0]["continuations"][2]["pieces"][:2] == [" ⟨U+202E⟩dad", "⟨U+0000⟩"], "what has no shape is named"
 
@@ -103,7 +104,9 @@ def test_in_a_browser_keys_move_the_generation_and_texts_stay_texts(browser, sho
     controls, style, script = ((STATIC / name).read_text(encoding="utf-8") for name in ("controls.css", "viewer.css", "viewer.js"))
     viewport = '<meta name="viewport" content="width=device-width">'
     head = f'<!doctype html><meta charset="utf-8">{viewport}<style>{controls}{style}</style><script>{script}</script>'
-    write_text(tmp_path / "page.html", f"{head}<body>{viewer([shown])}</body>")
+    data = viewer_script([shown])
+    write_text(tmp_path / SCRIPT, data)
+    write_text(tmp_path / "page.html", f"{head}<body>{viewer([shown], data)}</body>")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})
     browser.get((tmp_path / "page.html").as_uri())
 
