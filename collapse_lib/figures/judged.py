@@ -151,8 +151,7 @@ def judge_label(record: dict[str, Any]) -> str:
 
 def cannot_fall(table: DataFrame, run: str, record: dict[str, Any]) -> list[str]:
     """Of the grades that conclusions are drawn from, those that the judge is trusted in and that cannot fall."""
-    of_run = table[table["run"] == run]
-    return [name for name in RANKED if is_trusted(record, name) and can_fall(of_run, name) is False]
+    return [name for name in RANKED if _look(table, run, record, name) == LOWEST]
 
 
 def _look(table: DataFrame, run: str, record: dict[str, Any], grade: str) -> tuple[str, str]:

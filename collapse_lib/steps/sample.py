@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from collapse_lib.experiment.artefacts import remove
-from collapse_lib.experiment.files import read_json, write_json
+from collapse_lib.experiment.files import read_json, sealed, write_json
 from collapse_lib.experiment.run import Run
 from collapse_lib.steps.corpus import excerpts
 from collapse_lib.steps.frame import Results, Task, perform
@@ -60,7 +58,6 @@ def sample_into(folder: Path, task: Task, model: GPTNeo, tokenizer: Tokenizer, p
         remove(folder)
         write_json(folder / "made_from.json", made_from)
     task.group.wait()
-    origin = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    has_start = settings.start == "endoftext"
+    origin, has_start = sealed(made_from)["sha256"], settings.start == "endoftext"
     with CorpusWriter(folder, tokenizer.eos_id, tokenizer.vocabulary, rows_are_complete=False, has_start=has_start, origin=origin) as writer:
         return sample_corpus(model, settings, task.seed(purpose), writer, dtype, task.group)
